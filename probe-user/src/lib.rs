@@ -1,0 +1,1 @@
+//! stallprobe, as a library.
