@@ -1,1 +1,3 @@
-//! stallprobe, as a library.
+//! stallprobe as a library: the loader, and the pure stages behind it.
+
+pub mod event;

@@ -1,0 +1,30 @@
+//! What the loader tells the kernel programs: one read-only global, constant for the verifier.
+
+use crate::wire;
+
+/// How many UDP ports count as DNS: servers listen on other ports behind DNAT.
+pub const DNS_PORTS: usize = 4;
+
+wire! {
+    /// Settings of one run.
+    #[derive(Default)]
+    pub struct Config {
+        /// Nanoseconds from which a lookup or handshake counts as a stall.
+        pub min_stall: u64,
+        /// First address of `nf_hook_slow` and the address behind its end; both 0 when kallsyms
+        /// could not be read.
+        pub nf_hook_slow: [u64; 2],
+        /// Events a (kind, pod) may send at once, and per second.
+        pub burst: u32,
+        pub rate: u32,
+        /// UDP ports that are DNS, 0 for unused places. Host order.
+        pub dns_ports: [u16; DNS_PORTS],
+        /// Number of arguments of the tracepoint `skb:kfree_skb`: 2 (5.10), 3, or 4 (6.11).
+        pub kfree_skb_args: u32,
+        /// Value of `SKB_CONSUMED` in `enum skb_drop_reason`; [`u32::MAX`] when there is none.
+        pub reason_consumed: u32,
+        /// Level of the kernel side's own log: 0 off.
+        pub log: u32,
+        pub _pad: u32,
+    }
+}

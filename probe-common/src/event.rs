@@ -1,0 +1,286 @@
+//! What the kernel side sends: one struct for each kind of event, each beginning with [`Header`].
+
+use crate::{
+    net::{Conntrack, Tuple},
+    wire,
+};
+
+/// Event kinds: [`Header::kind`], and the index of the per-kind counters in
+/// [`crate::stats::Stats`].
+pub mod kind {
+    /// A listener refused a SYN or a final ACK: [`super::Listen`].
+    pub const LISTEN_DROP: u16 = 0;
+    /// A client sent its SYN again: [`super::Connect`].
+    pub const SYN_RETRANSMIT: u16 = 1;
+    /// A connect ended late, after a retransmit, or without success: [`super::Connect`].
+    pub const CONNECT_END: u16 = 2;
+    /// A server sent its SYN-ACK again: [`super::SynAck`].
+    pub const SYNACK_RETRANSMIT: u16 = 3;
+    /// Two conntrack entries clashed at insertion: [`super::Clash`].
+    pub const CLASH: u16 = 4;
+    /// The conntrack table is full: [`super::TableFull`].
+    pub const TABLE_FULL: u16 = 5;
+    /// A SYN, SYN-ACK or DNS packet, or any packet refused by a full table, was freed as dropped:
+    /// [`super::Drop`].
+    pub const DROP: u16 = 6;
+    /// A query was sent again on the same socket with the same id: [`super::Dns`].
+    pub const DNS_RETRY: u16 = 7;
+    /// An answer arrived at the client's socket late or after a retry: [`super::Dns`].
+    pub const DNS_ANSWER: u16 = 8;
+    /// An answer that arrived in time was read late: [`super::Dns`].
+    pub const DNS_READ: u16 = 9;
+    /// An answer reached an unconnected socket from an address that was not asked: [`super::Dns`].
+    pub const DNS_WRONG_SOURCE: u16 = 10;
+    /// A socket was closed with an unanswered query: [`super::Dns`], one for each such socket; the
+    /// loader then collects the queries from the pairing map.
+    pub const DNS_CLOSE: u16 = 11;
+    /// A server answered late: [`super::Dns`] as seen by the server.
+    pub const DNS_SERVER_ANSWER: u16 = 12;
+    /// Made by the loader from the pairing map, never by the kernel: a query without an answer for
+    /// longer than the least stall.
+    pub const DNS_UNANSWERED: u16 = 13;
+    /// Made by the loader from the pairing map, never by the kernel: a query that reached a
+    /// server's socket and is not answered yet.
+    pub const DNS_SERVER_PENDING: u16 = 14;
+    /// How many kinds there are.
+    pub const COUNT: usize = 15;
+}
+
+wire! {
+    /// The beginning of every event.
+    #[derive(Default)]
+    pub struct Header {
+        /// Nanoseconds of `CLOCK_BOOTTIME`, taken when the hook fired.
+        pub ts: u64,
+        /// `net->net_cookie`, 0 when not known (always 0 on 5.10).
+        pub cookie: u64,
+        /// Inode number of the network namespace in which it happened, 0 when not known.
+        pub netns: u32,
+        /// One of [`kind`].
+        pub kind: u16,
+        pub cpu: u16,
+    }
+}
+
+/// [`Listen::stage`]: the SYN was refused / the final ACK of the handshake was refused.
+pub const STAGE_SYN: u32 = 1;
+pub const STAGE_ACK: u32 = 2;
+
+wire! {
+    /// A listening socket refused a SYN (`tcp_conn_request`) or the final ACK
+    /// (`tcp_v4_syn_recv_sock`, `tcp_v6_syn_recv_sock`).
+    pub struct Listen {
+        pub header: Header,
+        /// From the packet: client → server, as the server's namespace sees it.
+        pub tuple: Tuple,
+        /// Address of the listening `struct sock`.
+        pub sk: u64,
+        /// Inode of the listening socket, as in `/proc/PID/fd`: `socket:[INO]`. 0 when not known.
+        pub ino: u64,
+        /// The client's initial sequence number: NAT keeps it, so it joins both ends.
+        pub isn: u32,
+        /// [`STAGE_SYN`] or [`STAGE_ACK`].
+        pub stage: u32,
+        /// `sk_ack_backlog`: connections that wait for accept().
+        pub ack_backlog: u32,
+        /// `sk_max_ack_backlog`: min(backlog of listen(), somaxconn at that time).
+        pub max_ack_backlog: u32,
+        /// `reqsk_queue.qlen`: half-open connections.
+        pub qlen: u32,
+        /// `net.core.somaxconn` of that namespace, now.
+        pub somaxconn: u32,
+        /// `net.ipv4.tcp_max_syn_backlog` of that namespace.
+        pub max_syn_backlog: u32,
+        /// `net.ipv4.tcp_syncookies` of that namespace.
+        pub syncookies: u32,
+    }
+}
+
+/// [`Connect::outcome`]: still trying, established, given up or refused.
+pub const OUTCOME_TRYING: u32 = 0;
+pub const OUTCOME_ESTABLISHED: u32 = 1;
+pub const OUTCOME_FAILED: u32 = 2;
+
+wire! {
+    /// A client's handshake.
+    pub struct Connect {
+        pub header: Header,
+        /// The client's socket: local → remote, before any NAT outside its namespace.
+        pub tuple: Tuple,
+        pub sk: u64,
+        /// Boot-time nanoseconds of the connect(); 0 when it began before stallprobe did.
+        pub started: u64,
+        /// Process that called connect() (thread group id), 0 when not known.
+        pub pid: u32,
+        pub comm: [u8; 16],
+        /// The client's initial sequence number.
+        pub isn: u32,
+        /// SYN retransmits so far.
+        pub retransmits: u32,
+        /// One of the `OUTCOME_*`.
+        pub outcome: u32,
+        /// `sk->sk_err` as a positive errno (ECONNREFUSED 111, ETIMEDOUT 110, EHOSTUNREACH 113),
+        /// 0 when none was set.
+        pub err: u32,
+        pub _pad: u32,
+    }
+}
+
+wire! {
+    /// A server sent its SYN-ACK again (tracepoint `tcp:tcp_retransmit_synack`).
+    pub struct SynAck {
+        pub header: Header,
+        /// client → server as the server's namespace sees it.
+        pub tuple: Tuple,
+        /// The listening socket.
+        pub sk: u64,
+        pub ino: u64,
+        /// The client's initial sequence number.
+        pub isn: u32,
+        /// SYN-ACK retransmits so far.
+        pub retransmits: u32,
+        pub ack_backlog: u32,
+        pub max_ack_backlog: u32,
+    }
+}
+
+/// [`Clash::verdict`]: the packet was dropped / the clash was resolved and the packet goes on.
+pub const VERDICT_DROP: u32 = 0;
+pub const VERDICT_ACCEPT: u32 = 1;
+
+wire! {
+    /// `nf_ct_resolve_clash` ran: an entry could not be inserted because another one has a tuple
+    /// of it.
+    pub struct Clash {
+        pub header: Header,
+        /// The entry that came second, as it was before the clash was resolved.
+        pub loser: Conntrack,
+        /// The entry that is in the table.
+        pub winner: Conntrack,
+        /// Address of the packet's `struct sk_buff`; equals [`Drop::skb`] of the same packet.
+        pub skb: u64,
+        /// Low 32 bits of jiffies64 at the event, to compare with [`Conntrack::timeout`].
+        pub jiffies: u32,
+        /// [`VERDICT_DROP`] or [`VERDICT_ACCEPT`]; [`u32::MAX`] when the return could not be seen.
+        pub verdict: u32,
+        /// The loser's `ct->status` after the function returned; when the packet's entry was
+        /// replaced by the winner (merged), the winner's.
+        pub status_after: u32,
+        /// Which tuple of the winner was hit: 0 original, 1 reply.
+        pub hit_dir: u32,
+        /// `skb->skb_iif`: interface on which the packet came in, 0 when it was made here.
+        pub iif: u32,
+        /// Joins the packet across NAT: see [`Drop::ident`].
+        pub ident: u32,
+    }
+}
+
+wire! {
+    /// `early_drop` found nothing to evict: the table is full and a packet will be dropped.
+    /// `header.netns` is the namespace of the table.
+    pub struct TableFull {
+        pub header: Header,
+        /// 0: nothing could be evicted. 1: another connection was evicted to make room.
+        pub evicted: u32,
+        pub _pad: u32,
+    }
+}
+
+/// How many bytes of a packet a [`Drop`] carries, from the network header on.
+pub const PACKET_BYTES: usize = 128;
+
+/// [`Drop::flags`]: conntrack's table was full when this very packet asked for an entry.
+pub const DROP_TABLE_FULL: u32 = 1 << 0;
+/// [`Drop::flags`]: the location lies in `nf_hook_slow`.
+pub const DROP_IN_NF_HOOK_SLOW: u32 = 1 << 1;
+/// [`Drop::flags`]: the kernel gave a drop reason (5.17 and later).
+pub const DROP_HAS_REASON: u32 = 1 << 2;
+
+wire! {
+    /// Tracepoint `skb:kfree_skb`.
+    pub struct Drop {
+        pub header: Header,
+        /// From the packet's own headers.
+        pub tuple: Tuple,
+        pub ct: Conntrack,
+        pub skb: u64,
+        /// Address of the code that freed the packet.
+        pub location: u64,
+        /// `enum skb_drop_reason` of the running kernel; valid with [`DROP_HAS_REASON`].
+        pub reason: u32,
+        pub flags: u32,
+        /// TCP: the sequence number (of a SYN: the client's ISN, of a SYN-ACK: the
+        /// acknowledgement minus one, that is: the client's ISN). UDP: the first two bytes of the
+        /// payload as a big-endian number (the DNS id).
+        pub ident: u32,
+        /// Interface the packet was on when dropped, 0 when not known.
+        pub ifindex: u32,
+        /// `skb->skb_iif`.
+        pub iif: u32,
+        /// TCP flags byte, 0 for other protocols.
+        pub tcp_flags: u32,
+        /// `skb->len` from the network header on, as far as known.
+        pub packet_len: u32,
+        /// How many bytes of `packet` are filled.
+        pub captured: u32,
+        pub packet: [u8; PACKET_BYTES],
+    }
+}
+
+/// How many bytes of a question's name (wire format: labels with their length, RFC 1035 4.1.2) are
+/// kept. A longer name is cut.
+pub const QNAME_BYTES: usize = 128;
+
+wire! {
+    /// The question of a query: name, type, and what joins it across NAT.
+    pub struct Question {
+        /// FNV-1a over the name's bytes as sent, at most 255.
+        pub hash: u64,
+        /// DNS id (host order).
+        pub id: u16,
+        /// Query type: 1 A, 28 AAAA, …
+        pub qtype: u16,
+        /// Length of the whole name in wire format including the root label; may exceed
+        /// [`QNAME_BYTES`].
+        pub name_len: u16,
+        pub _pad: u16,
+        pub name: [u8; QNAME_BYTES],
+    }
+}
+
+/// How many servers one question can be sent to at once (musl asks up to three).
+pub const SERVERS: usize = 3;
+
+wire! {
+    /// A query and what became of it. Sent as an event, and kept (with `header.kind`
+    /// [`kind::DNS_UNANSWERED`] or [`kind::DNS_SERVER_PENDING`]) in the pairing maps.
+    pub struct Dns {
+        pub header: Header,
+        /// Client: socket → server asked last. Server side: client → server as the server sees it.
+        pub tuple: Tuple,
+        /// Address of the socket on whose side this was seen.
+        pub sk: u64,
+        /// Boot-time nanoseconds: first sent (client) or arrived (server).
+        pub first: u64,
+        /// Boot-time nanoseconds: sent last.
+        pub last: u64,
+        /// Boot-time nanoseconds: the answer arrived at the client's socket, or was sent by the
+        /// server; 0 not yet.
+        pub answered: u64,
+        /// Process that sent the query (client) or the answer (server), 0 when not known.
+        pub pid: u32,
+        pub comm: [u8; 16],
+        /// How often the question was sent to the same server (1: no retry).
+        pub attempts: u16,
+        /// How many servers were asked.
+        pub servers: u16,
+        /// RCODE of the answer (0 NOERROR, 3 NXDOMAIN), 0xffff without an answer.
+        pub rcode: u16,
+        /// 1: already reported by a sweep.
+        pub reported: u16,
+        /// Addresses of the servers asked, as in [`Tuple::dst`].
+        pub server: [[u8; 16]; SERVERS],
+        pub _pad: u32,
+        pub question: Question,
+    }
+}

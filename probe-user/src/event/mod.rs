@@ -1,0 +1,202 @@
+//! The one stream everything is concluded from: what the kernel told us, and what the loader read
+//! from it. Correlation sees nothing else, so a recording of this stream replays to the same
+//! findings.
+
+pub mod decode;
+
+use std::net::IpAddr;
+
+use probe_common::event::{Clash, Connect, Dns, Drop, Listen, SynAck, TableFull};
+use serde::{Deserialize, Serialize};
+
+/// One event with its place in time.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Event {
+    /// Nanoseconds of `CLOCK_BOOTTIME`.
+    pub ts: u64,
+    pub body: Body,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Body {
+    // From the kernel side, one for each wire struct; `header.kind` tells kinds that share a
+    // struct apart.
+    Listen(Box<Listen>),
+    Connect(Box<Connect>),
+    SynAck(Box<SynAck>),
+    Clash(Box<Clash>),
+    TableFull(Box<TableFull>),
+    Drop(Box<Drop>),
+    Dns(Box<Dns>),
+    // From the loader.
+    /// All kernel events up to `Event::ts` have been delivered (the watermark).
+    Tick,
+    Clock(Clock),
+    Node(Box<Node>),
+    Hooks(Vec<Hook>),
+    Pod(PodChange),
+    Symbol(Symbol),
+    Listener(Listener),
+    Counters(Counters),
+    Totals(Box<Totals>),
+}
+
+/// A pair of clocks read at the same moment, to print boot time as wall time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Clock {
+    /// Nanoseconds since the Unix epoch, UTC.
+    pub wall: u64,
+}
+
+/// Facts of the node that findings and the header speak of. Sent once at the start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Node {
+    /// stallprobe's own version.
+    pub version: String,
+    pub name: String,
+    /// `uname -r`.
+    pub kernel: String,
+    /// "iptables", "ipvs", "nftables", or empty when no kube-proxy was recognised.
+    pub kube_proxy: String,
+    /// Inode number of the namespace stallprobe runs in (the host's).
+    pub netns: u32,
+    /// Names of `enum skb_drop_reason` of the running kernel with their values; empty on kernels
+    /// without drop reasons.
+    pub drop_reasons: Vec<(u32, String)>,
+    /// Nanoseconds from which a lookup or handshake counts as a stall.
+    pub min_stall: u64,
+    /// Loaded (or built in) modules that matter: nf_conntrack, nf_nat, ip_vs, br_netfilter,
+    /// nf_tables.
+    pub modules: Vec<String>,
+}
+
+/// How a hook is attached, best first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Rung {
+    Fentry,
+    Kprobe,
+    Tracepoint,
+    Snapshot,
+}
+
+/// State of one hook.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "state")]
+pub enum HookState {
+    /// Attached by this rung.
+    Watched { rung: Rung },
+    /// What it watches cannot happen here (module not loaded); the reason in words.
+    CannotHappen { why: String },
+    /// Could not be attached; the reason in words.
+    CannotSee { why: String },
+}
+
+/// One hook of the kernel side.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hook {
+    /// Kernel function or tracepoint, for example `tcp_conn_request` or `skb:kfree_skb`.
+    pub name: String,
+    /// `listen`, `handshake`, `conntrack`, `dns` or `skb_drop`.
+    pub family: String,
+    /// Causes that cannot be seen without it, by id.
+    pub causes: Vec<String>,
+    #[serde(flatten)]
+    pub state: HookState,
+}
+
+/// The pod table changed. A pod is a network namespace with a name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "change")]
+pub enum PodChange {
+    /// A namespace appeared, or its addresses or name changed. Replaces what was known of the
+    /// inode number.
+    Up(Pod),
+    /// The namespace is gone; its name stays known for what already happened.
+    Gone { netns: u32 },
+}
+
+/// A network namespace with a name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pod {
+    /// Inode number.
+    pub netns: u32,
+    /// `net->net_cookie`, 0 when not known.
+    pub cookie: u64,
+    /// `ip netns` name; "host" for the node's own namespace; `netns:INODE` when there is no name.
+    pub name: String,
+    /// Addresses on its interfaces, without loopback and link-local ones.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// The name of an address in the kernel's text.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Symbol {
+    pub address: u64,
+    /// `nf_hook_slow+0x7b` or `nft_do_chain+0x1f [nf_tables]`.
+    pub name: String,
+}
+
+/// Which process holds a listening socket.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listener {
+    /// Inode number of the socket, as in [`Listen::ino`].
+    pub ino: u64,
+    pub pid: u32,
+    /// `/proc/PID/comm`, untrusted bytes made printable.
+    pub comm: String,
+}
+
+/// Counters of one network namespace, as totals since its start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counters {
+    pub netns: u32,
+    /// `TcpExt: ListenOverflows`, `ListenDrops`, `TCPReqQFullDrop`, `TCPReqQFullDoCookies`
+    /// from `/proc/PID/net/netstat`.
+    pub listen_overflows: Option<u64>,
+    pub listen_drops: Option<u64>,
+    pub reqq_full_drop: Option<u64>,
+    pub reqq_full_cookies: Option<u64>,
+    /// `/proc/net/stat/nf_conntrack`, summed over CPUs; `None` when conntrack is not loaded.
+    pub conntrack: Option<ConntrackCounters>,
+}
+
+/// Connection tracking's own counters of one namespace.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConntrackCounters {
+    pub entries: u64,
+    /// `nf_conntrack_max`, one limit for all namespaces (each counts its own entries against it).
+    pub max: u64,
+    pub insert_failed: u64,
+    pub drop: u64,
+    pub early_drop: u64,
+    pub clash_resolve: u64,
+}
+
+/// The kernel programs' counters, summed over CPUs, as totals since stallprobe's start. Sent with
+/// the status.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Totals {
+    /// By event kind ([`probe_common::event::kind`]).
+    pub seen: Vec<u64>,
+    pub limited: Vec<u64>,
+    pub lost: Vec<u64>,
+    pub dns_queries: u64,
+    pub dns_answers: u64,
+    pub dns_nxdomain: u64,
+    /// Nanoseconds.
+    pub dns_slowest: u64,
+    pub connects: u64,
+    pub established: u64,
+    /// Nanoseconds.
+    pub connect_slowest: u64,
+    /// Questions, arrivals and connects the pairing maps had no room for.
+    pub unpaired: u64,
+    /// DNS packets that could not be read.
+    pub dns_unreadable: u64,
+    /// Kernel function calls a kprobe missed, where the kernel counts them.
+    pub missed: u64,
+    /// Packets dropped by a full conntrack table.
+    pub table_full: u64,
+}
