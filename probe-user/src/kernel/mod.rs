@@ -5,3 +5,4 @@
 //! touches a file takes the root of the file system (`/`, or `/host` in a debug pod, or a fixture).
 
 pub mod btf;
+pub mod offsets;
