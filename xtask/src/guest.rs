@@ -1,0 +1,192 @@
+//! A virtual machine ready to run things: kernel, file system, retries.
+use std::{
+    env, fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::{
+    artifacts::Artifacts,
+    cache::{Cache, Staging, run_quietly},
+    cpio::Tree,
+    initramfs, kernel, progress,
+    qemu::{self, Machine, Outcome},
+    vm::MachineOptions,
+};
+
+/// A machine that dies before its verdict is booted again, up to this many boots in all.
+const BOOTS: u32 = 3;
+/// The exit status of a command that ran out of time, as timeout(1) has it.
+const TIMED_OUT: i32 = 124;
+/// The exit status when no boot reached a verdict.
+const NO_VERDICT: i32 = 125;
+/// Variables of the caller that count in the guest too.
+const PASSED_ON: [&str; 4] = ["TERM", "NO_COLOR", "RUST_LOG", "RUST_BACKTRACE"];
+
+/// What a guest is to do.
+pub struct Task {
+    /// A line for bash.
+    pub line: String,
+    /// Whether its output is a terminal's; it gets a pipe otherwise.
+    pub terminal: bool,
+}
+
+/// A kernel and a file system, ready to boot.
+pub struct Guest {
+    image: PathBuf,
+    base: PathBuf,
+    run: Tree,
+    kernel: String,
+}
+
+/// What came of a run.
+pub struct Report {
+    /// The command's exit status; 124 when it ran out of time, 125 when no boot had a verdict.
+    pub status: i32,
+    /// Boots that died before their verdict.
+    pub infrastructure_failures: u32,
+}
+
+impl Guest {
+    pub fn prepare(kernel: &str, artifacts: &Artifacts) -> Result<Self> {
+        let cache = Cache::open()?;
+        let kernel = kernel::provide(&cache, kernel::series(kernel)?)?;
+        let base = initramfs::base(&cache, &kernel)?;
+        let mut guest = Self {
+            image: kernel.image(),
+            base,
+            run: Tree::default(),
+            kernel: kernel.name.to_owned(),
+        };
+        for program in artifacts.programs() {
+            let name = file_name(program)?;
+            let path = format!("usr/local/bin/{name}");
+            guest.run.host_file(&path, 0o755, program);
+        }
+        Ok(guest)
+    }
+
+    /// Puts a file into the guest's /work, and on its PATH when it is executable.
+    pub fn add_file(&mut self, path: &Path) -> Result<()> {
+        let meta = fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?;
+        ensure!(meta.is_file(), "{} is not a file", path.display());
+        let name = file_name(path)?;
+        let mode = meta.permissions().mode() & 0o777;
+        self.run.host_file(&format!("work/{name}"), mode, path);
+        if mode & 0o100 != 0 {
+            let link = format!("usr/local/bin/{name}");
+            self.run.symlink(&link, &format!("/work/{name}"));
+        }
+        Ok(())
+    }
+
+    /// Boots and runs `task`. Every boot's output goes to `output`.
+    pub fn run(
+        &mut self,
+        options: &MachineOptions,
+        task: &Task,
+        output: &mut dyn FnMut(&[u8]),
+    ) -> Result<Report> {
+        let environment = environment(&self.kernel, task.terminal);
+        self.run.bytes("vm/environment", 0o644, environment);
+        let script = format!("#!/bin/bash\n{}\n", task.line);
+        self.run.bytes("vm/command", 0o755, script);
+
+        let folder = Staging::beside(&env::temp_dir().join("stallprobe-vm"))?;
+        let initramfs = folder.path().join("initramfs.cpio");
+        initramfs::with_run(&self.base, &self.run, &initramfs)?;
+        let machine = Machine {
+            image: &self.image,
+            initramfs: &initramfs,
+            append: &options.append,
+            accel: options.accel,
+            time_limit: Duration::from_secs(options.timeout),
+        };
+        for boot in 1..=BOOTS {
+            let failed = boot - 1;
+            match qemu::boot(&machine, folder.path(), output)? {
+                Outcome::Finished(status) => {
+                    return Ok(Report { status, infrastructure_failures: failed });
+                }
+                Outcome::TimedOut => {
+                    let limit = options.timeout;
+                    progress::note(&format!("the command was ended after {limit} s (--timeout)"));
+                    return Ok(Report { status: TIMED_OUT, infrastructure_failures: failed });
+                }
+                Outcome::Died(words) => progress::note(&format!(
+                    "infrastructure failure {boot} of {BOOTS}: the virtual machine died before \
+                     its verdict ({words})"
+                )),
+            }
+        }
+        Ok(Report { status: NO_VERDICT, infrastructure_failures: BOOTS })
+    }
+}
+
+fn file_name(path: &Path) -> Result<&str> {
+    path.file_name()
+        .and_then(|name| name.to_str())
+        .with_context(|| format!("{} has no usable file name", path.display()))
+}
+
+/// A shell line for a command from the command line: one word is a line already, several are a
+/// program and its arguments.
+pub fn command_line(words: &[String]) -> String {
+    match words {
+        [line] => line.clone(),
+        words => {
+            let quoted: Vec<String> = words.iter().map(|word| quote(word)).collect();
+            quoted.join(" ")
+        }
+    }
+}
+
+fn quote(word: &str) -> String {
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+/// Shell assignments for the guest's init and command.
+fn environment(kernel: &str, terminal: bool) -> String {
+    let (lines, columns) = terminal_size().unwrap_or((24, 80));
+    let mut text = format!(
+        "export LINES={lines} COLUMNS={columns} STALLPROBE_KERNEL={}\nVM_TERMINAL={}\n",
+        quote(kernel),
+        i32::from(terminal)
+    );
+    for name in PASSED_ON {
+        if let Ok(value) = env::var(name) {
+            text.push_str(&format!("export {name}={}\n", quote(&value)));
+        }
+    }
+    text
+}
+
+/// Rows and columns of the terminal, if there is one.
+fn terminal_size() -> Option<(u32, u32)> {
+    let mut stty = Command::new("stty");
+    stty.args(["-F", "/dev/tty", "size"]).stdin(Stdio::null());
+    let text = String::from_utf8(run_quietly(&mut stty).ok()?).ok()?;
+    let (rows, columns) = text.trim().split_once(' ')?;
+    match (rows.parse().ok()?, columns.parse().ok()?) {
+        (0, _) | (_, 0) => None,
+        size => Some(size),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn words_reach_the_guest_as_they_are() {
+        let words = ["printf", "%s|", "a b", "it's", "$HOME", ""].map(str::to_owned);
+        let output = Command::new("sh").args(["-c", &command_line(&words)]).output().unwrap();
+        assert_eq!(output.stdout, b"a b|it's|$HOME||");
+        assert_eq!(command_line(&["a | b".to_owned()]), "a | b");
+    }
+}

@@ -1,0 +1,55 @@
+#!/bin/busybox sh
+# First process of the virtual machine: mounts what a node has, runs one command, tells how it
+# ended, powers off.
+#
+# ttyS0 is the kernel's console and carries the marks below, ttyS1 carries the command's output and
+# nothing else.
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+export HOME=/root
+
+mount -t devtmpfs dev /dev
+mkdir -p /dev/pts /dev/shm
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devpts devpts /dev/pts
+mount -t tmpfs tmpfs /dev/shm
+mount -t tmpfs tmpfs /run
+mount -t tmpfs tmpfs /tmp
+mkdir -p /run/netns /run/lock
+mount -t securityfs securityfs /sys/kernel/security
+mount -t debugfs debugfs /sys/kernel/debug
+mount -t tracefs tracefs /sys/kernel/tracing
+mount -t bpf bpf /sys/fs/bpf
+mount -t cgroup2 cgroup2 /sys/fs/cgroup
+ln -s /proc/self/fd /dev/fd
+ln -s /proc/self/fd/0 /dev/stdin
+ln -s /proc/self/fd/1 /dev/stdout
+ln -s /proc/self/fd/2 /dev/stderr
+hostname node
+ip link set lo up
+
+. /vm/environment
+stty -F /dev/ttyS1 raw -echo rows "$LINES" cols "$COLUMNS"
+printf '\nSTALLPROBE-VM-UP\n' >/dev/ttyS0
+
+cd /work
+if [ "$VM_TERMINAL" = 1 ]; then
+    /vm/command </dev/null >/dev/ttyS1 2>&1
+    status=$?
+else
+    # Behind a pipe, so that programs see no terminal.
+    mkfifo /run/vm-output
+    cat /run/vm-output >/dev/ttyS1 &
+    pump=$!
+    /vm/command </dev/null >/run/vm-output 2>&1
+    status=$?
+    # A daemon left behind may hold the pipe open: give what is in it a moment, no more.
+    { sleep 1; kill "$pump"; } 2>/dev/null &
+    wait "$pump" 2>/dev/null
+fi
+
+# Setting a terminal's modes waits until everything written has been sent.
+stty -F /dev/ttyS1 raw
+printf '\nSTALLPROBE-VM-STATUS=%s\n' "$status" >/dev/ttyS0
+stty -F /dev/ttyS0 raw
+poweroff -f

@@ -1,0 +1,204 @@
+//! Gets a kernel into the cache: download, unpack, decompress.
+use std::{
+    fs,
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    thread,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{
+    apt::{
+        archive::Mirrors,
+        fetch::{self, Wanted},
+    },
+    cache::{Cache, Staging, create_dir, run_quietly},
+    kernels::{self, Series},
+    progress::{Step, note},
+    vmlinux,
+};
+
+/// A kernel in the cache.
+pub struct Kernel {
+    /// The short name, such as 6.12.
+    pub name: &'static str,
+    /// What `uname -r` says.
+    pub release: String,
+    /// `boot/vmlinuz`, `boot/vmlinux` if it could be extracted, and `lib/modules/<release>`.
+    folder: PathBuf,
+}
+
+impl Kernel {
+    /// What QEMU boots: uncompressed if possible, which saves a second of emulated decompression.
+    pub fn image(&self) -> PathBuf {
+        let plain = self.folder.join("boot/vmlinux");
+        if plain.is_file() { plain } else { self.folder.join("boot/vmlinuz") }
+    }
+
+    /// The folder that has `lib/modules/<release>`.
+    pub fn root(&self) -> &Path {
+        &self.folder
+    }
+
+    pub fn modules(&self) -> PathBuf {
+        self.folder.join("lib/modules").join(&self.release)
+    }
+}
+
+/// The series called so on the command line.
+pub fn series(name: &str) -> Result<&'static Series> {
+    kernels::by_name(name).with_context(|| {
+        let known = kernels::names().join(", ");
+        format!("no kernel {name:?} is known here; there are {known}")
+    })
+}
+
+/// The kernel from the cache, else downloaded: the first pin that can be had, else the newest
+/// version of the series that the mirrors name.
+pub fn provide(cache: &Cache, series: &'static Series) -> Result<Kernel> {
+    let kernels = cache.kernels()?;
+    let at = |release: &str| Kernel {
+        name: series.name,
+        release: release.to_owned(),
+        folder: kernels.join(release),
+    };
+    let cached = || {
+        let mut pins = series.pins.iter();
+        pins.find(|pin| kernels.join(pin.release).is_dir())
+    };
+    if let Some(pin) = cached() {
+        return Ok(at(pin.release));
+    }
+
+    let _lock = cache.lock()?;
+    if let Some(pin) = cached() {
+        return Ok(at(pin.release));
+    }
+    let mirrors = Mirrors::from_apt()?;
+    let folder = cache.debs()?;
+    for pin in series.pins {
+        let debs: Result<Vec<PathBuf>> = pin
+            .debs
+            .iter()
+            .map(|deb| {
+                let wanted = Wanted { archive: deb.archive, path: deb.path, sha256: deb.sha256 };
+                fetch::package(&mirrors, &wanted, &folder)
+            })
+            .collect();
+        match debs {
+            Ok(debs) => {
+                let kernel = at(pin.release);
+                unpack(&debs, &kernel)?;
+                return Ok(kernel);
+            }
+            Err(error) => note(&format!("kernel {} cannot be had: {error:#}", pin.release)),
+        }
+    }
+    let (deb, release) = newest(&mirrors, series, &folder)?;
+    let kernel = at(&release);
+    if !kernel.folder.is_dir() {
+        unpack(&[deb], &kernel)?;
+    }
+    Ok(kernel)
+}
+
+/// Last resort: no pinned version is left at the mirrors.
+fn newest(mirrors: &Mirrors, series: &Series, folder: &Path) -> Result<(PathBuf, String)> {
+    let (start, end) = series.package;
+    let way_out = || {
+        format!(
+            "kernel {} cannot be had from the configured mirrors: pin a newer version in \
+             xtask/src/kernels.rs, or use another --kernel",
+            series.name
+        )
+    };
+    if series.suites.is_empty() {
+        bail!(way_out());
+    }
+    let (archive, package) = fetch::search(mirrors, series.suites, folder, |name, _| {
+        name.starts_with(start) && name.ends_with(end)
+    })
+    .with_context(way_out)?;
+    note(&format!(
+        "WARNING: no pinned kernel of series {} is left at the mirrors; using {} {} instead",
+        series.name, package.name, package.version
+    ));
+    let wanted = Wanted { archive, path: &package.path, sha256: &package.sha256 };
+    let deb = fetch::package(mirrors, &wanted, folder)?;
+    let release = package.name.trim_start_matches("linux-image-").trim_end_matches("-unsigned");
+    Ok((deb, release.to_owned()))
+}
+
+/// Unpacks the packages and brings the layouts of different Debian releases into one.
+fn unpack(debs: &[PathBuf], kernel: &Kernel) -> Result<()> {
+    let release = &kernel.release;
+    let step = Step::start(format!("unpacking kernel {release}"));
+    let staging = Staging::beside(&kernel.folder)?;
+    let raw = staging.path().join("raw");
+    for deb in debs {
+        run_quietly(Command::new("dpkg-deb").arg("-x").arg(deb).arg(&raw))?;
+    }
+    let first = |paths: &[String]| -> Result<PathBuf> {
+        paths
+            .iter()
+            .map(|path| raw.join(path))
+            .find(|path| path.exists())
+            .with_context(|| format!("the packages of kernel {release} have no {paths:?}"))
+    };
+    let modules = first(&[format!("lib/modules/{release}"), format!("usr/lib/modules/{release}")])?;
+    let vmlinuz =
+        first(&[format!("boot/vmlinuz-{release}"), format!("usr/lib/modules/{release}/vmlinuz")])?;
+
+    let boot = staging.path().join("boot");
+    let lib = staging.path().join("lib/modules");
+    create_dir(&boot)?;
+    create_dir(&lib)?;
+    rename(&vmlinuz, &boot.join("vmlinuz"))?;
+    rename(&modules, &lib.join(release))?;
+    fs::remove_dir_all(&raw).with_context(|| format!("cannot remove {}", raw.display()))?;
+
+    match extract(&boot.join("vmlinuz")) {
+        Ok(plain) => {
+            let path = boot.join("vmlinux");
+            fs::write(&path, plain).with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        Err(error) => {
+            note(&format!("kernel {release} stays compressed (boots a second slower): {error:#}"))
+        }
+    }
+    run_quietly(Command::new("/usr/sbin/depmod").arg("-b").arg(staging.path()).arg(release))?;
+    staging.publish()?;
+    step.done("done");
+    Ok(())
+}
+
+fn rename(from: &Path, to: &Path) -> Result<()> {
+    fs::rename(from, to)
+        .with_context(|| format!("cannot move {} to {}", from.display(), to.display()))
+}
+
+/// The ELF file inside a bzImage.
+fn extract(vmlinuz: &Path) -> Result<Vec<u8>> {
+    let image = fs::read(vmlinuz).with_context(|| format!("cannot read {}", vmlinuz.display()))?;
+    let payload = vmlinux::payload(&image)?;
+    let mut child = Command::new(payload.program)
+        .args(["-d", "-c"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .with_context(|| format!("cannot run {}", payload.program))?;
+    let mut stdin = child.stdin.take().context("no pipe to the decompressor")?;
+    let output = thread::scope(|scope| {
+        // The decompressor may close its input early: what it wrote decides.
+        scope.spawn(move || stdin.write_all(payload.data).is_ok());
+        child.wait_with_output()
+    })
+    .with_context(|| format!("cannot read from {}", payload.program))?;
+    if !output.stdout.starts_with(b"\x7fELF") {
+        bail!("{} gave no ELF file", payload.program);
+    }
+    Ok(output.stdout)
+}

@@ -1,0 +1,173 @@
+//! One boot of a virtual machine, from QEMU's start to its end.
+use std::{
+    fs,
+    fs::File,
+    io::Read as _,
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::mpsc::{self, Receiver, RecvTimeoutError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+
+use crate::verdict;
+
+/// Time for the guest to get from QEMU's start to its init; it is 3 seconds on a quiet machine.
+const BOOT_LIMIT: Duration = Duration::from_secs(90);
+/// Time to power off once the verdict is there.
+const POWER_OFF_LIMIT: Duration = Duration::from_secs(10);
+/// `tsc=reliable`: without it QEMU's emulation can crash a guest on a loaded host, when the kernel
+/// distrusts the clock and patches its own text. `panic=-1` with `-no-reboot` ends QEMU at a panic.
+const KERNEL_ARGUMENTS: &str =
+    "console=ttyS0 quiet panic=-1 mitigations=off nokaslr audit=0 tsc=reliable rdinit=/init";
+
+/// How the processor is emulated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Accel {
+    /// In software: works everywhere.
+    Tcg,
+    /// By the processor itself. That /dev/kvm exists does not mean that a guest can boot.
+    Kvm,
+}
+
+pub struct Machine<'a> {
+    pub image: &'a Path,
+    pub initramfs: &'a Path,
+    /// More kernel arguments.
+    pub append: &'a str,
+    pub accel: Accel,
+    /// From the moment the guest's init has started.
+    pub time_limit: Duration,
+}
+
+/// How a boot ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The guest told the command's exit status.
+    Finished(i32),
+    /// The command ran longer than it may.
+    TimedOut,
+    /// No verdict: the machine, not the command, failed. With what the console said last.
+    Died(String),
+}
+
+/// Boots and waits. `output` gets the command's output as it comes; `folder` is for QEMU's files.
+pub fn boot(
+    machine: &Machine<'_>,
+    folder: &Path,
+    output: &mut dyn FnMut(&[u8]),
+) -> Result<Outcome> {
+    let console = folder.join("console.log");
+    let errors = folder.join("qemu.log");
+    for path in [&console, &errors] {
+        File::create(path).with_context(|| format!("cannot create {}", path.display()))?;
+    }
+    let log = File::create(&errors).with_context(|| format!("cannot open {}", errors.display()))?;
+    let mut child = command(machine, &console)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(log)
+        .spawn()
+        .context("cannot run setpriv and qemu-system-x86_64: run `cargo xtask setup`")?;
+    let chunks = read_output(&mut child)?;
+    let outcome = watch(machine, &mut child, &console, &chunks, output);
+    // Whatever happened, QEMU does not outlive this function.
+    let _killed = child.kill();
+    child.wait().context("cannot wait for QEMU")?;
+    while let Ok(chunk) = chunks.recv() {
+        output(&chunk);
+    }
+    match outcome? {
+        Outcome::Died(words) if words.is_empty() => {
+            let text = fs::read(&errors).unwrap_or_default();
+            Ok(Outcome::Died(format!("QEMU: {}", verdict::last_words(&text))))
+        }
+        outcome => Ok(outcome),
+    }
+}
+
+fn command(machine: &Machine<'_>, console: &Path) -> Command {
+    // setpriv makes the kernel end QEMU when xtask dies, however it dies.
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
+    match machine.accel {
+        Accel::Tcg => command.args(["-accel", "tcg,thread=multi", "-cpu", "max"]),
+        Accel::Kvm => command.args(["-accel", "kvm", "-cpu", "host"]),
+    };
+    command
+        .args(["-machine", "pc", "-smp", "2", "-m", "1024"])
+        .args(["-nodefaults", "-no-user-config", "-display", "none"])
+        .args(["-nic", "none", "-no-reboot"])
+        .arg("-kernel")
+        .arg(machine.image)
+        .arg("-initrd")
+        .arg(machine.initramfs)
+        .arg("-append")
+        .arg(format!("{KERNEL_ARGUMENTS} {}", machine.append))
+        .arg("-serial")
+        .arg(format!("file:{}", console.display()))
+        .args(["-chardev", "stdio,id=output,signal=off"])
+        .args(["-serial", "chardev:output"]);
+    command
+}
+
+fn read_output(child: &mut Child) -> Result<Receiver<Vec<u8>>> {
+    let mut stdout = child.stdout.take().context("no pipe from QEMU")?;
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        let mut buffer = [0; 8192];
+        while let Ok(length @ 1..) = stdout.read(&mut buffer) {
+            let chunk = buffer.get(..length).unwrap_or_default().to_vec();
+            if sender.send(chunk).is_err() {
+                break;
+            }
+        }
+    });
+    Ok(receiver)
+}
+
+fn watch(
+    machine: &Machine<'_>,
+    child: &mut Child,
+    console: &Path,
+    chunks: &Receiver<Vec<u8>>,
+    output: &mut dyn FnMut(&[u8]),
+) -> Result<Outcome> {
+    let mut deadline = Instant::now() + BOOT_LIMIT;
+    let mut up = false;
+    let mut told = None;
+    loop {
+        match chunks.recv_timeout(Duration::from_millis(20)) {
+            Ok(chunk) => output(&chunk),
+            Err(RecvTimeoutError::Timeout) => {}
+            // QEMU is ending.
+            Err(RecvTimeoutError::Disconnected) => thread::sleep(Duration::from_millis(5)),
+        }
+        let ended = child.try_wait().context("cannot wait for QEMU")?.is_some();
+        let text =
+            fs::read(console).with_context(|| format!("cannot read {}", console.display()))?;
+        if told.is_none() {
+            told = verdict::status(&text);
+            if told.is_some() {
+                deadline = Instant::now() + POWER_OFF_LIMIT;
+            } else if !up && verdict::is_up(&text) {
+                up = true;
+                deadline = Instant::now() + machine.time_limit;
+            }
+        }
+        let late = Instant::now() >= deadline;
+        match told {
+            Some(status) if ended || late => return Ok(Outcome::Finished(status)),
+            None if ended && text.is_empty() => return Ok(Outcome::Died(String::new())),
+            None if ended => return Ok(Outcome::Died(verdict::last_words(&text))),
+            None if late && up => return Ok(Outcome::TimedOut),
+            None if late => {
+                let words = verdict::last_words(&text);
+                return Ok(Outcome::Died(format!("no init after 90 s: {words}")));
+            }
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! `cargo xtask vm`: any command in a virtual machine that has stallprobe and the lab on its PATH.
+use std::{
+    io::{IsTerminal as _, Write as _},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use anyhow::Result;
+
+use crate::{
+    artifacts::Artifacts,
+    guest::{Guest, Task, command_line},
+    qemu::Accel,
+};
+
+#[derive(clap::Args)]
+pub struct Options {
+    /// Kernel series, such as 6.12 or 6.1.
+    #[arg(long, default_value = "6.12")]
+    pub kernel: String,
+    #[command(flatten)]
+    pub machine: MachineOptions,
+    /// A file for the guest's /work; programs are put on its PATH. May be repeated.
+    #[arg(short, long = "file", value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// Take stallprobe and the lab as they were last built, or leave them out.
+    #[arg(long)]
+    pub no_build: bool,
+    /// What to run: one argument is a line for bash, several are a program and its arguments.
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
+}
+
+/// What `vm`, `demo` and `test` have in common.
+#[derive(clap::Args, Clone)]
+pub struct MachineOptions {
+    /// Seconds the command may take in the guest.
+    #[arg(long, default_value_t = 600, value_name = "SECONDS")]
+    pub timeout: u64,
+    /// More arguments for the guest's kernel.
+    #[arg(long, default_value = "", value_name = "ARGUMENTS", allow_hyphen_values = true)]
+    pub append: String,
+    /// How the processor is emulated.
+    #[arg(long, value_enum, default_value = "tcg")]
+    pub accel: Accel,
+}
+
+pub fn run(options: Options) -> Result<ExitCode> {
+    let artifacts = if options.no_build { Artifacts::as_built()? } else { Artifacts::build()? };
+    let mut guest = Guest::prepare(&options.kernel, &artifacts)?;
+    for file in &options.files {
+        guest.add_file(file)?;
+    }
+    let task =
+        Task { line: command_line(&options.command), terminal: std::io::stdout().is_terminal() };
+    let report = guest.run(&options.machine, &task, &mut pass_on)?;
+    Ok(exit_code(report.status))
+}
+
+/// Output of the guest goes to stdout as it is.
+pub fn pass_on(bytes: &[u8]) {
+    let mut stdout = std::io::stdout().lock();
+    // A reader that went away (`| head`) is no reason to fail.
+    let _written = stdout.write_all(bytes).and_then(|()| stdout.flush());
+}
+
+/// A status that does not fit (there is none today) is a plain failure.
+pub fn exit_code(status: i32) -> ExitCode {
+    u8::try_from(status).map_or(ExitCode::FAILURE, ExitCode::from)
+}
