@@ -22,13 +22,9 @@ impl Artifacts {
     /// is what is tested.
     pub fn build() -> Result<Self> {
         let target = target_dir();
-        cargo(
-            &["build", "--release", "--target", TARGET, "-p", "probe-user", "--bin", "stallprobe"],
-            Some("-Ctarget-feature=+crt-static"),
-        )?;
+        let mut programs = vec![stallprobe()?];
         cargo(&["build", "--release", "-p", "lab", "--bin", "lab"], None)?;
-        let mut programs =
-            vec![target.join(TARGET).join("release/stallprobe"), target.join("release/lab")];
+        programs.push(target.join("release/lab"));
         programs.extend(helpers(&target)?);
         Ok(Self { programs })
     }
@@ -51,6 +47,16 @@ impl Artifacts {
     pub fn programs(&self) -> impl Iterator<Item = &Path> {
         self.programs.iter().map(PathBuf::as_path)
     }
+}
+
+/// Builds stallprobe as one static binary.
+pub fn stallprobe() -> Result<PathBuf> {
+    let package = ["-p", "probe-user", "--bin", "stallprobe"];
+    cargo(
+        &[&["build", "--release", "--target", TARGET], &package[..]].concat(),
+        Some("-Ctarget-feature=+crt-static"),
+    )?;
+    Ok(target_dir().join(TARGET).join("release/stallprobe"))
 }
 
 /// The workspace's root.

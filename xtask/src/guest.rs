@@ -49,6 +49,8 @@ pub struct Report {
     pub status: i32,
     /// Boots that died before their verdict.
     pub infrastructure_failures: u32,
+    /// The output of the last boot.
+    pub output: Vec<u8>,
 }
 
 impl Guest {
@@ -106,24 +108,35 @@ impl Guest {
             accel: options.accel,
             time_limit: Duration::from_secs(options.timeout),
         };
+        let mut report =
+            Report { status: NO_VERDICT, infrastructure_failures: 0, output: Vec::new() };
         for boot in 1..=BOOTS {
-            let failed = boot - 1;
-            match qemu::boot(&machine, folder.path(), output)? {
+            report.output.clear();
+            let outcome = qemu::boot(&machine, folder.path(), &mut |chunk| {
+                report.output.extend_from_slice(chunk);
+                output(chunk);
+            })?;
+            match outcome {
                 Outcome::Finished(status) => {
-                    return Ok(Report { status, infrastructure_failures: failed });
+                    report.status = status;
+                    break;
                 }
                 Outcome::TimedOut => {
                     let limit = options.timeout;
                     progress::note(&format!("the command was ended after {limit} s (--timeout)"));
-                    return Ok(Report { status: TIMED_OUT, infrastructure_failures: failed });
+                    report.status = TIMED_OUT;
+                    break;
                 }
-                Outcome::Died(words) => progress::note(&format!(
-                    "infrastructure failure {boot} of {BOOTS}: the virtual machine died before \
-                     its verdict ({words})"
-                )),
+                Outcome::Died(words) => {
+                    report.infrastructure_failures = boot;
+                    progress::note(&format!(
+                        "infrastructure failure {boot} of {BOOTS}: the virtual machine died \
+                         before its verdict ({words})"
+                    ));
+                }
             }
         }
-        Ok(Report { status: NO_VERDICT, infrastructure_failures: BOOTS })
+        Ok(report)
     }
 }
 

@@ -37,11 +37,7 @@ impl Kernel {
         if plain.is_file() { plain } else { self.folder.join("boot/vmlinuz") }
     }
 
-    /// The folder that has `lib/modules/<release>`.
-    pub fn root(&self) -> &Path {
-        &self.folder
-    }
-
+    /// The modules, and depmod's tables about them.
     pub fn modules(&self) -> PathBuf {
         self.folder.join("lib/modules").join(&self.release)
     }

@@ -2,13 +2,19 @@
 mod apt;
 mod artifacts;
 mod cache;
+mod check;
 mod cpio;
+mod demo;
 mod guest;
 mod initramfs;
 mod kernel;
 mod kernels;
 mod progress;
 mod qemu;
+mod run;
+mod setup;
+mod tally;
+mod test;
 mod verdict;
 mod vm;
 mod vmlinux;
@@ -21,13 +27,28 @@ use clap::Parser;
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 enum Command {
+    /// Install and download everything the other commands need.
+    Setup(setup::Options),
+    /// Watch stallprobe find faults that are made for real in a virtual machine.
+    Demo(demo::Options),
+    /// Run all tests: on this machine, then in virtual machines.
+    Test(test::Options),
+    /// Run stallprobe on this machine's own kernel.
+    Run(run::Options),
     /// Run a command in a virtual machine.
     Vm(vm::Options),
+    /// Check formatting, lints and dependencies.
+    Check(check::Options),
 }
 
 fn main() -> ExitCode {
     let result = match Command::parse() {
+        Command::Setup(options) => setup::run(options),
+        Command::Demo(options) => demo::run(options),
+        Command::Test(options) => test::run(options),
+        Command::Run(options) => run::run(options),
         Command::Vm(options) => vm::run(options),
+        Command::Check(options) => check::run(options),
     };
     match result {
         Ok(code) => code,

@@ -42,10 +42,7 @@ const REQUIRED: &[&str] = &[
 ];
 
 /// Programs that are welcome when the host has them.
-const OPTIONAL: &[&str] = &[
-    "bpftool", "bridge", "curl", "dig", "ethtool", "ipset", "lnstat", "nstat", "stdbuf", "strace",
-    "taskset", "tcpdump",
-];
+const OPTIONAL: &[&str] = &["bpftool", "bridge", "ethtool", "ipset", "nstat", "strace", "tcpdump"];
 
 /// The one program under several names.
 const KMOD_NAMES: [&str; 6] = ["depmod", "insmod", "lsmod", "modinfo", "modprobe", "rmmod"];

@@ -1,0 +1,95 @@
+//! Debian packages the virtual machines and the lab need, installed by apt.
+use std::{
+    collections::HashSet,
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{cache::run_quietly, progress::Step};
+
+const PACKAGES: &[&str] = &[
+    "bash",
+    "busybox-static",
+    "conntrack",
+    "cpio",
+    "dnsmasq-base",
+    "iproute2",
+    "iptables",
+    "ipvsadm",
+    "kmod",
+    "lz4",
+    "musl-tools",
+    "nftables",
+    "qemu-system-x86",
+    "util-linux",
+    "xz-utils",
+    "zstd",
+];
+
+pub fn ensure_installed() -> Result<()> {
+    let missing = missing()?;
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let list = missing.join(" ");
+    let step = Step::start(format!("installing Debian packages: {list}"));
+    let install = || {
+        let mut arguments = vec!["install", "-y", "--no-install-recommends"];
+        arguments.extend(&missing);
+        apt_get(&arguments)
+    };
+    // The indexes may be missing or old: refresh them when it does not work without.
+    if install().is_err() {
+        let installed = apt_get(&["update"]).and_then(|()| install());
+        if let Err(error) = installed {
+            bail!("{error:#}. Way out: install these yourself and run this again: {list}");
+        }
+    }
+    step.done("done");
+    Ok(())
+}
+
+fn missing() -> Result<Vec<&'static str>> {
+    let output = Command::new("dpkg-query")
+        .args(["-W", "-f", "${Package} ${db:Status-Status}\n"])
+        .args(PACKAGES)
+        .output()
+        .context("cannot run dpkg-query: set-up knows Debian and its relatives only")?;
+    // It fails when one of them is unknown, and still tells about the others.
+    let text = String::from_utf8_lossy(&output.stdout);
+    let installed: HashSet<&str> =
+        text.lines().filter_map(|line| line.strip_suffix(" installed")).collect();
+    let all = PACKAGES.iter().copied();
+    Ok(all.filter(|name| !installed.contains(name)).collect())
+}
+
+/// apt-get as root; without a terminal to ask at.
+fn apt_get(arguments: &[&str]) -> Result<()> {
+    let mut command = as_root("apt-get");
+    command
+        .args(["-q", "-o", "DPkg::Lock::Timeout=120"])
+        .args(arguments)
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .stdin(Stdio::null());
+    run_quietly(&mut command)
+        .map(|_output| ())
+        .with_context(|| format!("apt-get {}", arguments.join(" ")))
+}
+
+/// A command that runs as root, by sudo if need be.
+pub fn as_root(program: &str) -> Command {
+    if is_root() {
+        return Command::new(program);
+    }
+    let mut command = Command::new("sudo");
+    command.args(["-E", program]);
+    command
+}
+
+fn is_root() -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    // The owner of a process's /proc entry is its effective user.
+    Path::new("/proc/self").metadata().is_ok_and(|meta| meta.uid() == 0)
+}
