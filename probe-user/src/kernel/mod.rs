@@ -5,4 +5,9 @@
 //! touches a file takes the root of the file system (`/`, or `/host` in a debug pod, or a fixture).
 
 pub mod btf;
+pub mod facts;
+pub mod lockdown;
+pub mod modules;
 pub mod offsets;
+pub mod rights;
+pub mod symbols;

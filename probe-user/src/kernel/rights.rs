@@ -1,0 +1,216 @@
+//! What this process may do: the capabilities that count for loading programs and for looking at
+//! other processes, and a sentence about what is missing.
+//!
+//! Sources: `/proc/self/status` (CapEff, Seccomp), `/proc/self/uid_map`;
+//! include/uapi/linux/capability.h.
+
+use std::{fs, path::Path};
+
+use anyhow::{Context as _, Result};
+
+/// A capability by its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Capability {
+    NetAdmin = 12,
+    SysPtrace = 19,
+    SysAdmin = 21,
+    SysResource = 24,
+    Syslog = 34,
+    Perfmon = 38,
+    Bpf = 39,
+}
+
+impl Capability {
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NetAdmin => "CAP_NET_ADMIN",
+            Self::SysPtrace => "CAP_SYS_PTRACE",
+            Self::SysAdmin => "CAP_SYS_ADMIN",
+            Self::SysResource => "CAP_SYS_RESOURCE",
+            Self::Syslog => "CAP_SYSLOG",
+            Self::Perfmon => "CAP_PERFMON",
+            Self::Bpf => "CAP_BPF",
+        }
+    }
+}
+
+/// What the process may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rights {
+    /// The effective capabilities, bit N is capability N.
+    effective: u64,
+    /// In a user namespace other than the first: capabilities there do not count for the kernel.
+    in_user_namespace: bool,
+    /// A seccomp filter is on, which may refuse `bpf()` whatever the capabilities are.
+    seccomp_filter: bool,
+}
+
+impl Rights {
+    /// Reads the rights of this process from `/proc/self` below `root`.
+    ///
+    /// # Errors
+    /// When `/proc/self/status` cannot be read or has no line CapEff.
+    pub fn load(root: &Path) -> Result<Self> {
+        let path = root.join("proc/self/status");
+        let status =
+            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        // Kernels without user namespaces have no uid_map.
+        let uid_map = fs::read_to_string(root.join("proc/self/uid_map")).ok();
+        Self::parse(&status, uid_map.as_deref())
+            .with_context(|| format!("{} has no readable line CapEff", path.display()))
+    }
+
+    /// Understands the text of `/proc/self/status` and `/proc/self/uid_map`.
+    #[must_use]
+    pub fn parse(status: &str, uid_map: Option<&str>) -> Option<Self> {
+        let field = |name: &str| {
+            status
+                .lines()
+                .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+                .map(str::trim)
+        };
+        Some(Self {
+            effective: u64::from_str_radix(field("CapEff")?, 16).ok()?,
+            in_user_namespace: uid_map.is_some_and(|map| !is_identity(map)),
+            seccomp_filter: field("Seccomp") == Some("2"),
+        })
+    }
+
+    #[must_use]
+    pub fn has(&self, capability: Capability) -> bool {
+        !self.in_user_namespace && self.effective >> (capability as u8) & 1 == 1
+    }
+
+    /// Why no program can be loaded, with what to do, or `None` when it can be tried.
+    ///
+    /// Tracing programs need CAP_BPF and CAP_PERFMON; CAP_SYS_ADMIN stands for both
+    /// (`bpf_capable`, `perfmon_capable` in include/linux/capability.h).
+    #[must_use]
+    pub fn refusal(&self) -> Option<String> {
+        if self.in_user_namespace {
+            return Some(
+                "this process runs in a user namespace, whose root may not load programs into the \
+                 node's kernel; run it on the node itself, or in a pod with hostUsers: true"
+                    .to_owned(),
+            );
+        }
+        if self.has(Capability::SysAdmin) {
+            return None;
+        }
+        let missing: Vec<&str> = [Capability::Bpf, Capability::Perfmon]
+            .into_iter()
+            .filter(|&capability| !self.has(capability))
+            .map(Capability::name)
+            .collect();
+        (!missing.is_empty()).then(|| {
+            format!(
+                "the right to load programs into the kernel is missing ({}); run it as root (sudo \
+                 stallprobe), or in a pod with securityContext.privileged: true (kubectl debug \
+                 node/NODE --profile=sysadmin)",
+                missing.join(" and ")
+            )
+        })
+    }
+
+    /// What will not be seen although programs load: one sentence for each missing right.
+    #[must_use]
+    pub fn limits(&self) -> Vec<String> {
+        [
+            (Capability::SysAdmin, "network namespaces cannot be entered to read their counters"),
+            (Capability::SysPtrace, "other users' processes and their sockets cannot be named"),
+            (Capability::Syslog, "places in the kernel may have no names"),
+            (Capability::NetAdmin, "socket and conntrack tables may not be readable"),
+        ]
+        .into_iter()
+        .filter(|&(capability, _)| !self.has(capability))
+        .map(|(capability, limit)| format!("without {} {limit}", capability.name()))
+        .collect()
+    }
+
+    /// What to add to a refusal by the kernel (EPERM) although the capabilities are there.
+    #[must_use]
+    pub fn hint_for_refused_call(&self) -> Option<&'static str> {
+        self.seccomp_filter.then_some(
+            "a seccomp filter is active on this process and may forbid bpf(); in a pod, set \
+             securityContext.seccompProfile.type: Unconfined or privileged: true",
+        )
+    }
+}
+
+/// Whether a uid_map is that of the first user namespace: all ids mapped to themselves.
+fn is_identity(map: &str) -> bool {
+    map.split_ascii_whitespace().eq(["0", "0", "4294967295"])
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    const FULL: &str = "Name:\tstallprobe\nCapInh:\t0000000000000000\nCapEff:\t000001ffffffffff\n\
+                        CapBnd:\t000001ffffffffff\nSeccomp:\t0\nSeccomp_filters:\t0\n";
+    const HOST: &str = "         0          0 4294967295\n";
+
+    fn with(capabilities: &[Capability]) -> Rights {
+        let bits = capabilities.iter().fold(0_u64, |bits, &c| bits | 1 << (c as u8));
+        Rights::parse(&format!("CapEff:\t{bits:016x}\n"), Some(HOST)).unwrap()
+    }
+
+    #[test]
+    fn root_on_the_node_may_do_everything() {
+        let rights = Rights::parse(FULL, Some(HOST)).unwrap();
+        assert_eq!(rights.refusal(), None);
+        assert!(rights.limits().is_empty());
+        assert_eq!(rights.hint_for_refused_call(), None);
+        assert_eq!(Rights::parse(FULL, None), Some(rights), "a kernel without user namespaces");
+    }
+
+    #[test]
+    fn missing_rights_are_named() {
+        let none = with(&[]).refusal().unwrap();
+        assert!(none.contains("(CAP_BPF and CAP_PERFMON)"), "{none}");
+        let one = with(&[Capability::Bpf]).refusal().unwrap();
+        assert!(one.contains("(CAP_PERFMON)"), "{one}");
+        assert_eq!(with(&[Capability::Bpf, Capability::Perfmon]).refusal(), None);
+        assert_eq!(with(&[Capability::SysAdmin]).refusal(), None, "SYS_ADMIN stands for both");
+    }
+
+    #[test]
+    fn limits_follow_the_rights() {
+        let limits = with(&[Capability::Bpf, Capability::Perfmon, Capability::SysPtrace]).limits();
+        assert_eq!(limits.len(), 3, "{limits:?}");
+        assert!(limits.iter().all(|limit| !limit.contains("SYS_PTRACE")), "{limits:?}");
+    }
+
+    #[test]
+    fn root_of_a_user_namespace_is_not_root() {
+        let rights = Rights::parse(FULL, Some("0 100000 65536\n")).unwrap();
+        assert!(!rights.has(Capability::Bpf));
+        assert!(rights.refusal().unwrap().contains("user namespace"));
+    }
+
+    #[test]
+    fn a_seccomp_filter_is_hinted_at() {
+        let filtered = FULL.replace("Seccomp:\t0", "Seccomp:\t2");
+        let rights = Rights::parse(&filtered, Some(HOST)).unwrap();
+        assert!(rights.hint_for_refused_call().is_some());
+    }
+
+    #[test]
+    fn text_without_capabilities_is_an_error() {
+        for text in ["", "CapEff:\n", "CapEff:\txyz\n", "XCapEff:\t0\n"] {
+            assert_eq!(Rights::parse(text, None), None, "{text:?}");
+        }
+        let root = tempfile::tempdir().unwrap();
+        let error = format!("{:#}", Rights::load(root.path()).unwrap_err());
+        assert!(error.contains("proc/self/status"), "{error}");
+    }
+
+    #[test]
+    fn this_process_has_readable_rights() {
+        Rights::load(Path::new("/")).unwrap();
+    }
+}
