@@ -76,6 +76,7 @@ offsets! {
     sk_socket = "sock"."sk_socket",
     /// Counted from the start of `struct socket_alloc`, whose first member is the `struct socket`.
     socket_ino = "socket_alloc"."vfs_inode.i_ino",
+    inet_sport = "inet_sock"."inet_sport",
     icsk_qlen = "inet_connection_sock"."icsk_accept_queue.qlen",
     icsk_retransmits = "inet_connection_sock"."icsk_retransmits",
     tcp_snd_una = "tcp_sock"."snd_una",

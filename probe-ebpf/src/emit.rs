@@ -1,0 +1,82 @@
+//! The only place that reserves and submits events.
+
+use aya_ebpf::helpers::{bpf_get_smp_processor_id, generated::bpf_ktime_get_boot_ns};
+use probe_common::{Plain, event::Header};
+
+use crate::{
+    maps::{BUCKETS, Bucket, BucketKey, EVENTS, setting, stats},
+    read::{self, Ptr},
+};
+
+/// Boot-time nanoseconds.
+#[inline(always)]
+pub fn now() -> u64 {
+    // SAFETY: no arguments, always callable.
+    unsafe { bpf_ktime_get_boot_ns() }
+}
+
+/// A header for an event in the namespace `net` (`struct net *`, 0 when not known).
+#[inline(always)]
+pub fn header(kind: u16, ts: u64, net: Ptr) -> Header {
+    let (netns, cookie) = read::net(net);
+    Header { ts, cookie, netns, kind, cpu: cpu() }
+}
+
+#[inline(always)]
+pub fn cpu() -> u16 {
+    // SAFETY: no arguments, always callable.
+    unsafe { bpf_get_smp_processor_id() as u16 }
+}
+
+/// Sends an event made by `fill` in place, unless the pod has used up its allowance of this kind.
+/// `fill` must write every field: the memory is not zeroed.
+#[inline(always)]
+pub fn send<T: Plain>(kind: u16, pod: u64, ts: u64, fill: impl FnOnce(*mut T)) {
+    if !allowed(kind, pod, ts) {
+        stats(|s| {
+            if let Some(n) = s.limited.get_mut(usize::from(kind)) {
+                *n += 1;
+            }
+        });
+        return;
+    }
+    match EVENTS.reserve::<T>(0) {
+        Some(mut entry) => {
+            fill(entry.as_mut_ptr());
+            entry.submit(0);
+        }
+        None => stats(|s| {
+            if let Some(n) = s.lost.get_mut(usize::from(kind)) {
+                *n += 1;
+            }
+        }),
+    }
+}
+
+/// Takes a token from the bucket of (kind, pod). Two CPUs may take the same token: a few events
+/// more than the rate do no harm.
+#[inline(always)]
+fn allowed(kind: u16, pod: u64, ts: u64) -> bool {
+    let key = BucketKey { kind: u32::from(kind), _pad: 0, pod };
+    let burst = u64::from(setting!(burst));
+    let Some(bucket) = BUCKETS.get_ptr_mut(&key) else {
+        let full = Bucket { filled: ts, tokens: burst.saturating_sub(1) };
+        return BUCKETS.insert(&key, &full, 0).is_ok();
+    };
+    // SAFETY: the pointer is to a live map value; a torn update costs a token at most.
+    let bucket = unsafe { &mut *bucket };
+    let per_token = 1_000_000_000 / u64::from(setting!(rate)).max(1);
+    let earned = ts.saturating_sub(bucket.filled) / per_token;
+    if earned > 0 {
+        bucket.filled += earned * per_token;
+        bucket.tokens += earned;
+        if bucket.tokens > burst {
+            bucket.tokens = burst;
+        }
+    }
+    if bucket.tokens == 0 {
+        return false;
+    }
+    bucket.tokens -= 1;
+    true
+}

@@ -1,0 +1,179 @@
+//! Handshakes seen from the ends: when a connect began, its retransmits, how it ended, and SYN-ACKs
+//! sent again. Handshakes that end in time leave only a count.
+//!
+//! Raw tracepoints, the same first arguments on 5.10, 6.1, 6.12, 6.18 and 7.2:
+//! - `sock:inet_sock_set_state(const struct sock *sk, const int oldstate, const int newstate)`
+//! - `tcp:tcp_retransmit_skb(const struct sock *sk, const struct sk_buff *skb[, int err])`
+//! - `tcp:tcp_retransmit_synack(const struct sock *sk, const struct request_sock *req)`
+
+use aya_ebpf::{EbpfContext as _, macros::raw_tracepoint, programs::RawTracePointContext};
+use probe_common::{
+    event::{Connect, Header, OUTCOME_ESTABLISHED, OUTCOME_FAILED, OUTCOME_TRYING, SynAck, kind},
+    net::{IPPROTO_TCP, Tuple},
+};
+
+use crate::{
+    emit,
+    maps::{CONNECTS, Started, offset, seen, setting, stats},
+    read::{self, Ptr, field},
+    socket::{self, TCP_ESTABLISHED, TCP_SYN_RECV, TCP_SYN_SENT},
+};
+
+#[raw_tracepoint]
+pub fn sock_state(ctx: RawTracePointContext) -> i32 {
+    set_state(ctx.arg(0), ctx.arg::<u32>(1) as u8, ctx.arg::<u32>(2) as u8);
+    0
+}
+
+#[raw_tracepoint]
+pub fn syn_retrans(ctx: RawTracePointContext) -> i32 {
+    retransmit(ctx.arg(0));
+    0
+}
+
+#[raw_tracepoint]
+pub fn synack_retrans(ctx: RawTracePointContext) -> i32 {
+    let _ = ctx.as_ptr();
+    synack(ctx.arg(0), ctx.arg(1));
+    0
+}
+
+#[inline(always)]
+fn set_state(sk: Ptr, old: u8, new: u8) -> Option<()> {
+    if new == TCP_SYN_SENT {
+        let protocol: u16 = field(sk, offset!(sk_protocol))?;
+        if protocol != u16::from(IPPROTO_TCP) {
+            return None;
+        }
+        let (pid, comm) = socket::current();
+        let started = Started { ts: emit::now(), pid, retransmits: 0, comm };
+        let kept = CONNECTS.insert(&sk, &started, 0).is_ok();
+        stats(|s| {
+            s.connects += 1;
+            if !kept {
+                s.connect_unpaired += 1;
+            }
+        });
+    } else if old == TCP_SYN_SENT && new != TCP_SYN_RECV {
+        end(sk, new == TCP_ESTABLISHED);
+    }
+    Some(())
+}
+
+/// A handshake ended.
+#[inline(always)]
+fn end(sk: Ptr, established: bool) -> Option<()> {
+    let now = emit::now();
+    // SAFETY: the entry is this socket's, whose lock the kernel holds here.
+    let started = unsafe { CONNECTS.get(&sk) }.copied()?;
+    let _ = CONNECTS.remove(&sk);
+    let took = now.saturating_sub(started.ts);
+    let err: u32 = field(sk, offset!(sk_err)).unwrap_or(0);
+    if established {
+        stats(|s| {
+            s.established += 1;
+            if took > s.connect_slowest {
+                s.connect_slowest = took;
+            }
+        });
+        if started.retransmits == 0 && took < setting!(min_stall) {
+            return None;
+        }
+    } else if err == 0 && started.retransmits == 0 && took < setting!(min_stall) {
+        // Given up by the program itself before it could be called a stall.
+        return None;
+    }
+    // tcp_rcv_synsent_state_process() has taken the acknowledgement of the SYN by now when the
+    // connection is established; in all other cases snd_una is still the ISN.
+    let una: u32 = field(sk, offset!(tcp_snd_una))?;
+    let isn = if established { una.wrapping_sub(1) } else { una };
+    let outcome = if established { OUTCOME_ESTABLISHED } else { OUTCOME_FAILED };
+    send(kind::CONNECT_END, sk, now, &started, isn, outcome, if established { 0 } else { err })
+}
+
+/// A segment was sent again; only SYNs matter here.
+#[inline(always)]
+fn retransmit(sk: Ptr) -> Option<()> {
+    let state: u8 = field(sk, offset!(sk_state))?;
+    if state != TCP_SYN_SENT {
+        return None;
+    }
+    let now = emit::now();
+    let started = match CONNECTS.get_ptr_mut(&sk) {
+        Some(started) => {
+            // SAFETY: the entry is this socket's, whose lock the kernel holds here.
+            unsafe {
+                (*started).retransmits += 1;
+                *started
+            }
+        }
+        None => {
+            let retransmits: u8 = field(sk, offset!(icsk_retransmits)).unwrap_or(0);
+            Started { ts: 0, pid: 0, retransmits: u32::from(retransmits) + 1, comm: [0; 16] }
+        }
+    };
+    let isn: u32 = field(sk, offset!(tcp_snd_una))?;
+    send(kind::SYN_RETRANSMIT, sk, now, &started, isn, OUTCOME_TRYING, 0)
+}
+
+#[inline(always)]
+fn send(
+    kind: u16,
+    sk: Ptr,
+    ts: u64,
+    started: &Started,
+    isn: u32,
+    outcome: u32,
+    err: u32,
+) -> Option<()> {
+    seen(kind);
+    let tuple: Tuple = socket::tcp_tuple(sk)?;
+    let header: Header = emit::header(kind, ts, read::sock_net(sk));
+    emit::send(kind, u64::from(header.netns), ts, |event: *mut Connect| {
+        // SAFETY: the entry is reserved for exactly this type and written whole.
+        unsafe {
+            event.write(Connect {
+                header,
+                tuple,
+                sk,
+                started: started.ts,
+                pid: started.pid,
+                comm: started.comm,
+                isn,
+                retransmits: started.retransmits,
+                outcome,
+                err,
+                _pad: 0,
+            });
+        }
+    });
+    Some(())
+}
+
+#[inline(always)]
+fn synack(sk: Ptr, req: Ptr) -> Option<()> {
+    seen(kind::SYNACK_RETRANSMIT);
+    let ts = emit::now();
+    let tuple = socket::reversed(&socket::tuple(req, IPPROTO_TCP, None)?);
+    let header = emit::header(kind::SYNACK_RETRANSMIT, ts, read::sock_net(sk));
+    let (ack_backlog, max_ack_backlog) = socket::accept_queue(sk)?;
+    let isn = field(req, offset!(req_rcv_isn))?;
+    let retransmits: u8 = field(req, offset!(req_num_retrans)).unwrap_or(0);
+    let ino = read::sock_ino(sk);
+    emit::send(kind::SYNACK_RETRANSMIT, u64::from(header.netns), ts, |event: *mut SynAck| {
+        // SAFETY: the entry is reserved for exactly this type and written whole.
+        unsafe {
+            event.write(SynAck {
+                header,
+                tuple,
+                sk,
+                ino,
+                isn,
+                retransmits: u32::from(retransmits),
+                ack_backlog,
+                max_ack_backlog,
+            });
+        }
+    });
+    Some(())
+}

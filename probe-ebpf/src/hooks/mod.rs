@@ -1,0 +1,8 @@
+//! One file for each hook family. An entry point only takes its arguments from the context; what a
+//! hook does is in a function of its own, shared by all rungs of its ladder.
+
+mod conntrack;
+pub mod dns;
+mod handshake;
+mod listen;
+mod skb_drop;

@@ -1,0 +1,190 @@
+//! Every map and global: the interface between the kernel programs and the loader.
+
+use aya_ebpf::{
+    macros::map,
+    maps::{HashMap, LruHashMap, PerCpuArray, RingBuf},
+};
+use probe_common::{
+    config::Config,
+    event::{Clash, Dns, kind},
+    offsets::Offsets,
+    stats::Stats,
+};
+
+/// Set by the loader before the programs are loaded. The map behind it is frozen, so the verifier
+/// takes every field as a constant and removes the branches it decides.
+#[unsafe(no_mangle)]
+static OFFSETS: Offsets = Offsets::UNKNOWN;
+
+/// Likewise.
+#[unsafe(no_mangle)]
+static CONFIG: Config = Config {
+    min_stall: 0,
+    nf_hook_slow: [0; 2],
+    burst: 0,
+    rate: 0,
+    dns_ports: [0; 4],
+    kfree_skb_args: 2,
+    reason_consumed: u32::MAX,
+    log: 0,
+    _pad: 0,
+};
+
+pub fn offsets() -> &'static Offsets {
+    &OFFSETS
+}
+
+pub fn config() -> &'static Config {
+    &CONFIG
+}
+
+/// Reads one field of [`OFFSETS`]; volatile, or the compiler would fold the initial value.
+macro_rules! offset {
+    ($field:ident) => {
+        // SAFETY: a plain integer in a static that is never written after load.
+        unsafe { core::ptr::read_volatile(&raw const $crate::maps::offsets().$field) }
+    };
+}
+pub(crate) use offset;
+
+/// Reads one field of [`CONFIG`].
+macro_rules! setting {
+    ($($field:tt)+) => {
+        // SAFETY: a plain integer in a static that is never written after load.
+        unsafe { core::ptr::read_volatile(&raw const $crate::maps::config().$($field)+) }
+    };
+}
+pub(crate) use setting;
+
+/// All events, in the order they were reserved.
+#[map]
+pub static EVENTS: RingBuf = RingBuf::with_byte_size(4 * 1024 * 1024, 0);
+
+/// One set of counters per CPU.
+#[map]
+pub static STATS: PerCpuArray<Stats> = PerCpuArray::with_max_entries(1, 0);
+
+/// A pod's allowance of events of one kind.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct BucketKey {
+    pub kind: u32,
+    pub _pad: u32,
+    /// Network namespace for what happens at sockets, original source address for what happens in
+    /// the host's namespace.
+    pub pod: u64,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Bucket {
+    pub filled: u64,
+    pub tokens: u64,
+}
+
+/// Least recently used pods lose their bucket, that is: they get a full one the next time.
+#[map]
+pub static BUCKETS: LruHashMap<BucketKey, Bucket> = LruHashMap::with_max_entries(4096, 0);
+
+/// A handshake under way, by its socket.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Started {
+    pub ts: u64,
+    pub pid: u32,
+    pub retransmits: u32,
+    pub comm: [u8; 16],
+}
+
+#[map]
+pub static CONNECTS: HashMap<u64, Started> = HashMap::with_max_entries(16384, 0);
+
+/// A question of a client's socket.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct QueryKey {
+    pub sk: u64,
+    pub id: u16,
+    pub _pad: [u16; 3],
+}
+
+/// Questions that clients wait for, until the answer is read or the loader clears them away.
+#[map]
+pub static QUERIES: HashMap<QueryKey, Dns> = HashMap::with_max_entries(8192, 0);
+
+/// How many questions of a socket are unanswered (low bits).
+#[map]
+pub static ASKING: HashMap<u64, u32> = HashMap::with_max_entries(8192, 0);
+
+/// In [`ASKING`]: an answer came whose payload could not be read, so nothing is known of this
+/// socket's questions.
+pub const UNREADABLE: u32 = 1 << 31;
+
+/// A question as a server sees it.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct ServedKey {
+    pub client: [u8; 16],
+    pub port: u16,
+    pub server_port: u16,
+    pub id: u16,
+    pub _pad: u16,
+    pub netns: u32,
+    pub _pad2: u32,
+}
+
+/// Questions that reached a server's socket and are not answered yet.
+#[map]
+pub static SERVED: HashMap<ServedKey, Dns> = HashMap::with_max_entries(8192, 0);
+
+/// A clash between entry and return of `nf_ct_resolve_clash`, by the stack pointer at entry.
+#[map]
+pub static CLASHES: HashMap<u64, Clash> = HashMap::with_max_entries(1024, 0);
+
+/// `struct net *` between entry and return of `early_drop`, by the stack pointer at entry.
+#[map]
+pub static EARLY_DROPS: HashMap<u64, u64> = HashMap::with_max_entries(1024, 0);
+
+/// When `early_drop` last failed on this CPU and the packet it failed for was not yet seen freed.
+#[map]
+pub static TABLE_FULL_MARK: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// Where an event too large for the stack is built. Programs that can interrupt each other on one
+/// CPU must not share a place.
+#[map]
+pub static DNS_SCRATCH: PerCpuArray<DnsScratch> = PerCpuArray::with_max_entries(3, 0);
+
+pub const SCRATCH_SEND4: u32 = 0;
+pub const SCRATCH_SEND6: u32 = 1;
+pub const SCRATCH_ARRIVE: u32 = 2;
+
+#[repr(C)]
+pub struct DnsScratch {
+    pub dns: Dns,
+    /// The question's bytes: a name of at most 255 and four more for type and class.
+    pub bytes: [u8; 264],
+}
+
+#[map]
+pub static CLASH_SCRATCH: PerCpuArray<Clash> = PerCpuArray::with_max_entries(1, 0);
+
+/// Adds to this CPU's counters.
+#[inline(always)]
+pub fn stats(change: impl FnOnce(&mut Stats)) {
+    if let Some(stats) = STATS.get_ptr_mut(0) {
+        // SAFETY: the pointer is to this CPU's own, live map value.
+        change(unsafe { &mut *stats });
+    }
+}
+
+/// Counts one occurrence of an event kind.
+#[inline(always)]
+pub fn seen(kind: u16) {
+    stats(|s| {
+        if let Some(n) = s.seen.get_mut(usize::from(kind)) {
+            *n += 1;
+        }
+    });
+}
+
+const _: () = assert!(kind::COUNT <= 16);

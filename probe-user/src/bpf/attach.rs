@@ -1,0 +1,206 @@
+//! Attaches each hook by the best rung there is, and follows modules that come and go.
+
+use std::collections::HashMap;
+
+use anyhow::{Context as _, Result, anyhow};
+use aya::{
+    Btf, Ebpf,
+    programs::{FEntry, KProbe, RawTracePoint, kprobe::KProbeLinkId},
+};
+
+use super::ladder::{HOOKS, Spec, Target};
+use crate::{
+    event::{Hook, HookState, Rung},
+    kernel::offsets::Resolved,
+};
+
+/// The hooks and what holds them.
+pub struct Attachments {
+    states: Vec<HookState>,
+    /// Links of module functions by program name, to let go of them when the module goes.
+    links: HashMap<&'static str, KProbeLinkId>,
+}
+
+impl Attachments {
+    /// Attaches what can be attached now. `has_module` tells whether a module is there.
+    pub fn new(
+        ebpf: &mut Ebpf,
+        btf: Option<&Btf>,
+        resolved: &Resolved,
+        has_module: impl Fn(&str) -> bool,
+    ) -> Self {
+        let mut this = Self { states: Vec::with_capacity(HOOKS.len()), links: HashMap::new() };
+        for spec in HOOKS {
+            let state = match resolved.refusal(spec.family) {
+                Some(why) => HookState::CannotSee { why: why.to_owned() },
+                None => this.attach(ebpf, btf, spec, &has_module),
+            };
+            log::info!("{}: {state:?}", spec.name);
+            this.states.push(state);
+        }
+        this
+    }
+
+    /// The hooks as the event stream tells of them.
+    pub fn hooks(&self) -> Vec<Hook> {
+        HOOKS
+            .iter()
+            .zip(&self.states)
+            .map(|(spec, state)| Hook {
+                name: spec.name.to_owned(),
+                family: spec.family.name().to_owned(),
+                causes: spec.causes.iter().map(|&cause| cause.to_owned()).collect(),
+                state: state.clone(),
+            })
+            .collect()
+    }
+
+    /// Whether at least one hook is attached.
+    pub fn any(&self) -> bool {
+        self.states.iter().any(|state| matches!(state, HookState::Watched { .. }))
+    }
+
+    /// Programs that serve a hook now, with its name; for counters kept per program.
+    pub fn programs(&self) -> impl Iterator<Item = &'static str> + '_ {
+        HOOKS.iter().zip(&self.states).filter_map(|(spec, state)| match (state, spec.target) {
+            (HookState::Watched { rung: Rung::Fentry }, Target::Function { fentry, .. }) => {
+                Some(fentry)
+            }
+            (HookState::Watched { .. }, Target::Function { kprobe, .. }) => Some(kprobe),
+            (HookState::Watched { .. }, Target::ModuleFunction { kprobe, .. }) => Some(kprobe),
+            _ => None,
+        })
+    }
+
+    /// A module is gone: its probes are dead for ever, whatever is loaded later under its name.
+    pub fn module_gone(&mut self, ebpf: &mut Ebpf, module: &str) {
+        for (spec, state) in HOOKS.iter().zip(&mut self.states) {
+            if let Target::ModuleFunction { module: of, kprobe, kretprobe } = spec.target
+                && of == module
+                && matches!(state, HookState::Watched { .. })
+            {
+                for program in [kprobe, kretprobe] {
+                    if let Some(link) = self.links.remove(program)
+                        && let Err(err) = detach(ebpf, program, link)
+                    {
+                        log::warn!("{}: {err:#}", spec.name);
+                    }
+                }
+                *state = not_loaded(module);
+            }
+        }
+    }
+
+    /// A module was loaded.
+    pub fn module_here(&mut self, ebpf: &mut Ebpf, resolved: &Resolved, module: &str) {
+        for (index, spec) in HOOKS.iter().enumerate() {
+            if let Target::ModuleFunction { module: of, .. } = spec.target
+                && of == module
+                && resolved.refusal(spec.family).is_none()
+                && !matches!(self.states.get(index), Some(HookState::Watched { .. }))
+            {
+                let state = self.attach(ebpf, None, spec, &|_| true);
+                log::info!("{}: {state:?}", spec.name);
+                if let Some(slot) = self.states.get_mut(index) {
+                    *slot = state;
+                }
+            }
+        }
+    }
+
+    fn attach(
+        &mut self,
+        ebpf: &mut Ebpf,
+        btf: Option<&Btf>,
+        spec: &Spec,
+        has_module: &dyn Fn(&str) -> bool,
+    ) -> HookState {
+        let result = match spec.target {
+            Target::Function { fentry, kprobe } => match fentry_to(ebpf, btf, fentry, spec.name) {
+                Ok(()) => Ok(Rung::Fentry),
+                Err(no_fentry) => {
+                    log::info!("{}: no fentry: {no_fentry:#}", spec.name);
+                    kprobe_to(ebpf, kprobe, spec.name).map(|_| Rung::Kprobe)
+                }
+            },
+            Target::ModuleFunction { module, .. } if !has_module(module) => {
+                return not_loaded(module);
+            }
+            Target::ModuleFunction { kprobe, kretprobe, .. } => {
+                self.pair(ebpf, kprobe, kretprobe, spec.name).map(|()| Rung::Kprobe)
+            }
+            Target::Tracepoint { program } => {
+                tracepoint_to(ebpf, program, spec.name).map(|()| Rung::Tracepoint)
+            }
+        };
+        match result {
+            Ok(rung) => HookState::Watched { rung },
+            Err(err) => HookState::CannotSee { why: format!("{err:#}") },
+        }
+    }
+
+    /// Entry first: a return whose entry was not seen says nothing.
+    fn pair(
+        &mut self,
+        ebpf: &mut Ebpf,
+        kprobe: &'static str,
+        kretprobe: &'static str,
+        function: &str,
+    ) -> Result<()> {
+        let entry = kprobe_to(ebpf, kprobe, function)?;
+        match kprobe_to(ebpf, kretprobe, function) {
+            Ok(link) => {
+                self.links.insert(kprobe, entry);
+                self.links.insert(kretprobe, link);
+                Ok(())
+            }
+            Err(err) => {
+                detach(ebpf, kprobe, entry)?;
+                Err(err)
+            }
+        }
+    }
+}
+
+fn not_loaded(module: &str) -> HookState {
+    HookState::CannotHappen { why: format!("{module} is not loaded") }
+}
+
+fn fentry_to(ebpf: &mut Ebpf, btf: Option<&Btf>, program: &str, function: &str) -> Result<()> {
+    let btf = btf.context("this kernel has no BTF")?;
+    let program = typed::<FEntry>(ebpf, program)?;
+    program.load(function, btf).with_context(|| format!("cannot load fentry of {function}"))?;
+    program.attach().with_context(|| format!("cannot attach fentry to {function}"))?;
+    Ok(())
+}
+
+fn kprobe_to(ebpf: &mut Ebpf, name: &str, function: &str) -> Result<KProbeLinkId> {
+    let program = typed::<KProbe>(ebpf, name)?;
+    if program.fd().is_err() {
+        program.load().with_context(|| format!("cannot load kprobe of {function}"))?;
+    }
+    program.attach(function, 0).with_context(|| format!("cannot attach kprobe to {function}"))
+}
+
+fn tracepoint_to(ebpf: &mut Ebpf, program: &str, tracepoint: &str) -> Result<()> {
+    let name = tracepoint.split_once(':').map_or(tracepoint, |(_, name)| name);
+    let program = typed::<RawTracePoint>(ebpf, program)?;
+    program.load().with_context(|| format!("cannot load the program for {tracepoint}"))?;
+    program.attach(name).with_context(|| format!("cannot attach to tracepoint {tracepoint}"))?;
+    Ok(())
+}
+
+fn detach(ebpf: &mut Ebpf, program: &str, link: KProbeLinkId) -> Result<()> {
+    typed::<KProbe>(ebpf, program)?
+        .detach(link)
+        .with_context(|| format!("cannot detach {program}"))
+}
+
+fn typed<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P>
+where
+    &'a mut P: TryFrom<&'a mut aya::programs::Program>,
+{
+    let program =
+        ebpf.program_mut(name).with_context(|| format!("the object has no program {name}"))?;
+    program.try_into().map_err(|_| anyhow!("program {name} is of another type"))
+}

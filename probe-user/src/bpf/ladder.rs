@@ -1,0 +1,107 @@
+//! The hooks, and for each the rungs of its ladder: which program serves it in which way.
+
+use crate::kernel::offsets::Family;
+
+/// What a hook looks at.
+#[derive(Clone, Copy, Debug)]
+pub enum Target {
+    /// A function of vmlinux: fentry where the kernel allows it, else kprobe.
+    Function { fentry: &'static str, kprobe: &'static str },
+    /// A function of a module, entry and return. aya attaches fentry to vmlinux only, and a kprobe
+    /// also lets the module go.
+    ModuleFunction { module: &'static str, kprobe: &'static str, kretprobe: &'static str },
+    /// A raw tracepoint, `category:name`.
+    Tracepoint { program: &'static str },
+}
+
+/// One hook.
+#[derive(Clone, Copy, Debug)]
+pub struct Spec {
+    /// The function, or `category:name` of the tracepoint.
+    pub name: &'static str,
+    pub family: Family,
+    pub target: Target,
+    /// Causes that are not seen without it.
+    pub causes: &'static [&'static str],
+}
+
+const fn function(
+    name: &'static str,
+    family: Family,
+    fentry: &'static str,
+    kprobe: &'static str,
+    causes: &'static [&'static str],
+) -> Spec {
+    Spec { name, family, target: Target::Function { fentry, kprobe }, causes }
+}
+
+const fn tracepoint(
+    name: &'static str,
+    family: Family,
+    program: &'static str,
+    causes: &'static [&'static str],
+) -> Spec {
+    Spec { name, family, target: Target::Tracepoint { program }, causes }
+}
+
+const DNS: &[&str] = &["conntrack-dnat-clash", "server-slow"];
+
+/// All hooks, failure paths first.
+pub const HOOKS: &[Spec] = &[
+    function(
+        "tcp_conn_request",
+        Family::Listen,
+        "listen_syn_fe",
+        "listen_syn_kp",
+        &["accept-queue-overflow"],
+    ),
+    function(
+        "tcp_v4_syn_recv_sock",
+        Family::Listen,
+        "listen_ack4_fe",
+        "listen_ack4_kp",
+        &["accept-queue-overflow"],
+    ),
+    function(
+        "tcp_v6_syn_recv_sock",
+        Family::Listen,
+        "listen_ack6_fe",
+        "listen_ack6_kp",
+        &["accept-queue-overflow"],
+    ),
+    Spec {
+        name: "nf_ct_resolve_clash",
+        family: Family::Conntrack,
+        target: Target::ModuleFunction {
+            module: "nf_conntrack",
+            kprobe: "clash_kp",
+            kretprobe: "clash_krp",
+        },
+        causes: &["conntrack-dnat-clash", "conntrack-snat-clash"],
+    },
+    Spec {
+        name: "early_drop",
+        family: Family::Conntrack,
+        target: Target::ModuleFunction {
+            module: "nf_conntrack",
+            kprobe: "early_drop_kp",
+            kretprobe: "early_drop_krp",
+        },
+        causes: &["conntrack-table-full"],
+    },
+    tracepoint(
+        "skb:kfree_skb",
+        Family::SkbDrop,
+        "kfree_skb",
+        &["conntrack-dnat-clash", "conntrack-table-full", "no-listener"],
+    ),
+    tracepoint("sock:inet_sock_set_state", Family::Handshake, "sock_state", &["no-listener"]),
+    tracepoint("tcp:tcp_retransmit_skb", Family::Handshake, "syn_retrans", &[]),
+    tracepoint("tcp:tcp_retransmit_synack", Family::Handshake, "synack_retrans", &[]),
+    function("udp_send_skb", Family::Dns, "dns_send4_fe", "dns_send4_kp", DNS),
+    function("udp_v6_send_skb", Family::Dns, "dns_send6_fe", "dns_send6_kp", DNS),
+    function("__udp_enqueue_schedule_skb", Family::Dns, "dns_arrive_fe", "dns_arrive_kp", DNS),
+    function("skb_consume_udp", Family::Dns, "dns_read_fe", "dns_read_kp", &[]),
+    function("udp_destroy_sock", Family::Dns, "dns_close4_fe", "dns_close4_kp", &[]),
+    function("udpv6_destroy_sock", Family::Dns, "dns_close6_fe", "dns_close6_kp", &[]),
+];

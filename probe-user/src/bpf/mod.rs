@@ -1,0 +1,116 @@
+//! The kernel side as the rest of the program sees it. The only module that imports aya.
+
+mod attach;
+mod counts;
+mod ladder;
+mod object;
+mod pairs;
+
+use std::os::fd::{AsRawFd, RawFd};
+
+use anyhow::{Context as _, Result};
+use aya::{
+    Btf, Ebpf,
+    maps::{MapData, PerCpuArray, RingBuf},
+};
+use probe_common::{config::Config, event::Dns, stats::Stats};
+
+use self::{attach::Attachments, object::Wire, pairs::Pairs};
+use crate::{
+    event::{Hook, Totals},
+    kernel::offsets::Resolved,
+};
+
+/// The loaded programs and their maps. Dropping it, or the end of the process however it comes,
+/// detaches everything: nothing is pinned.
+pub struct Probes {
+    ebpf: Ebpf,
+    attachments: Attachments,
+    resolved: Resolved,
+    events: RingBuf<MapData>,
+    stats: PerCpuArray<MapData, Wire<Stats>>,
+    pairs: Pairs,
+}
+
+impl Probes {
+    /// Loads the programs and attaches what can be attached.
+    ///
+    /// # Errors
+    /// When not even the maps can be created: BPF is not allowed here. Hooks that cannot be
+    /// attached are no error, see [`Self::hooks`].
+    pub fn open(
+        resolved: Resolved,
+        config: &Config,
+        has_module: impl Fn(&str) -> bool,
+    ) -> Result<Self> {
+        let btf = Btf::from_sys_fs()
+            .inspect_err(|err| log::info!("no BTF, so no fentry: {err}"))
+            .ok();
+        let mut ebpf = object::load(&resolved.offsets, config, btf.as_ref())?;
+        let events = ebpf.take_map("EVENTS").context("no map EVENTS")?;
+        let events = RingBuf::try_from(events).context("map EVENTS")?;
+        let stats = ebpf.take_map("STATS").context("no map STATS")?;
+        let stats = PerCpuArray::try_from(stats).context("map STATS")?;
+        let pairs = Pairs::take(&mut ebpf, config.min_stall)?;
+        let attachments = Attachments::new(&mut ebpf, btf.as_ref(), &resolved, has_module);
+        Ok(Self { ebpf, attachments, resolved, events, stats, pairs })
+    }
+
+    pub fn hooks(&self) -> Vec<Hook> {
+        self.attachments.hooks()
+    }
+
+    /// Whether anything is attached at all.
+    pub fn any(&self) -> bool {
+        self.attachments.any()
+    }
+
+    /// Hands every record that is there to `each`. Records are of any length; see
+    /// [`crate::event::decode`].
+    pub fn drain(&mut self, mut each: impl FnMut(&[u8])) {
+        while let Some(record) = self.events.next() {
+            each(&record);
+        }
+    }
+
+    /// Counters since the start.
+    ///
+    /// # Errors
+    /// When the kernel does not give them.
+    pub fn totals(&self) -> Result<Totals> {
+        let mut totals = counts::totals(&self.stats)?;
+        totals.missed += counts::recursion_misses(&self.ebpf, self.attachments.programs());
+        Ok(totals)
+    }
+
+    /// See [`Pairs::sweep`].
+    ///
+    /// # Errors
+    /// When the kernel does not give a map's entries.
+    pub fn sweep(&mut self, now: u64) -> Result<Vec<Dns>> {
+        self.pairs.sweep(now)
+    }
+
+    /// See [`Pairs::closed`].
+    ///
+    /// # Errors
+    /// When the kernel does not give a map's entries.
+    pub fn closed(&mut self, closed: &Dns) -> Result<Vec<Dns>> {
+        self.pairs.closed(closed)
+    }
+
+    pub fn module_gone(&mut self, module: &str) {
+        self.attachments.module_gone(&mut self.ebpf, module);
+    }
+
+    pub fn module_here(&mut self, module: &str) {
+        self.attachments.module_here(&mut self.ebpf, &self.resolved, module);
+    }
+}
+
+/// Readable when the ring buffer has records.
+impl AsRawFd for Probes {
+    fn as_raw_fd(&self) -> RawFd {
+        self.events.as_raw_fd()
+    }
+}
