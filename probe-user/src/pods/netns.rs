@@ -1,0 +1,234 @@
+//! Which network namespaces there are: the node's own, those with an `ip netns` name, and those in
+//! which a process lives.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    os::unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+
+use super::procfs::{netns_of, pids, printable};
+
+/// Name of the node's own namespace.
+pub const HOST: &str = "host";
+
+/// A file below `/run/netns`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Named {
+    pub name: String,
+    pub path: PathBuf,
+    /// Change time of the file's inode (seconds, nanoseconds). The mount keeps the inode, so another
+    /// time means another namespace, also when the number is the same. Zero where nothing keeps it.
+    pub stamp: (i64, i64),
+}
+
+/// Inode number of the node's own namespace: that of process 1, else (no rights) our own.
+pub fn host(root: &Path) -> Option<u32> {
+    netns_of(root, "1").or_else(|| netns_of(root, "self"))
+}
+
+/// Namespaces with a name, by inode number. Of several names of one namespace the first in order is
+/// taken. Files that are no namespaces (left behind, or made before the mount) are skipped.
+///
+/// # Errors
+/// When a folder that exists cannot be listed. An answer would look as if all pods had gone.
+pub fn named(root: &Path) -> Result<BTreeMap<u32, Named>> {
+    let mut found = BTreeMap::new();
+    let own = root.join("proc/self/ns/net");
+    let nsfs = fs::metadata(&own).with_context(|| format!("cannot stat {}", own.display()))?.dev();
+    list(root, &root.join("run/netns"), nsfs, &mut found)?;
+    // Mostly a link to /run. Below another root it would lead out of that root: do not follow.
+    let var = root.join("var/run");
+    if fs::symlink_metadata(&var).is_ok_and(|meta| meta.is_dir()) {
+        list(root, &var.join("netns"), nsfs, &mut found)?;
+    }
+    Ok(found)
+}
+
+fn list(root: &Path, dir: &Path, nsfs: u64, found: &mut BTreeMap<u32, Named>) -> Result<()> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => {
+            return Err(error).with_context(|| format!("cannot list {}", dir.display()));
+        }
+    };
+    for entry in entries {
+        let entry = entry.with_context(|| format!("cannot list {}", dir.display()))?;
+        let link = entry.file_type().is_ok_and(|kind| kind.is_symlink());
+        let path = if link { resolve(root, entry.path()) } else { entry.path() };
+        // Removed between listing and now, or not a namespace.
+        let Ok(meta) = fs::metadata(&path) else { continue };
+        if meta.dev() != nsfs {
+            continue;
+        }
+        let Ok(netns) = u32::try_from(meta.ino()) else { continue };
+        let name = printable(entry.file_name().as_bytes());
+        // A link to /proc/PID/ns/net keeps nothing: the kernel may make a new inode each time.
+        let stamp = if link { (0, 0) } else { (meta.ctime(), meta.ctime_nsec()) };
+        let this = Named { name, path, stamp };
+        match found.get(&netns) {
+            Some(other) if other.name <= this.name => {}
+            _ => {
+                found.insert(netns, this);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Follows one link (`ln -s /proc/PID/ns/net /run/netns/NAME` is common) inside the root.
+fn resolve(root: &Path, link: PathBuf) -> PathBuf {
+    match fs::read_link(&link) {
+        Ok(to) => match to.strip_prefix("/") {
+            Ok(inner) => root.join(inner),
+            Err(_) => link.parent().map(|dir| dir.join(&to)).unwrap_or(to),
+        },
+        Err(_) => link,
+    }
+}
+
+/// One pass over all processes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Inhabited {
+    /// Inode number of the namespace → lowest process id in it.
+    pub pids: BTreeMap<u32, u32>,
+    /// Whether all processes were looked at; else time was up.
+    pub complete: bool,
+}
+
+/// Namespaces in which a process lives (main threads only). Stops when `budget` is used up.
+///
+/// # Errors
+/// When `/proc` cannot be listed.
+pub fn inhabited(root: &Path, budget: Duration) -> Result<Inhabited> {
+    let deadline = Instant::now() + budget;
+    let mut found = Inhabited { complete: true, ..Inhabited::default() };
+    for (index, pid) in pids(root)?.into_iter().enumerate() {
+        if index % 64 == 63 && Instant::now() >= deadline {
+            found.complete = false;
+            break;
+        }
+        if let Some(netns) = netns_of(root, &pid.to_string()) {
+            found.pids.entry(netns).or_insert(pid);
+        }
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    /// A root in which every plain file counts as a namespace, as `/proc/self/ns/net` is one too.
+    fn fixture() -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("proc/self/ns")).unwrap();
+        fs::write(dir.path().join("proc/self/ns/net"), "").unwrap();
+        dir
+    }
+
+    fn name_in(root: &Path, dir: &str, name: &str) -> u32 {
+        fs::create_dir_all(root.join(dir)).unwrap();
+        let path = root.join(dir).join(name);
+        fs::write(&path, "").unwrap();
+        u32::try_from(fs::metadata(&path).unwrap().ino()).unwrap()
+    }
+
+    fn process(root: &Path, pid: u32, link: &str) {
+        let ns = root.join(format!("proc/{pid}/ns"));
+        fs::create_dir_all(&ns).unwrap();
+        symlink(link, ns.join("net")).unwrap();
+    }
+
+    #[test]
+    fn names_in_both_folders() {
+        let root = fixture();
+        assert!(named(root.path()).unwrap().is_empty(), "no folder, no names");
+        let web = name_in(root.path(), "run/netns", "web");
+        let db = name_in(root.path(), "var/run/netns", "db\u{1b}");
+        let found = named(root.path()).unwrap();
+        assert_eq!(found.len(), 2);
+        assert_eq!(found[&web].name, "web");
+        assert_eq!(found[&db].name, "db\\u{1b}");
+    }
+
+    #[test]
+    fn a_linked_var_run_is_not_followed() {
+        let root = fixture();
+        name_in(root.path(), "elsewhere/netns", "web");
+        fs::create_dir_all(root.path().join("var")).unwrap();
+        symlink("../elsewhere", root.path().join("var/run")).unwrap();
+        assert!(named(root.path()).unwrap().is_empty());
+    }
+
+    #[test]
+    fn links_stay_inside_the_root() {
+        let root = fixture();
+        let real = name_in(root.path(), "proc/9/ns", "net");
+        fs::create_dir_all(root.path().join("run/netns")).unwrap();
+        symlink("/proc/9/ns/net", root.path().join("run/netns/web")).unwrap();
+        let found = named(root.path()).unwrap();
+        assert_eq!(found[&real].name, "web");
+        assert_eq!(found[&real].path, root.path().join("proc/9/ns/net"));
+        assert_eq!(found[&real].stamp, (0, 0));
+    }
+
+    #[test]
+    fn one_namespace_with_two_names_has_the_first() {
+        let root = fixture();
+        let netns = name_in(root.path(), "run/netns", "b");
+        let dir = root.path().join("run/netns");
+        fs::hard_link(dir.join("b"), dir.join("a")).unwrap();
+        fs::hard_link(dir.join("b"), dir.join("c")).unwrap();
+        assert_eq!(named(root.path()).unwrap()[&netns].name, "a");
+    }
+
+    #[test]
+    fn files_that_are_no_namespaces_are_skipped() {
+        let root = fixture();
+        name_in(root.path(), "run/netns", "left-behind");
+        fs::remove_file(root.path().join("proc/self/ns/net")).unwrap();
+        symlink("/proc/self/ns/net", root.path().join("proc/self/ns/net")).unwrap();
+        assert!(named(root.path()).unwrap().is_empty(), "a plain file is not on nsfs");
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_listed_is_an_error() {
+        let root = fixture();
+        fs::create_dir_all(root.path().join("run")).unwrap();
+        fs::write(root.path().join("run/netns"), "").unwrap();
+        assert!(named(root.path()).unwrap_err().to_string().contains("cannot list"));
+    }
+
+    #[test]
+    fn processes_by_namespace() {
+        let root = fixture();
+        process(root.path(), 1, "net:[100]");
+        process(root.path(), 30, "net:[200]");
+        process(root.path(), 4, "net:[200]");
+        process(root.path(), 5, "garbled");
+        fs::create_dir_all(root.path().join("proc/6")).unwrap();
+        let found = inhabited(root.path(), Duration::from_secs(60)).unwrap();
+        assert!(found.complete);
+        assert_eq!(found.pids, BTreeMap::from([(100, 1), (200, 4)]));
+        assert_eq!(host(root.path()), Some(100));
+    }
+
+    #[test]
+    fn a_pass_out_of_time_says_so() {
+        let root = fixture();
+        for pid in 1..=100 {
+            process(root.path(), pid, "net:[100]");
+        }
+        assert!(!inhabited(root.path(), Duration::ZERO).unwrap().complete);
+    }
+}
