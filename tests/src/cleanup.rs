@@ -1,0 +1,81 @@
+//! Puts the node back as it was before a case, whatever state the case was left in.
+//!
+//! Nothing here may load a kernel module on a node that has none: `nft` and `conntrack` are asked
+//! only when what they speak to is there.
+
+use std::{fs, path::Path};
+
+use anyhow::Result;
+
+use crate::{
+    command::run,
+    netns::BRIDGE,
+    sysctl,
+    wait::{SOON, until},
+};
+
+/// Deletes pods, links, rules, connections and journalled sysctls. Goes on after a failure, so
+/// that one leftover does not keep the others; gives the first error.
+pub fn node() -> Result<()> {
+    let mut first = Ok(());
+    for step in [pods, links, rules, connections, sysctl::restore] {
+        let done = step();
+        if first.is_ok() {
+            first = done;
+        }
+    }
+    first
+}
+
+fn names(dir: &str) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
+    entries.flatten().filter_map(|e| e.file_name().into_string().ok()).collect()
+}
+
+fn pods() -> Result<()> {
+    for pod in names("/run/netns") {
+        // The link goes with its pod only some time later; its name is needed again at once.
+        let link = format!("v{pod}");
+        if Path::new("/sys/class/net").join(&link).exists() {
+            run("ip", &["link", "del", &link])?;
+        }
+        run("ip", &["netns", "del", &pod])?;
+    }
+    if Path::new("/etc/netns").exists() {
+        fs::remove_dir_all("/etc/netns")?;
+    }
+    Ok(())
+}
+
+fn links() -> Result<()> {
+    if Path::new("/sys/class/net").join(BRIDGE).exists() {
+        run("ip", &["link", "del", BRIDGE])?;
+    }
+    let ours = |name: &String| name.starts_with('v') && name != "vcan0";
+    until("the pods' links are gone", SOON, || {
+        Ok((!names("/sys/class/net").iter().any(ours)).then_some(()))
+    })
+}
+
+fn rules() -> Result<()> {
+    if Path::new("/sys/module/nf_tables").exists() {
+        run("nft", &["flush", "ruleset"])?;
+    }
+    for (tables, tool) in [
+        ("/proc/net/ip_tables_names", "iptables-legacy"),
+        ("/proc/net/ip6_tables_names", "ip6tables-legacy"),
+    ] {
+        for table in fs::read_to_string(tables).unwrap_or_default().lines() {
+            run(tool, &["-w", "-t", table, "-F"])?;
+            run(tool, &["-w", "-t", table, "-X"])?;
+        }
+    }
+    Ok(())
+}
+
+fn connections() -> Result<()> {
+    if Path::new("/sys/module/nf_conntrack_netlink").exists() {
+        run("conntrack", &["-F"])?;
+    }
+    Ok(())
+}

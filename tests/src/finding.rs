@@ -1,0 +1,98 @@
+//! One finding of stallprobe, and checks on its fields that quote the whole line when they fail.
+
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+/// A finding, or nothing at all in a run that only makes faults: then every check holds.
+#[derive(Clone)]
+pub struct Finding {
+    pub(crate) line: Option<Value>,
+    /// When its line arrived on stallprobe's standard output.
+    pub at: Instant,
+}
+
+impl Finding {
+    /// The field at a JSON pointer equals `want`.
+    pub fn is(&self, pointer: &str, want: impl Into<Value>) -> Result<&Self> {
+        let want = want.into();
+        self.check(pointer, &format!("{want}"), |got| *got == want)
+    }
+
+    /// The array at a JSON pointer holds exactly these, in any order.
+    pub fn is_set(&self, pointer: &str, want: &[String]) -> Result<&Self> {
+        let mut want: Vec<&str> = want.iter().map(String::as_str).collect();
+        want.sort_unstable();
+        self.check(pointer, &format!("{want:?} in any order"), |got| {
+            let mut got: Vec<&str> =
+                got.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+            got.sort_unstable();
+            got == want
+        })
+    }
+
+    /// The array, object or string at a JSON pointer is not empty.
+    pub fn filled(&self, pointer: &str) -> Result<&Self> {
+        self.check(pointer, "something", |got| match got {
+            Value::Array(a) => !a.is_empty(),
+            Value::Object(o) => !o.is_empty(),
+            Value::String(s) => !s.is_empty(),
+            _ => false,
+        })
+    }
+
+    /// The number at a JSON pointer is at least `least`.
+    pub fn at_least(&self, pointer: &str, least: u64) -> Result<&Self> {
+        self.check(pointer, &format!("at least {least}"), |got| {
+            got.as_u64().is_some_and(|n| n >= least)
+        })
+    }
+
+    /// The field at a JSON pointer satisfies `holds`; a missing field is null.
+    pub fn check(
+        &self,
+        pointer: &str,
+        want: &str,
+        holds: impl FnOnce(&Value) -> bool,
+    ) -> Result<&Self> {
+        let Some(line) = &self.line else { return Ok(self) };
+        let got = line.pointer(pointer).unwrap_or(&Value::Null);
+        if !holds(got) {
+            bail!("finding has {pointer} = {got}, expected {want}\n  {line}");
+        }
+        Ok(self)
+    }
+
+    /// The number at a JSON pointer; 0 when faults only are made.
+    pub fn number(&self, pointer: &str) -> Result<u64> {
+        let Some(line) = &self.line else { return Ok(0) };
+        line.pointer(pointer)
+            .and_then(Value::as_u64)
+            .with_context(|| format!("finding has no number at {pointer}\n  {line}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use serde_json::json;
+
+    fn finding(line: Value) -> Finding {
+        Finding { line: Some(line), at: Instant::now() }
+    }
+
+    #[test]
+    fn checks_fields_and_quotes_the_line() {
+        let f = finding(json!({"cause": "unknown", "details": {"backends": ["b", "a"], "n": 3}}));
+        f.is("/cause", "unknown").unwrap();
+        f.is_set("/details/backends", &["a".into(), "b".into()]).unwrap();
+        f.at_least("/details/n", 3).unwrap();
+        let error = f.is("/cause", "no-listener").err().unwrap().to_string();
+        assert!(error.contains("expected \"no-listener\"") && error.contains("\"n\":3"), "{error}");
+        assert!(f.at_least("/details/n", 4).is_err());
+        assert!(f.filled("/details/absent").is_err());
+        assert!(f.is_set("/details/backends", &["a".into()]).is_err());
+    }
+}

@@ -1,0 +1,252 @@
+//! stallprobe itself, running on the node and read line by line.
+
+use std::{
+    cell::RefCell,
+    io::{BufRead, BufReader, Read},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::{finding::Finding, wait};
+
+/// Name of the binary, found on PATH.
+pub const STALLPROBE: &str = "stallprobe";
+
+/// How long stallprobe may take to attach, under emulation and beside other loads.
+const START: Duration = Duration::from_secs(60);
+
+/// One line of stallprobe's standard output and when it arrived.
+struct Line {
+    value: Value,
+    at: Instant,
+}
+
+#[derive(Default)]
+struct Seen {
+    lines: Vec<Line>,
+    /// Lines that are no JSON object.
+    odd: Vec<String>,
+    stderr: String,
+    closed: bool,
+}
+
+#[derive(Default)]
+struct Shared {
+    seen: Mutex<Seen>,
+    news: Condvar,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A running stallprobe, or none in a run that only makes faults.
+pub struct Probe {
+    child: RefCell<Option<Child>>,
+    shared: Arc<Shared>,
+    present: bool,
+}
+
+impl Probe {
+    /// A probe that agrees with everything.
+    pub fn absent() -> Self {
+        Self { child: RefCell::new(None), shared: Arc::default(), present: false }
+    }
+
+    /// Starts stallprobe and waits until it watches.
+    pub fn start(args: &[&str]) -> Result<Self> {
+        let mut child = Command::new(STALLPROBE)
+            .args(["watch", "-o", "json"])
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("cannot start {STALLPROBE}: is it on PATH?"))?;
+        let shared = Arc::<Shared>::default();
+        let stdout = child.stdout.take().context("no standard output")?;
+        let stderr = child.stderr.take().context("no standard error")?;
+        let reader = Arc::clone(&shared);
+        thread::spawn(move || read_lines(stdout, &reader));
+        let reader = Arc::clone(&shared);
+        thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                reader.lock().stderr.push_str(&format!("{line}\n"));
+            }
+        });
+        let probe = Self { child: RefCell::new(Some(child)), shared, present: true };
+        probe.wait_line("stallprobe says that it watches", START, |line| {
+            line["type"] == "status" && line["state"] == "watching"
+        })?;
+        Ok(probe)
+    }
+
+    pub fn pid(&self) -> Option<u32> {
+        self.child.borrow().as_ref().map(Child::id)
+    }
+
+    /// Waits for a finding for which `wanted` holds.
+    pub fn finding(
+        &self,
+        what: &str,
+        limit: Duration,
+        wanted: impl Fn(&Value) -> bool,
+    ) -> Result<Finding> {
+        if !self.present {
+            return Ok(Finding { line: None, at: Instant::now() });
+        }
+        let (line, at) = self.wait_line(&format!("a finding: {what}"), limit, |line| {
+            line["type"] == "finding" && wanted(line)
+        })?;
+        Ok(Finding { line: Some(line), at })
+    }
+
+    /// Waits for a finding of this cause whose victim is this pod.
+    pub fn cause(&self, cause: &str, victim: &str, limit: Duration) -> Result<Finding> {
+        self.finding(&format!("{cause} with victim {victim}"), limit, |f| {
+            f["cause"] == cause && f["victim"]["pod"] == victim
+        })
+    }
+
+    /// Waits for a line for which `wanted` holds and gives it with the time it arrived.
+    pub fn wait_line(
+        &self,
+        what: &str,
+        limit: Duration,
+        wanted: impl Fn(&Value) -> bool,
+    ) -> Result<(Value, Instant)> {
+        let end = Instant::now() + limit;
+        let mut seen = self.shared.lock();
+        let mut next = 0;
+        loop {
+            if let Some(line) = seen.lines.iter().skip(next).find(|line| wanted(&line.value)) {
+                return Ok((line.value.clone(), line.at));
+            }
+            next = seen.lines.len();
+            let left = end.saturating_duration_since(Instant::now());
+            if seen.closed {
+                bail!("stallprobe ended before: {what}\n{}", seen.stderr.trim_end());
+            }
+            if left.is_zero() {
+                bail!("waited {} s in vain for {what}", limit.as_secs());
+            }
+            seen =
+                self.shared.news.wait_timeout(seen, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// All lines of a type so far.
+    pub fn lines(&self, kind: &str) -> Vec<Value> {
+        let seen = self.shared.lock();
+        let lines = seen.lines.iter().map(|line| &line.value);
+        lines.filter(|line| line["type"] == kind).cloned().collect()
+    }
+
+    /// How many stalls the findings for which `wanted` holds stand for: updates carry the count
+    /// on.
+    pub fn stalls(&self, wanted: impl Fn(&Value) -> bool) -> u64 {
+        let updates = self.lines("update");
+        let last = |finding: &Value| {
+            let of_it = updates.iter().rfind(|u| u["id"] == finding["id"]);
+            of_it.unwrap_or(finding)["count"].as_u64().unwrap_or(1)
+        };
+        self.lines("finding").iter().filter(|f| wanted(f)).map(last).sum()
+    }
+
+    /// No finding so far names one of these causes.
+    pub fn never(&self, causes: &[&str]) -> Result<()> {
+        let named = |f: &&Value| f["cause"].as_str().is_some_and(|c| causes.contains(&c));
+        match self.lines("finding").iter().find(named) {
+            Some(f) => bail!("{} was named, which it is not\n  {f}", f["cause"]),
+            None => Ok(()),
+        }
+    }
+
+    /// Every finding so far names one of these causes.
+    pub fn only(&self, causes: &[&str]) -> Result<()> {
+        let other = |f: &&Value| !f["cause"].as_str().is_some_and(|c| causes.contains(&c));
+        match self.lines("finding").iter().find(other) {
+            Some(f) => bail!("{} was named, expected only {causes:?}\n  {f}", f["cause"]),
+            None => Ok(()),
+        }
+    }
+
+    /// Ends stallprobe with SIGTERM and gives its summary line.
+    pub fn stop(&self) -> Result<Value> {
+        if !self.present {
+            return Ok(Value::Null);
+        }
+        let status = self.end(libc::SIGTERM)?;
+        if !status.success() {
+            bail!("stallprobe ended with {status}\n{}", self.shared.lock().stderr.trim_end());
+        }
+        let seen = self.shared.lock();
+        if let Some(odd) = seen.odd.first() {
+            bail!("stallprobe wrote a line that is no JSON object: {odd}");
+        }
+        let summary = seen.lines.iter().rfind(|line| line.value["type"] == "summary");
+        Ok(summary.context("stallprobe wrote no summary")?.value.clone())
+    }
+
+    /// Sends a signal and waits for the end of the process and of its output.
+    pub fn end(&self, signal: i32) -> Result<ExitStatus> {
+        let mut child = self.child.borrow_mut().take().context("stallprobe has ended already")?;
+        let pid = i32::try_from(child.id()).context("odd process id")?;
+        // SAFETY: a signal to our own child, which was not waited for yet.
+        unsafe { libc::kill(pid, signal) };
+        let status = wait::until("stallprobe ends after a signal", START, || {
+            child.try_wait().context("cannot wait for stallprobe")
+        })?;
+        wait::until("stallprobe's output ends", wait::SOON, || {
+            Ok(self.shared.lock().closed.then_some(()))
+        })?;
+        Ok(status)
+    }
+
+    /// What stallprobe said, for the report of a failure.
+    pub fn report(&self) -> String {
+        let seen = self.shared.lock();
+        let mut out = String::from("stallprobe said:");
+        let shown = |l: &&Line| l.value["type"] != "event";
+        let lines: Vec<_> = seen.lines.iter().filter(shown).collect();
+        for line in lines.iter().rev().take(30).rev() {
+            out.push_str(&format!("\n  {}", line.value));
+        }
+        for odd in seen.odd.iter().take(10) {
+            out.push_str(&format!("\n  (no JSON) {odd}"));
+        }
+        for line in seen.stderr.lines().rev().take(20).collect::<Vec<_>>().iter().rev() {
+            out.push_str(&format!("\n  (stderr) {line}"));
+        }
+        out
+    }
+}
+
+impl Drop for Probe {
+    fn drop(&mut self) {
+        if let Some(child) = self.child.borrow_mut().as_mut() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn read_lines(stdout: impl Read, shared: &Shared) {
+    for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+        let mut seen = shared.lock();
+        match serde_json::from_str(&line) {
+            Ok(value @ Value::Object(_)) => seen.lines.push(Line { value, at: Instant::now() }),
+            _ => seen.odd.push(line),
+        }
+        shared.news.notify_all();
+    }
+    shared.lock().closed = true;
+    shared.news.notify_all();
+}

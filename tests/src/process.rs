@@ -1,0 +1,113 @@
+//! Programs that run inside pods while a case lasts: DNS servers, listeners, dnsmasq.
+
+use std::{
+    io::{BufRead, BufReader},
+    os::unix::process::CommandExt,
+    process::{Child, Command, Stdio},
+    sync::mpsc,
+    thread,
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{
+    netns::Pod,
+    wait::{SOON, until},
+};
+
+/// What a helper prints when it serves.
+pub const READY: &str = "ready";
+
+/// A running program, ended when dropped.
+pub struct Process {
+    child: Child,
+    what: String,
+}
+
+impl Process {
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Starts this very binary inside a pod with a helper's sub-command, and waits until it says
+    /// that it serves.
+    pub fn helper(pod: &Pod, args: &[&str]) -> Result<Self> {
+        let mut command = pod.command("/proc/self/exe")?;
+        command.args(args).stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut process = Self::start(command, format!("lab {} in {}", args.join(" "), pod.name))?;
+        let stdout = process.child.stdout.take().context("no standard output")?;
+        let (send, ready) = mpsc::channel();
+        thread::Builder::new()
+            .spawn(move || {
+                let first = BufReader::new(stdout).lines().next();
+                let _ = send.send(first.and_then(Result::ok));
+            })
+            .context("cannot start a thread")?;
+        match ready.recv_timeout(SOON) {
+            Ok(Some(line)) if line == READY => Ok(process),
+            other => bail!("{} did not start: {other:?}", process.what),
+        }
+    }
+
+    /// Starts a program of the node inside a pod and waits until `up` holds.
+    pub fn daemon(
+        pod: &Pod,
+        program: &str,
+        args: &[&str],
+        up: impl Fn() -> Result<bool>,
+    ) -> Result<Self> {
+        let mut command = pod.command(program)?;
+        command.args(args).stdin(Stdio::null()).stdout(Stdio::null());
+        let mut process = Self::start(command, format!("{program} in {}", pod.name))?;
+        let what = format!("{} serves", process.what);
+        until(&what, SOON, || {
+            if let Some(status) = process.child.try_wait().context("cannot wait")? {
+                bail!("{} ended with {status}", process.what);
+            }
+            Ok(up()?.then_some(()))
+        })?;
+        Ok(process)
+    }
+
+    fn start(mut command: Command, what: String) -> Result<Self> {
+        // SAFETY: prctl is a plain system call, allowed between fork and exec. The helper must not
+        // outlive a case that was killed.
+        unsafe {
+            command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
+                0 => Ok(()),
+                _ => Err(std::io::Error::last_os_error()),
+            });
+        }
+        let child = command.spawn().with_context(|| format!("cannot start {what}"))?;
+        Ok(Self { child, what })
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended by itself; then there is nothing to kill.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Gives the calling process the name that `ps` and stallprobe show, at most 15 bytes.
+pub fn set_name(name: &str) -> Result<()> {
+    let name = std::ffi::CString::new(name).context("a process name has no NUL byte")?;
+    // SAFETY: PR_SET_NAME reads a NUL-terminated string.
+    match unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()).context("cannot set the process name"),
+    }
+}
+
+/// Whether a UDP socket is bound to a port inside a pod.
+pub fn udp_bound(pod: &Pod, port: u16) -> Result<bool> {
+    pod.inside(|| {
+        let path = "/proc/thread-self/net/udp";
+        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
+        Ok(text.lines().any(|l| {
+            l.split_whitespace().nth(1).is_some_and(|a| a.ends_with(&format!(":{port:04X}")))
+        }))
+    })
+}

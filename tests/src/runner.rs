@@ -1,0 +1,142 @@
+//! Runs cases one after the other, each in a process of its own, and cleans up after each whatever
+//! became of it.
+
+use std::{
+    io::Read,
+    os::unix::process::CommandExt,
+    process::{Command, Stdio},
+    thread,
+    time::Instant,
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{
+    args::Flags,
+    case::{Case, EXIT_SKIPPED, kernel_release},
+    cleanup, say, scenarios,
+};
+
+enum Verdict {
+    Ok,
+    Skipped(String),
+    Failed(String),
+}
+
+/// `lab list`.
+pub fn list() -> Result<()> {
+    for case in scenarios::ALL {
+        let kernels = if case.kernels.is_empty() { "all".into() } else { case.kernels.join(", ") };
+        say(&format!("{:<28} {kernels}", case.name))?;
+    }
+    Ok(())
+}
+
+/// `lab test`: true when no case failed.
+pub fn test(flags: &Flags) -> Result<bool> {
+    throw_away_only()?;
+    let release = match flags.optional("--kernel-name") {
+        Some(name) => name.to_owned(),
+        None => kernel_release()?,
+    };
+    let filters = flags.all("--filter");
+    let chosen = |case: &&Case| filters.is_empty() || filters.iter().any(|f| case.name.contains(f));
+    let cases: Vec<&Case> = scenarios::ALL.iter().filter(chosen).collect();
+    if cases.is_empty() {
+        bail!("no case matches; `lab list` shows them");
+    }
+    let (mut passed, mut failed, mut skipped) = (0, 0, 0);
+    for case in cases {
+        let started = Instant::now();
+        let verdict = match case.applies(&release) {
+            true => run(case, flags.has("--faults-only")),
+            false => Verdict::Skipped(format!("for kernel {} only", case.kernels.join(", "))),
+        };
+        let seconds = started.elapsed().as_secs_f32();
+        let word = match verdict {
+            Verdict::Ok => {
+                passed += 1;
+                format!("ok ({seconds:.1} s)")
+            }
+            Verdict::Skipped(why) => {
+                skipped += 1;
+                format!("skipped: {why}")
+            }
+            Verdict::Failed(why) => {
+                failed += 1;
+                format!("FAILED: {} ({seconds:.1} s)", why.trim_end().replace('\n', "\n    "))
+            }
+        };
+        say(&format!("case {} ... {word}", case.name))?;
+    }
+    say(&format!("{passed} passed, {failed} failed, {skipped} skipped"))?;
+    Ok(failed == 0)
+}
+
+/// Runs one case and cleans up; a node that cannot be cleaned is a failure too.
+fn run(case: &Case, faults_only: bool) -> Verdict {
+    let verdict = run_in_process(case, faults_only)
+        .unwrap_or_else(|e| Verdict::Failed(format!("the case could not be run: {e:#}")));
+    match (cleanup::node(), verdict) {
+        (Ok(()), verdict) => verdict,
+        (Err(e), Verdict::Failed(why)) => Verdict::Failed(format!("{why}\nclean-up: {e:#}")),
+        (Err(e), _) => Verdict::Failed(format!("cannot clean up: {e:#}")),
+    }
+}
+
+fn run_in_process(case: &Case, faults_only: bool) -> Result<Verdict> {
+    let mut command = Command::new("/proc/self/exe");
+    command.args(["case", case.name]).stdin(Stdio::null()).stdout(Stdio::piped()).process_group(0);
+    if faults_only {
+        command.arg("--faults-only");
+    }
+    let mut child = command.spawn().context("cannot start its process")?;
+    let group = i32::try_from(child.id()).context("odd process id")?;
+    let mut stdout = child.stdout.take().context("no standard output")?;
+    let reader = thread::spawn(move || {
+        let mut text = String::new();
+        // A case killed at its limit may leave half a line; what there is, is shown.
+        let _ = stdout.read_to_string(&mut text);
+        text
+    });
+    let end = Instant::now() + case.limit;
+    let status = loop {
+        if let Some(status) = child.try_wait().context("cannot wait for its process")? {
+            break Some(status);
+        }
+        if Instant::now() > end {
+            break None;
+        }
+        thread::sleep(std::time::Duration::from_millis(20));
+    };
+    // Whatever it started, ends with it: helpers, dnsmasq, stallprobe.
+    // SAFETY: signals our own child's process group.
+    unsafe { libc::kill(-group, libc::SIGKILL) };
+    let _ = child.wait();
+    let text = reader.join().unwrap_or_default();
+    Ok(match status.map(|s| s.code()) {
+        Some(Some(0)) => Verdict::Ok,
+        Some(Some(EXIT_SKIPPED)) => Verdict::Skipped(text.trim_end().to_owned()),
+        Some(Some(_)) => Verdict::Failed(text),
+        Some(None) => Verdict::Failed(format!("its process was killed\n{text}")),
+        None => Verdict::Failed(format!("not done after {} s\n{text}", case.limit.as_secs())),
+    })
+}
+
+/// The lab deletes every network namespace, rule and connection: only a machine that runs from
+/// memory and is thrown away may be treated so.
+pub fn throw_away_only() -> Result<()> {
+    // SAFETY: all zeros is a valid statfs, and the path is NUL-terminated.
+    let (result, magic) = unsafe {
+        let mut fs: libc::statfs = std::mem::zeroed();
+        (libc::statfs(c"/".as_ptr(), &raw mut fs), fs.f_type)
+    };
+    const RAMFS_MAGIC: i64 = 0x8584_58f6;
+    if result != 0 || !(magic == RAMFS_MAGIC || magic == libc::TMPFS_MAGIC) {
+        bail!(
+            "the lab deletes every pod, rule and connection of the machine it runs on: \
+             start it in a virtual machine with `cargo xtask vm -- lab …`"
+        );
+    }
+    Ok(())
+}

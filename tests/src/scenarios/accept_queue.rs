@@ -1,0 +1,126 @@
+//! A listener that does not accept: its queue is full for the next SYN, or for the final ACK of a
+//! handshake that began when there was still room.
+
+use std::{net::SocketAddr, time::Duration};
+
+use anyhow::{Result, bail, ensure};
+
+use crate::{
+    counters,
+    lab::Lab,
+    tcp::{self, Attempt, State},
+    wait::{SOON, until},
+};
+
+const PORT: u16 = 8080;
+const LISTENER: &str = "shop-api";
+/// A refused client learns of it only when its retransmit is due: 1 s, then 2 s more.
+const STALL: Duration = Duration::from_secs(20);
+
+pub fn syn(lab: &Lab) -> Result<()> {
+    syn_stage(lab, false)
+}
+
+pub fn syn_v6(lab: &Lab) -> Result<()> {
+    syn_stage(lab, true)
+}
+
+pub fn ack(lab: &Lab) -> Result<()> {
+    ack_stage(lab, false)
+}
+
+pub fn ack_v6(lab: &Lab) -> Result<()> {
+    ack_stage(lab, true)
+}
+
+/// Backlog 1 holds two connections (the kernel compares with `>`); the third SYN is refused.
+fn syn_stage(lab: &Lab, v6: bool) -> Result<()> {
+    let (client, server) = (lab.pod("client")?, lab.pod("shop")?);
+    let to = SocketAddr::new(server.address(v6), PORT);
+    let listener = tcp::listen(&server, LISTENER, any(v6), 1, false)?;
+    let probe = lab.probe(&[])?;
+
+    let mut fitting = Vec::new();
+    for _ in 0..2 {
+        let attempt = Attempt::start(&client, to)?;
+        ensure!(attempt.wait(SOON)? == State::Connected, "the queue had room, yet no connection");
+        fitting.push(attempt);
+    }
+    let before = counters::net(&server, "ListenOverflows")?;
+    let refused = Attempt::start(&client, to)?;
+    until("the listener refuses a SYN twice", SOON, || {
+        Ok((counters::net(&server, "ListenOverflows")? >= before + 2).then_some(()))
+    })?;
+    if refused.wait(Duration::ZERO)? != State::Pending {
+        bail!("a connect into a full queue should hang");
+    }
+
+    let finding = probe.cause("accept-queue-overflow", "client", STALL)?;
+    finding
+        .is("/symptom", "connect-stall")?
+        .is("/confidence", "certain")?
+        .is("/culprit/pod", "shop")?
+        .is("/culprit/process", LISTENER)?
+        .is("/culprit/pid", listener.pid())?
+        .is("/details/stage", "syn")?
+        .is("/details/port", PORT)?
+        .is("/details/process", LISTENER)?
+        .is("/details/pid", listener.pid())?
+        .is("/details/ack_backlog", 2)?
+        .is("/details/max_ack_backlog", 1)?
+        .is("/flow/dport", PORT)?
+        .is("/flow/dst", to.ip().to_string())?
+        .filled("/fix")?;
+    probe.stop()?;
+    probe.only(&["accept-queue-overflow"])
+}
+
+/// Backlog 4 holds five connections; three are there when four SYNs pass at once, and their ACKs,
+/// delayed on the way, find room for two.
+fn ack_stage(lab: &Lab, v6: bool) -> Result<()> {
+    let (client, server) = (lab.pod("client")?, lab.pod("shop")?);
+    let to = SocketAddr::new(server.address(v6), PORT);
+    let listener = tcp::listen(&server, LISTENER, any(v6), 4, false)?;
+    let probe = lab.probe(&[])?;
+
+    let mut attempts = Vec::new();
+    for _ in 0..3 {
+        let attempt = Attempt::start(&client, to)?;
+        ensure!(attempt.wait(SOON)? == State::Connected, "the queue had room, yet no connection");
+        attempts.push(attempt);
+    }
+    // Long enough for all four SYNs to be answered before the first ACK arrives.
+    client.run("tc", &["qdisc", "add", "dev", "eth0", "root", "netem", "delay", "300ms"])?;
+    let before = counters::net(&server, "ListenOverflows")?;
+    for _ in 0..4 {
+        attempts.push(Attempt::start(&client, to)?);
+    }
+    until("the listener drops a final ACK", SOON, || {
+        Ok((counters::net(&server, "ListenOverflows")? > before).then_some(()))
+    })?;
+    // A refused SYN would leave its connect pending: here the clients believe they are connected.
+    for attempt in &attempts {
+        ensure!(attempt.wait(SOON)? == State::Connected, "the SYN was refused, not the ACK");
+    }
+
+    let finding = probe.finding("accept-queue-overflow of the ACK", STALL, |f| {
+        f["cause"] == "accept-queue-overflow"
+    })?;
+    finding
+        .is("/confidence", "certain")?
+        .is("/victim/pod", "client")?
+        .is("/culprit/pod", "shop")?
+        .is("/details/stage", "ack")?
+        .is("/details/port", PORT)?
+        .is("/details/process", LISTENER)?
+        .is("/details/pid", listener.pid())?
+        .is("/details/ack_backlog", 5)?
+        .is("/details/max_ack_backlog", 4)?
+        .filled("/fix")?;
+    probe.stop()?;
+    probe.only(&["accept-queue-overflow"])
+}
+
+fn any(v6: bool) -> SocketAddr {
+    if v6 { ([0u16; 8], PORT).into() } else { ([0u8; 4], PORT).into() }
+}

@@ -1,0 +1,13 @@
+//! The scenarios, one a file.
+
+mod accept_queue;
+
+use crate::case::Case;
+
+/// All cases, in the order they run.
+pub const ALL: &[Case] = &[
+    Case::new("accept_queue_syn", accept_queue::syn),
+    Case::new("accept_queue_syn_v6", accept_queue::syn_v6),
+    Case::new("accept_queue_ack", accept_queue::ack),
+    Case::new("accept_queue_ack_v6", accept_queue::ack_v6),
+];
