@@ -41,6 +41,11 @@ impl Cache {
         self.folder("initramfs")
     }
 
+    /// Where virtual machines have their files while they run.
+    pub fn runs(&self) -> Result<PathBuf> {
+        self.folder("runs")
+    }
+
     fn folder(&self, name: &str) -> Result<PathBuf> {
         let path = self.root.join(name);
         create_dir(&path)?;
@@ -72,13 +77,13 @@ pub struct Staging {
 
 impl Staging {
     pub fn beside(target: &Path) -> Result<Self> {
-        let mut name = target.file_name().context("a cache path without a name")?.to_owned();
-        name.push(format!(".part-{}", std::process::id()));
-        let path = target.with_file_name(name);
-        if path.exists() {
-            fs::remove_dir_all(&path)
-                .with_context(|| format!("cannot remove {}", path.display()))?;
-        }
+        let name = target
+            .file_name()
+            .and_then(|name| name.to_str())
+            .context("a cache path without a name")?;
+        let start = format!("{name}.part-");
+        sweep(target, &start);
+        let path = target.with_file_name(format!("{start}{}", std::process::id()));
         create_dir(&path)?;
         Ok(Self { path, target: target.to_owned() })
     }
@@ -92,6 +97,22 @@ impl Staging {
             format!("cannot rename {} to {}", self.path.display(), self.target.display())
         })
     }
+}
+
+/// Removes what processes that were killed left behind. What cannot be removed does no harm.
+fn sweep(target: &Path, start: &str) {
+    let list = target.parent().and_then(|folder| folder.read_dir().ok());
+    for entry in list.into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let owner = name.to_str().and_then(|name| name.strip_prefix(start));
+        if owner.is_some_and(|pid| !is_other_process(pid)) {
+            let _removed = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+fn is_other_process(pid: &str) -> bool {
+    pid != std::process::id().to_string() && Path::new("/proc").join(pid).exists()
 }
 
 impl Drop for Staging {
@@ -112,4 +133,32 @@ pub fn run_quietly(command: &mut Command) -> Result<Vec<u8>> {
         String::from_utf8_lossy(&output.stderr).trim()
     );
     Ok(output.stdout)
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn a_folder_appears_only_when_it_is_whole() {
+        let root = env::temp_dir().join(format!("stallprobe-cache-{}", std::process::id()));
+        create_dir(&root).unwrap();
+        let target = root.join("kernel");
+        // No process has the number 0.
+        let left_over = root.join("kernel.part-0");
+        create_dir(&left_over.join("x")).unwrap();
+
+        let given_up = Staging::beside(&target).unwrap();
+        let given_up_path = given_up.path().to_owned();
+        assert!(given_up_path.is_dir() && !left_over.exists());
+        drop(given_up);
+        assert!(!given_up_path.exists() && !target.exists());
+
+        let staging = Staging::beside(&target).unwrap();
+        fs::write(staging.path().join("file"), "x").unwrap();
+        staging.publish().unwrap();
+        assert!(target.join("file").is_file());
+        fs::remove_dir_all(&root).unwrap();
+    }
 }

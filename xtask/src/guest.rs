@@ -41,6 +41,7 @@ pub struct Guest {
     base: PathBuf,
     run: Tree,
     kernel: String,
+    runs: PathBuf,
 }
 
 /// What came of a run.
@@ -63,6 +64,7 @@ impl Guest {
             base,
             run: Tree::default(),
             kernel: kernel.name.to_owned(),
+            runs: cache.runs()?,
         };
         for program in artifacts.programs() {
             let name = file_name(program)?;
@@ -98,7 +100,7 @@ impl Guest {
         let script = format!("#!/bin/bash\n{}\n", task.line);
         self.run.bytes("vm/command", 0o755, script);
 
-        let folder = Staging::beside(&env::temp_dir().join("stallprobe-vm"))?;
+        let folder = Staging::beside(&self.runs.join("vm"))?;
         let initramfs = folder.path().join("initramfs.cpio");
         initramfs::with_run(&self.base, &self.run, &initramfs)?;
         let machine = Machine {

@@ -3,7 +3,7 @@
 //! From rustup, else from Debian: its `rust-src` package of exactly the compiler's version.
 use std::{
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -69,10 +69,10 @@ fn from_debian(library: &Path) -> Result<()> {
     let parent = library.parent().context("a sysroot without folders")?;
     create_dir(parent)?;
     let staging = Staging::beside(library)?;
-    let raw = staging.path().join("raw");
-    run_quietly(Command::new("dpkg-deb").arg("-x").arg(&deb).arg(&raw))?;
     // The package has the whole compiler; only the library is needed.
-    let source = raw.join(format!("usr/src/rustc-{version}/library"));
+    let wanted = format!("./usr/src/rustc-{version}/library");
+    extract(&deb, &wanted, staging.path())?;
+    let source = staging.path().join(wanted);
     ensure!(source.join("core/src/lib.rs").is_file(), "{} has no standard library", deb.display());
     if library.exists() {
         bail!("{} is incomplete: remove it and run this again", library.display());
@@ -80,6 +80,24 @@ fn from_debian(library: &Path) -> Result<()> {
     std::fs::rename(&source, library)
         .with_context(|| format!("cannot move the sources to {}", library.display()))?;
     step.done("done");
+    Ok(())
+}
+
+/// Unpacks one folder of a package.
+fn extract(deb: &Path, folder: &str, target: &Path) -> Result<()> {
+    let mut unpack = Command::new("dpkg-deb")
+        .arg("--fsys-tarfile")
+        .arg(deb)
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot run dpkg-deb")?;
+    let archive = unpack.stdout.take().context("no pipe from dpkg-deb")?;
+    let mut tar = Command::new("tar");
+    tar.arg("-x").arg("-C").arg(target).arg(folder);
+    let extracted = run_quietly(tar.stdin(archive));
+    let status = unpack.wait().context("cannot wait for dpkg-deb")?;
+    extracted.with_context(|| format!("cannot unpack {}", deb.display()))?;
+    ensure!(status.success(), "dpkg-deb failed on {}", deb.display());
     Ok(())
 }
 
