@@ -38,28 +38,21 @@ impl Family {
     fn needs(self) -> &'static [&'static [&'static str]] {
         match self {
             Self::Listen => &[PACKET, SOCKET, &["sk_ack_backlog", "sk_max_ack_backlog"]],
-            Self::Handshake => &[SOCKET, &["skb_sk"]],
-            Self::Conntrack => &[PACKET, ENTRY],
-            Self::Dns => &[PACKET, SOCKET, &["skb_sk"]],
+            Self::Handshake => &[SOCKET, &["sk_state", "sk_protocol", "inet_sport", "tcp_snd_una"]],
+            Self::Conntrack => &[ENTRY, &["net_inum"]],
+            Self::Dns => &[PACKET, SOCKET, FLOW, &["skb_sk", "skb_transport_header"]],
             Self::SkbDrop => &[PACKET],
         }
     }
 }
 
 /// To find a packet's headers.
-const PACKET: &[&str] =
-    &["skb_head", "skb_data", "skb_len", "skb_network_header", "skb_transport_header"];
-/// To tell whose socket it is.
-const SOCKET: &[&str] = &[
-    "sk_family",
-    "sk_state",
-    "sk_num",
-    "sk_dport",
-    "sk_daddr",
-    "sk_rcv_saddr",
-    "sk_net",
-    "net_inum",
-];
+const PACKET: &[&str] = &["skb_head", "skb_data", "skb_len", "skb_data_len", "skb_network_header"];
+/// To tell whose socket it is. The IPv6 addresses are not among them: a kernel without IPv6 has none.
+const SOCKET: &[&str] =
+    &["sk_family", "sk_num", "sk_dport", "sk_daddr", "sk_rcv_saddr", "sk_net", "net_inum"];
+/// To read where a datagram goes.
+const FLOW: &[&str] = &["fl4_saddr", "fl4_daddr", "fl4_sport", "fl4_dport"];
 /// To read a conntrack entry's two tuples and state.
 const ENTRY: &[&str] = &[
     "skb_nfct",
@@ -74,6 +67,23 @@ const ENTRY: &[&str] = &[
     "tuple_protonum",
     "tuple_dir",
     "tuplehash_size",
+];
+
+/// Bytes that the programs read. A member that is smaller on some kernel would bring its neighbour
+/// along, so it counts as absent; of a larger one they read the low bytes.
+const WIDTHS: &[(u32, &[&str])] = &[
+    (16, &["sk_v6_daddr", "sk_v6_rcv_saddr", "tuple_src", "tuple_dst", "fl6_saddr", "fl6_daddr"]),
+    (8, &["skb_head", "skb_data", "skb_sk", "skb_dev", "skb_nfct", "skb_refdst", "dst_dev"]),
+    (8, &["dev_net", "net_cookie", "sk_net", "sk_socket", "socket_ino", "ct_net"]),
+    (4, &["skb_len", "skb_data_len", "skb_iif", "dev_ifindex", "net_inum", "net_somaxconn"]),
+    (4, &["net_max_syn_backlog", "sk_daddr", "sk_rcv_saddr", "sk_ack_backlog"]),
+    (4, &["sk_max_ack_backlog", "sk_err", "icsk_qlen", "tcp_snd_una", "req_rcv_isn"]),
+    (4, &["ct_status", "ct_timeout", "fl4_saddr", "fl4_daddr"]),
+    (2, &["skb_network_header", "skb_transport_header", "skb_protocol", "sk_family", "sk_num"]),
+    (2, &["sk_dport", "sk_protocol", "inet_sport", "tuple_sport", "tuple_l3num", "tuple_dport"]),
+    (2, &["fl4_sport", "fl4_dport", "fl6_sport", "fl6_dport"]),
+    (1, &["net_syncookies", "sk_state", "icsk_retransmits", "req_num_retrans"]),
+    (1, &["tuple_protonum", "tuple_dir"]),
 ];
 
 /// The path that stands for the size of the struct itself.
@@ -114,7 +124,7 @@ impl Resolved {
 pub fn resolve(btfs: &[&Btf]) -> Resolved {
     let mut resolved = Resolved { offsets: Offsets::UNKNOWN, absent: Vec::new() };
     for (index, &(field, strukt, path)) in Offsets::MEMBERS.iter().enumerate() {
-        match lookup(btfs, strukt, path) {
+        match lookup(btfs, strukt, path, width(field)) {
             Ok(offset) => resolved.offsets.set(index, offset),
             Err(reason) => resolved.absent.push(Absent { field, reason }),
         }
@@ -122,10 +132,14 @@ pub fn resolve(btfs: &[&Btf]) -> Resolved {
     resolved
 }
 
-fn lookup(btfs: &[&Btf], strukt: &str, path: &str) -> Result<u16, String> {
+fn width(field: &str) -> u32 {
+    WIDTHS.iter().find(|(_, fields)| fields.contains(&field)).map_or(0, |&(width, _)| width)
+}
+
+fn lookup(btfs: &[&Btf], strukt: &str, path: &str, width: u32) -> Result<u16, String> {
     let mut reason = None;
     for btf in btfs {
-        match offset(btf, strukt, path) {
+        match offset(btf, strukt, path, width) {
             Ok(offset) => return Ok(offset),
             // A later BTF that knows the struct says more than an earlier one that does not.
             Err(why)
@@ -148,13 +162,19 @@ enum Why {
     Unusable(String),
 }
 
-fn offset(btf: &Btf, strukt: &str, path: &str) -> Result<u16, Why> {
+fn offset(btf: &Btf, strukt: &str, path: &str, width: u32) -> Result<u16, Why> {
     let bytes = if path == SIZEOF {
         btf.struct_size(strukt).map_err(Why::Query)?
     } else {
         let field = btf.member(strukt, path).map_err(Why::Query)?;
         if field.bits.is_some() {
             return Err(Why::Unusable(format!("{path} of struct {strukt} is a bitfield here")));
+        }
+        if field.byte_size < width {
+            return Err(Why::Unusable(format!(
+                "{path} of struct {strukt} has {} bytes here, not {width}",
+                field.byte_size
+            )));
         }
         field.byte_offset
     };
@@ -179,7 +199,7 @@ mod tests {
     /// A kernel that has every member of [`Offsets`] but for that of the field `without`.
     fn kernel(without: &str) -> Builder {
         let mut b = Builder::new();
-        let int = b.int("int", 4);
+        let leaf = b.int("__int128", 16);
         let mut structs: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         for &(field, strukt, path) in Offsets::MEMBERS {
             let paths = structs.entry(strukt).or_default();
@@ -188,7 +208,7 @@ mod tests {
             }
         }
         for (name, paths) in structs {
-            composite(&mut b, int, name, &paths);
+            composite(&mut b, leaf, name, &paths);
         }
         b
     }
@@ -206,9 +226,9 @@ mod tests {
         let mut members = Vec::new();
         for (at, (step, rests)) in steps.into_iter().enumerate() {
             let ty = if rests.is_empty() { leaf } else { composite(b, leaf, "", &rests) };
-            members.push((step, ty, at as u32 * 4));
+            members.push((step, ty, at as u32 * 16));
         }
-        b.strukt(name, members.len() as u32 * 4, &members)
+        b.strukt(name, members.len() as u32 * 16, &members)
     }
 
     fn index(field: &str) -> usize {
@@ -222,6 +242,9 @@ mod tests {
             for field in family.needs().iter().copied().flatten() {
                 assert!(known.contains(field), "{} needs {field}", family.name());
             }
+        }
+        for field in WIDTHS.iter().flat_map(|(_, fields)| *fields) {
+            assert!(known.contains(field), "width of {field}");
         }
     }
 
@@ -237,8 +260,16 @@ mod tests {
     fn fields_land_where_they_belong() {
         let mut b = Builder::new();
         let int = b.int("int", 4);
-        b.strukt("sk_buff", 240, &[("len", int, 112), ("head", int, 200)]);
+        let byte = b.int("u8", 1);
+        let pointer = b.ptr(0);
+        b.strukt(
+            "sk_buff",
+            240,
+            &[("len", int, 112), ("head", pointer, 200), ("network_header", byte, 184)],
+        );
         b.strukt("nf_conntrack_tuple_hash", 56, &[("tuple", int, 16)]);
+        // An unsigned long of which the low four bytes are read.
+        b.strukt("nf_conn", 248, &[("status", pointer, 128)]);
         b.struct_with_bitfields("request_sock", 8, &[("num_retrans", int, 3, 5)]);
         b.strukt("socket_alloc", 70_000, &[("vfs_inode", int, 68_000)]);
         b.strukt("sock", 70_000, &[("sk_err", int, 66_000)]);
@@ -249,13 +280,18 @@ mod tests {
         expected.skb_head = 200;
         expected.tuplehash_tuple = 16;
         expected.tuplehash_size = 56;
+        expected.ct_status = 128;
         assert_eq!(resolved.offsets, expected);
 
         let reason = |field: &str| {
             resolved.absent.iter().find(|absent| absent.field == field).unwrap().reason.clone()
         };
         assert_eq!(reason("skb_nfct"), "struct sk_buff has no member _nfct in this kernel's BTF");
-        assert_eq!(reason("ct_status"), "this kernel's BTF has no struct nf_conn");
+        assert_eq!(reason("tuple_src"), "this kernel's BTF has no struct nf_conntrack_tuple");
+        assert_eq!(
+            reason("skb_network_header"),
+            "network_header of struct sk_buff has 1 bytes here, not 2"
+        );
         assert_eq!(
             reason("req_num_retrans"),
             "num_retrans of struct request_sock is a bitfield here"
