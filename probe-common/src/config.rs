@@ -14,17 +14,16 @@ wire! {
         /// First address of `nf_hook_slow` and the address behind its end; both 0 when kallsyms
         /// could not be read.
         pub nf_hook_slow: [u64; 2],
-        /// Events a (kind, pod) may send at once, and per second.
+        /// Nanoseconds in which a (kind, pod) earns the right to send another event.
+        pub token_ns: u64,
+        /// Events a (kind, pod) may send at once.
         pub burst: u32,
-        pub rate: u32,
         /// UDP ports that are DNS, 0 for unused places. Host order.
         pub dns_ports: [u16; DNS_PORTS],
         /// Number of arguments of the tracepoint `skb:kfree_skb`: 2 (5.10), 3, or 4 (6.11).
         pub kfree_skb_args: u32,
         /// Value of `SKB_CONSUMED` in `enum skb_drop_reason`; [`u32::MAX`] when there is none.
         pub reason_consumed: u32,
-        /// Level of the kernel side's own log: 0 off.
-        pub log: u32,
         pub _pad: u32,
     }
 }

@@ -65,7 +65,7 @@ fn allowed(kind: u16, pod: u64, ts: u64) -> bool {
     };
     // SAFETY: the pointer is to a live map value; a torn update costs a token at most.
     let bucket = unsafe { &mut *bucket };
-    let per_token = 1_000_000_000 / u64::from(setting!(rate)).max(1);
+    let per_token = setting!(token_ns).max(1);
     let earned = ts.saturating_sub(bucket.filled) / per_token;
     if earned > 0 {
         bucket.filled += earned * per_token;

@@ -21,12 +21,11 @@ static OFFSETS: Offsets = Offsets::UNKNOWN;
 static CONFIG: Config = Config {
     min_stall: 0,
     nf_hook_slow: [0; 2],
+    token_ns: 0,
     burst: 0,
-    rate: 0,
     dns_ports: [0; 4],
     kfree_skb_args: 2,
     reason_consumed: u32::MAX,
-    log: 0,
     _pad: 0,
 };
 

@@ -209,7 +209,9 @@ fn question(start: Ptr, linear: u64, id: u16, scratch: &mut DnsScratch) -> Optio
     q.hash = hash;
     q.qtype = u16::from_be(qtype);
     q.name_len = end as u16;
-    q.name.copy_from_slice(&scratch.bytes[..128]);
+    // Bytes behind the name are of an earlier question; `name_len` tells where it ends.
+    // SAFETY: the name has room for 128 bytes.
+    unsafe { read::bytes(start + HEADER, q.name.as_mut_ptr(), end, 127) };
     Some(())
 }
 

@@ -191,9 +191,7 @@ fn tracepoint_to(ebpf: &mut Ebpf, program: &str, tracepoint: &str) -> Result<()>
 }
 
 fn detach(ebpf: &mut Ebpf, program: &str, link: KProbeLinkId) -> Result<()> {
-    typed::<KProbe>(ebpf, program)?
-        .detach(link)
-        .with_context(|| format!("cannot detach {program}"))
+    typed::<KProbe>(ebpf, program)?.detach(link).with_context(|| format!("cannot detach {program}"))
 }
 
 fn typed<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P>

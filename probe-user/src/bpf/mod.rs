@@ -43,9 +43,8 @@ impl Probes {
         config: &Config,
         has_module: impl Fn(&str) -> bool,
     ) -> Result<Self> {
-        let btf = Btf::from_sys_fs()
-            .inspect_err(|err| log::info!("no BTF, so no fentry: {err}"))
-            .ok();
+        let btf =
+            Btf::from_sys_fs().inspect_err(|err| log::info!("no BTF, so no fentry: {err}")).ok();
         let mut ebpf = object::load(&resolved.offsets, config, btf.as_ref())?;
         let events = ebpf.take_map("EVENTS").context("no map EVENTS")?;
         let events = RingBuf::try_from(events).context("map EVENTS")?;

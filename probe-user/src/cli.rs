@@ -1,0 +1,108 @@
+//! The command line.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+
+/// Says why connections and DNS lookups stall on this node: which pod, which kernel mechanism, the
+/// evidence, and what fixes it.
+///
+/// Run it as root on a Kubernetes node, or in a privileged debug pod, while things go wrong.
+#[derive(Debug, Parser)]
+#[command(name = "stallprobe", version, args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    #[command(flatten)]
+    pub watch: Watch,
+    /// Tell what the loader decides (-v), and all it does (-vv), on stderr.
+    #[arg(short, long, action = ArgAction::Count, global = true)]
+    pub verbose: u8,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Watch and explain, live; the default.
+    Watch(Watch),
+}
+
+/// What `watch` takes.
+#[derive(Clone, Debug, Args)]
+pub struct Watch {
+    /// Findings for a person, or JSON Lines for a program.
+    #[arg(short, long, value_enum, default_value_t = Format::Text)]
+    pub output: Format,
+    /// Stop after this time, for example 30s or 10m; without it, run until Ctrl-C.
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub duration: Option<Duration>,
+    /// A lookup or handshake that takes this long is a stall.
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "1s")]
+    pub min_stall: Duration,
+    /// Print the raw events as well.
+    #[arg(long)]
+    pub events: bool,
+    /// Where the node's file system is.
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    pub host_root: PathBuf,
+    /// Create this file once everything is attached.
+    #[arg(long, value_name = "FILE", hide = true)]
+    pub ready_file: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    Text,
+    Json,
+}
+
+/// `1s`, `1.5s`, `300ms`, `10m`, `1h`, or plain seconds.
+fn duration(text: &str) -> Result<Duration, String> {
+    let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let seconds = match unit {
+        "ms" => 0.001,
+        "" | "s" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        _ => return Err(format!("'{unit}' is no unit of time; use ms, s, m or h")),
+    };
+    let number: f64 =
+        number.parse().map_err(|_| format!("'{text}' is no time; try 1s or 300ms"))?;
+    Duration::try_from_secs_f64(number * seconds)
+        .ok()
+        .filter(|time| !time.is_zero())
+        .ok_or_else(|| format!("'{text}' is too short or too long"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn watch_is_the_default() {
+        let cli =
+            Cli::try_parse_from(["stallprobe", "-o", "json", "--min-stall", "300ms"]).unwrap();
+        assert!(cli.command.is_none());
+        assert_eq!(cli.watch.output, Format::Json);
+        assert_eq!(cli.watch.min_stall, Duration::from_millis(300));
+    }
+
+    #[test]
+    fn times() {
+        assert_eq!(duration("1.5s").unwrap(), Duration::from_millis(1500));
+        assert_eq!(duration("2").unwrap(), Duration::from_secs(2));
+        assert_eq!(duration("1h").unwrap(), Duration::from_secs(3600));
+        for bad in ["", "s", "1x", "0", "-1s", "1.2.3s", "99999999999999999999h", "NaN"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+}

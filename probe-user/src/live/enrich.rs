@@ -1,0 +1,142 @@
+//! What the loader knows already, so that it looks once for each name and not once for each event.
+
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    time::Duration,
+};
+
+use log::debug;
+use probe_common::net::{FAMILY_V4, FAMILY_V6, Tuple};
+
+use super::Live;
+use crate::{
+    event::{Body, Event, PodChange, Symbol},
+    pods::process::listener_process,
+};
+
+/// How long the search for a listener's process may take.
+const LISTENER_BUDGET: Duration = Duration::from_millis(50);
+/// How many names of each kind are remembered.
+const MOST: usize = 16384;
+/// The least time between two searches for something unknown.
+const PATIENCE: u64 = 1_000_000_000;
+
+/// Names looked up so far.
+#[derive(Default)]
+pub struct Known {
+    symbols: HashSet<u64>,
+    listeners: HashSet<u64>,
+    /// Namespaces whose counters findings may need.
+    counted: BTreeSet<u32>,
+    pods: HashMap<u32, Vec<IpAddr>>,
+    addresses: HashSet<IpAddr>,
+    /// Something without a name was seen since the last search.
+    unknown: bool,
+    searched: u64,
+}
+
+impl Known {
+    pub fn forget_symbols(&mut self) {
+        self.symbols.clear();
+    }
+
+    /// Counters of this namespace will be read from now on.
+    pub fn count(&mut self, netns: u32) {
+        if self.counted.len() < MOST {
+            self.counted.insert(netns);
+        }
+    }
+
+    pub fn counted(&self) -> impl Iterator<Item = u32> + '_ {
+        self.counted.iter().copied()
+    }
+
+    pub fn pod(&mut self, change: &PodChange) {
+        match change {
+            PodChange::Up(pod) => {
+                self.pods.insert(pod.netns, pod.addresses.clone());
+            }
+            PodChange::Gone { netns } => {
+                self.pods.remove(netns);
+                self.counted.remove(netns);
+            }
+        }
+        self.addresses = self.pods.values().flatten().copied().collect();
+    }
+
+    /// A namespace in which something happened.
+    pub fn netns(&mut self, netns: u32) {
+        if netns != 0 && !self.pods.contains_key(&netns) {
+            self.unknown = true;
+        }
+    }
+
+    /// A packet whose source may be a pod.
+    pub fn address(&mut self, tuple: &Tuple) {
+        let source = match tuple.family {
+            FAMILY_V4 => {
+                let [a, b, c, d, ..] = tuple.src;
+                IpAddr::V4(Ipv4Addr::new(a, b, c, d))
+            }
+            FAMILY_V6 => IpAddr::V6(Ipv6Addr::from(tuple.src)),
+            _ => return,
+        };
+        if !self.addresses.contains(&source) {
+            self.unknown = true;
+        }
+    }
+
+    /// Whether to search now; the answer is yes once.
+    pub fn due(&mut self, now: u64) -> bool {
+        let due = self.unknown && now.saturating_sub(self.searched) >= PATIENCE;
+        if due {
+            self.unknown = false;
+            self.searched = now;
+        }
+        due
+    }
+}
+
+/// The namespace an event happened in.
+pub fn netns(body: &Body) -> Option<u32> {
+    match body {
+        Body::Listen(e) => Some(e.header.netns),
+        Body::Connect(e) => Some(e.header.netns),
+        Body::SynAck(e) => Some(e.header.netns),
+        Body::Drop(e) => Some(e.header.netns),
+        Body::Dns(e) => Some(e.header.netns),
+        _ => None,
+    }
+}
+
+impl Live {
+    /// Tells once which process holds a listening socket.
+    pub(super) fn name_listener(&mut self, ino: u64, netns: u32, ts: u64, events: &mut Vec<Event>) {
+        if ino == 0 || self.known.listeners.len() >= MOST || !self.known.listeners.insert(ino) {
+            return;
+        }
+        match listener_process(&self.root, ino, netns, LISTENER_BUDGET) {
+            Ok(Some(listener)) => events.push(Event { ts, body: Body::Listener(listener) }),
+            Ok(None) => debug!("no process of namespace {netns} holds socket {ino}"),
+            Err(err) => {
+                debug!("{err:#}");
+                // Try again at its next event.
+                self.known.listeners.remove(&ino);
+            }
+        }
+    }
+
+    /// Tells once what a place in the kernel is called.
+    pub(super) fn name_place(&mut self, address: u64, ts: u64, events: &mut Vec<Event>) {
+        let Some(symbols) = &self.symbols else { return };
+        if self.known.symbols.len() >= MOST || !self.known.symbols.insert(address) {
+            return;
+        }
+        if let Some(place) = symbols.locate(address) {
+            let module = place.module.map(|m| format!(" [{m}]")).unwrap_or_default();
+            let name = format!("{}+{:#x}{module}", place.symbol, place.offset);
+            events.push(Event { ts, body: Body::Symbol(Symbol { address, name }) });
+        }
+    }
+}

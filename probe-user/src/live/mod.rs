@@ -1,0 +1,183 @@
+//! The live source of the event stream: the kernel side, the pod table and the snapshots, brought
+//! into one sequence that a recording could hold as well.
+
+mod enrich;
+mod start;
+
+use std::{path::PathBuf, time::Duration};
+
+use anyhow::Result;
+use log::{debug, warn};
+use probe_common::event::kind;
+
+use self::enrich::Known;
+pub use self::start::{NoRung, Options, start};
+use crate::{
+    bpf::Probes,
+    event::{Body, Event, decode::decode},
+    kernel::{
+        modules::{Change, ModuleWatch},
+        symbols::Symbols,
+    },
+    pods::PodTable,
+    snapshot::Sources,
+};
+
+/// An event taken by a program this long ago has been submitted by now: programs run for
+/// microseconds and cannot be scheduled away.
+const IN_FLIGHT: u64 = 10_000_000;
+/// How often the pairing maps are looked through.
+const SWEEP: u64 = 250_000_000;
+/// How often modules, names, counters and clocks are looked at.
+const LOOK: u64 = 1_000_000_000;
+/// How often all processes are passed over, when no event asks for it.
+const DEEP: u64 = 5_000_000_000;
+/// How long one look into the namespaces' counters may take.
+const COUNTERS_BUDGET: Duration = Duration::from_millis(50);
+/// How long reading all namespaces' addresses again may take.
+const ADDRESSES_BUDGET: Duration = Duration::from_millis(50);
+
+/// Everything that is attached and open.
+pub struct Live {
+    root: PathBuf,
+    probes: Probes,
+    symbols: Option<Symbols>,
+    modules: ModuleWatch,
+    pods: PodTable,
+    sources: Sources,
+    known: Known,
+    swept: u64,
+    looked: u64,
+    deep: u64,
+    undecodable: u64,
+}
+
+impl Live {
+    /// All that happened since the last call, closed by a tick. Call it a few times a second.
+    ///
+    /// # Errors
+    /// When the kernel no longer gives what it gave before; the caller may try again.
+    pub fn pull(&mut self) -> Result<Vec<Event>> {
+        let (now, clock) = self.sources.clock()?;
+        let mut events = Vec::new();
+        let mut records = Vec::new();
+        self.probes.drain(|record| match decode(record) {
+            Ok(event) => records.push(event),
+            Err(err) => {
+                self.undecodable += 1;
+                debug!("a record of the kernel side is not an event: {err}");
+            }
+        });
+        for event in records {
+            self.enrich(event, &mut events)?;
+        }
+        if now.saturating_sub(self.swept) >= SWEEP {
+            self.swept = now;
+            for dns in self.probes.sweep(now)? {
+                events.push(Event { ts: now, body: Body::Dns(Box::new(dns)) });
+            }
+        }
+        if now.saturating_sub(self.looked) >= LOOK {
+            self.looked = now;
+            events.push(Event { ts: now, body: Body::Clock(clock) });
+            self.look(now, &mut events)?;
+        }
+        self.look_for_unknown(now, &mut events);
+        events.push(Event { ts: now.saturating_sub(IN_FLIGHT), body: Body::Tick });
+        Ok(events)
+    }
+
+    /// Modules, names and counters.
+    fn look(&mut self, now: u64, events: &mut Vec<Event>) -> Result<()> {
+        self.follow_modules(now, events)?;
+        let deep = now.saturating_sub(self.deep) >= DEEP;
+        self.scan_pods(now, deep, events);
+        let targets: Vec<_> =
+            self.known.counted().filter_map(|netns| self.pods.target(netns)).collect();
+        for counters in self.sources.counters(&targets, COUNTERS_BUDGET) {
+            events.push(Event { ts: now, body: Body::Counters(counters) });
+        }
+        let totals = self.probes.totals()?;
+        events.push(Event { ts: now, body: Body::Totals(Box::new(totals)) });
+        Ok(())
+    }
+
+    /// A probe on a module that went away stays dead when the module comes back: attach anew.
+    fn follow_modules(&mut self, now: u64, events: &mut Vec<Event>) -> Result<()> {
+        let changes = self.modules.poll()?;
+        if changes.is_empty() {
+            return Ok(());
+        }
+        for change in changes {
+            if change.change != Change::Loaded {
+                self.probes.module_gone(change.name);
+            }
+            if change.change != Change::Unloaded {
+                self.probes.module_here(change.name);
+            }
+        }
+        // Addresses of the modules' functions are new.
+        match Symbols::load(&self.root) {
+            Ok(symbols) => self.symbols = Some(symbols),
+            Err(err) => warn!("places in the kernel have no names any more: {err}"),
+        }
+        self.known.forget_symbols();
+        events.push(Event { ts: now, body: Body::Hooks(self.probes.hooks()) });
+        Ok(())
+    }
+
+    fn scan_pods(&mut self, now: u64, deep: bool, events: &mut Vec<Event>) {
+        if deep {
+            self.deep = now;
+        }
+        for change in self.pods.scan(deep) {
+            self.known.pod(&change);
+            events.push(Event { ts: now, body: Body::Pod(change) });
+        }
+    }
+
+    /// An event named a namespace or an address that nobody has a name for: look again, at most
+    /// once a second.
+    fn look_for_unknown(&mut self, now: u64, events: &mut Vec<Event>) {
+        if !self.known.due(now) {
+            return;
+        }
+        self.scan_pods(now, true, events);
+        for change in self.pods.refresh_all(ADDRESSES_BUDGET) {
+            self.known.pod(&change);
+            events.push(Event { ts: now, body: Body::Pod(change) });
+        }
+    }
+
+    /// Adds what the loader knows to what the kernel told, before it.
+    fn enrich(&mut self, event: Event, events: &mut Vec<Event>) -> Result<()> {
+        let ts = event.ts;
+        match &event.body {
+            Body::Listen(listen) => {
+                self.known.count(listen.header.netns);
+                self.name_listener(listen.ino, listen.header.netns, ts, events);
+            }
+            Body::SynAck(synack) => {
+                self.name_listener(synack.ino, synack.header.netns, ts, events);
+            }
+            Body::Drop(drop) => {
+                self.known.address(&drop.tuple);
+                self.name_place(drop.location, ts, events);
+            }
+            Body::Clash(clash) => self.known.address(&clash.loser.orig),
+            Body::Dns(dns) if dns.header.kind == kind::DNS_CLOSE => {
+                for dns in self.probes.closed(dns)? {
+                    self.known.netns(dns.header.netns);
+                    events.push(Event { ts, body: Body::Dns(Box::new(dns)) });
+                }
+                return Ok(());
+            }
+            _ => {}
+        }
+        if let Some(netns) = enrich::netns(&event.body) {
+            self.known.netns(netns);
+        }
+        events.push(event);
+        Ok(())
+    }
+}

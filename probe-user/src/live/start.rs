@@ -1,0 +1,154 @@
+//! From nothing to attached: what this kernel is, what it allows, what is loaded into it.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use log::{info, warn};
+use probe_common::config::Config;
+use thiserror::Error;
+
+use super::{Live, enrich::Known};
+use crate::{
+    bpf::Probes,
+    event::{Body, Event, HookState, Node},
+    kernel::{
+        btf::{Btf, load_vmlinux},
+        facts::Facts,
+        lockdown::Lockdown,
+        modules::{ModuleWatch, WATCHED},
+        offsets,
+        rights::Rights,
+        symbols::Symbols,
+    },
+    pods::PodTable,
+    snapshot::Sources,
+};
+
+/// Nothing can be watched here; says which right or kernel feature is missing.
+#[derive(Debug, Error)]
+#[error("{0}")]
+pub struct NoRung(pub String);
+
+/// How to watch.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where the node's file system is.
+    pub root: PathBuf,
+    /// Nanoseconds from which a lookup or handshake counts as a stall.
+    pub min_stall: u64,
+}
+
+/// Events of one kind that a pod may send at once, and per second.
+const BURST: u32 = 256;
+const RATE: u64 = 64;
+
+/// UDP ports that are DNS: the standard one, and those CoreDNS, OpenShift's DNS and Cilium listen
+/// on behind DNAT.
+const DNS_PORTS: [u16; 4] = [53, 5353, 1053, 10053];
+
+/// Attaches everything that can be attached, and tells what the stream begins with.
+///
+/// # Errors
+/// [`NoRung`] when nothing can be attached; else what could not be read.
+pub fn start(options: &Options) -> Result<(Live, Vec<Event>)> {
+    let root = options.root.clone();
+    let rights = Rights::load(&root)?;
+    if let Some(why) = rights.refusal() {
+        return Err(NoRung(why).into());
+    }
+    if let Some(why) = Lockdown::load(&root).refusal() {
+        return Err(NoRung(why.to_owned()).into());
+    }
+    for limit in rights.limits() {
+        warn!("{limit}");
+    }
+    let facts = Facts::load(&root)?;
+    info!("kernel {} on {}, {} CPUs", facts.release, facts.machine, facts.cpus);
+    let btf = load_vmlinux(&root).map_err(|err| NoRung(err.to_string()))?;
+    let resolved = offsets::resolve(&[&btf]);
+    for absent in &resolved.absent {
+        info!("{}: {}", absent.field, absent.reason);
+    }
+    let symbols = Symbols::load(&root)
+        .inspect_err(|err| warn!("places in the kernel have no names: {err}"))
+        .ok();
+    let modules = ModuleWatch::new(&root, &WATCHED, &facts.release, symbols.as_ref())?;
+    let config = config(&btf, symbols.as_ref(), options.min_stall);
+    info!("{config:?}");
+    let probes = Probes::open(resolved, &config, |name| modules.state(name).is_present())
+        .map_err(|err| NoRung(refused(&err, &rights)))?;
+    let hooks = probes.hooks();
+    if !probes.any() {
+        let why: Vec<String> = hooks
+            .iter()
+            .filter_map(|hook| match &hook.state {
+                HookState::CannotSee { why } => Some(format!("{}: {why}", hook.name)),
+                _ => None,
+            })
+            .collect();
+        return Err(NoRung(format!("no hook can be attached here ({})", why.join("; "))).into());
+    }
+    let sources = Sources::new(&root);
+    let (now, clock) = sources.clock()?;
+    let node =
+        Node { drop_reasons: drop_reasons(&btf), min_stall: options.min_stall, ..sources.node() };
+    let mut live = Live {
+        pods: PodTable::new(&root),
+        root,
+        probes,
+        symbols,
+        modules,
+        sources,
+        known: Known::default(),
+        swept: 0,
+        looked: 0,
+        deep: 0,
+        undecodable: 0,
+    };
+    live.known.count(node.netns);
+    let mut events = vec![
+        Event { ts: now, body: Body::Clock(clock) },
+        Event { ts: now, body: Body::Node(Box::new(node)) },
+        Event { ts: now, body: Body::Hooks(hooks) },
+    ];
+    live.scan_pods(now, true, &mut events);
+    for counters in live.sources.counters(&live.pods.targets(), super::COUNTERS_BUDGET) {
+        events.push(Event { ts: now, body: Body::Counters(counters) });
+    }
+    Ok((live, events))
+}
+
+/// A refusal by the kernel, with what may be behind it.
+fn refused(err: &anyhow::Error, rights: &Rights) -> String {
+    match rights.hint_for_refused_call() {
+        Some(hint) => format!("{err:#}; {hint}"),
+        None => format!("{err:#}"),
+    }
+}
+
+fn config(btf: &Btf, symbols: Option<&Symbols>, min_stall: u64) -> Config {
+    let range = symbols.and_then(|symbols| symbols.range("nf_hook_slow")).unwrap_or(0..0);
+    let args = btf.tracepoint_args("kfree_skb").unwrap_or(2);
+    let consumed = btf.enum_value("skb_drop_reason", "SKB_CONSUMED");
+    Config {
+        min_stall,
+        nf_hook_slow: [range.start, range.end],
+        burst: BURST,
+        token_ns: 1_000_000_000 / RATE,
+        dns_ports: DNS_PORTS,
+        kfree_skb_args: u32::try_from(args).unwrap_or(2),
+        reason_consumed: consumed.and_then(|v| u32::try_from(v).ok()).unwrap_or(u32::MAX),
+        ..Config::default()
+    }
+}
+
+/// `SKB_DROP_REASON_NO_SOCKET` → `NO_SOCKET`, with its number in this kernel.
+fn drop_reasons(btf: &Btf) -> Vec<(u32, String)> {
+    btf.enum_values("skb_drop_reason")
+        .into_iter()
+        .filter_map(|(name, value)| {
+            let name = name.strip_prefix("SKB_DROP_REASON_").unwrap_or(&name).to_owned();
+            Some((u32::try_from(value).ok()?, name))
+        })
+        .collect()
+}
