@@ -7,25 +7,34 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use super::procfs::{TEXT_MAX, read_optional, read_text};
+use super::{
+    enter::Inside,
+    procfs::{TEXT_MAX, read_optional, read_text},
+    services,
+};
 
 /// `fib_trie` lists all routes: about 100 bytes each.
 const FIB_TRIE_MAX: u64 = 32 << 20;
 
-/// More than this are not kept: a pod has a few, a node with kube-proxy in IPVS mode has one for
-/// each service.
+/// More than this are not kept: a pod has a few, a node some dozens.
 const MOST: usize = 4096;
 
-/// Interface on which kube-proxy in IPVS mode puts the addresses of all services. They are nobody's
-/// own.
-const SERVICES_DEVICE: &str = "kube-ipvs0";
-
-/// Reads the addresses of the namespace that `net` (`/proc/PID/net`) shows, sorted, without
-/// loopback and link-local ones.
+/// Reads the addresses of a namespace, sorted, without loopback and link-local ones, and without
+/// those of services where the thread is in the namespace (see [`services`]).
 ///
 /// # Errors
 /// When `fib_trie` cannot be read: the namespace or process is gone, or rights are missing.
-pub fn read(net: &Path) -> Result<Vec<IpAddr>> {
+pub fn read(inside: &Inside) -> Result<Vec<IpAddr>> {
+    let mut all = read_net(&inside.net)?;
+    if inside.entered && services::has_device(&inside.net) {
+        let services = services::addresses().context("cannot list the addresses of interfaces")?;
+        all.retain(|address| !services.contains(address));
+    }
+    all.truncate(MOST);
+    Ok(all)
+}
+
+fn read_net(net: &Path) -> Result<Vec<IpAddr>> {
     let v4 = read_text(&net.join("fib_trie"), FIB_TRIE_MAX)?;
     // Not there when IPv6 is disabled at boot.
     let v6 = read_optional(&net.join("if_inet6"), TEXT_MAX)
@@ -35,7 +44,6 @@ pub fn read(net: &Path) -> Result<Vec<IpAddr>> {
     all.extend(if_inet6(&v6).into_iter().map(IpAddr::V6));
     all.sort_unstable();
     all.dedup();
-    all.truncate(MOST);
     Ok(all)
 }
 
@@ -81,7 +89,7 @@ pub fn if_inet6(text: &str) -> Vec<Ipv6Addr> {
             let own = !address.is_loopback()
                 && !address.is_unspecified()
                 && !address.is_unicast_link_local()
-                && device != SERVICES_DEVICE;
+                && device != services::DEVICE;
             own.then_some(address)
         })
         .collect()
@@ -153,16 +161,16 @@ fd0000000000000000000000000000aa 07 80 00 82 kube-ipvs0
     fn reads_a_folder() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("fib_trie"), FIB_TRIE).unwrap();
-        let v4: Vec<IpAddr> = read(dir.path()).unwrap();
+        let v4: Vec<IpAddr> = read_net(dir.path()).unwrap();
         assert_eq!(v4.len(), 2, "no if_inet6 means no IPv6");
         std::fs::write(dir.path().join("if_inet6"), IF_INET6).unwrap();
-        assert_eq!(read(dir.path()).unwrap().len(), 3);
-        assert!(read(&dir.path().join("gone")).is_err());
+        assert_eq!(read_net(dir.path()).unwrap().len(), 3);
+        assert!(read_net(&dir.path().join("gone")).is_err());
     }
 
     #[test]
     fn the_real_proc() {
-        read(Path::new("/proc/self/net")).unwrap();
+        read_net(Path::new("/proc/self/net")).unwrap();
     }
 
     proptest! {

@@ -8,7 +8,11 @@ pub mod enter;
 pub mod netns;
 pub mod process;
 pub mod procfs;
+pub mod services;
 mod table;
+
+#[cfg(test)]
+mod live;
 
 pub use enter::Target;
 pub use table::PodTable;

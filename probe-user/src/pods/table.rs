@@ -254,7 +254,7 @@ impl PodTable {
     fn read(&mut self, targets: &[Target], budget: Duration, up: &mut BTreeSet<u32>) {
         let answers = visit(&self.root, targets, budget, |inside| {
             let cookie = if inside.entered { cookie() } else { 0 };
-            Ok((addresses::read(&inside.net)?, cookie))
+            Ok((addresses::read(inside)?, cookie))
         });
         for (netns, answer) in answers {
             let Some(known) = self.known.get_mut(&netns) else { continue };

@@ -3,7 +3,10 @@
 
 use std::{fs, io::Read as _, path::Path};
 
-use crate::pods::procfs::{TEXT_MAX, open, pids, read_text};
+use crate::pods::{
+    procfs::{TEXT_MAX, open, pids, read_text},
+    services,
+};
 
 /// Modes of kube-proxy on Linux (`--proxy-mode`); empty means the default, iptables.
 const MODES: [&str; 3] = ["iptables", "ipvs", "nftables"];
@@ -29,7 +32,7 @@ pub fn read(root: &Path) -> String {
     match told {
         Told::Mode(mode) => mode,
         Told::Default => "iptables",
-        Told::Nothing if has_ipvs_device(root) => "ipvs",
+        Told::Nothing if services::has_device(&root.join("proc/1/net")) => "ipvs",
         Told::Nothing => "",
     }
     .to_owned()
@@ -104,12 +107,6 @@ fn yaml_mode(text: &str) -> Told {
         let value = value.split(" #").next().unwrap_or_default().trim();
         told(value.trim_matches(|c| c == '"' || c == '\''))
     })
-}
-
-/// Whether the node has the interface `kube-ipvs0`.
-fn has_ipvs_device(root: &Path) -> bool {
-    read_text(&root.join("proc/1/net/dev"), TEXT_MAX)
-        .is_ok_and(|text| text.lines().any(|line| line.trim_start().starts_with("kube-ipvs0:")))
 }
 
 #[cfg(test)]
