@@ -3,9 +3,14 @@
 pub mod bpf;
 pub mod cli;
 pub mod cmd;
+pub mod correlate;
 pub mod event;
 pub mod exit;
+pub mod finding;
 pub mod kernel;
 pub mod live;
+pub mod order;
+pub mod output;
+pub mod pipeline;
 pub mod pods;
 pub mod snapshot;

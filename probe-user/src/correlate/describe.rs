@@ -1,0 +1,185 @@
+//! Events in words, for the lines of evidence.
+
+use probe_common::{
+    event::{
+        Clash, DROP_TABLE_FULL, Dns, Listen, STAGE_ACK, SynAck, VERDICT_ACCEPT, VERDICT_DROP, kind,
+    },
+    net::{Conntrack, ips},
+};
+
+use super::{
+    evidence::{Seen, SeenDrop},
+    join::{Case, Direction},
+    symptom::seconds,
+    world::overflowed,
+};
+use crate::{
+    finding::{Evidence, Flow},
+    output::sanitize,
+};
+
+impl Case<'_> {
+    pub fn say_listen(&self, listen: &Seen<Listen>) -> Evidence {
+        let e = &listen.event;
+        let (what, kind) = if e.stage == STAGE_ACK {
+            ("the final ACK of the handshake", "ack-refused")
+        } else {
+            ("the SYN", "syn-refused")
+        };
+        let why = if overflowed(e) {
+            format!(
+                "{} connections wait for accept(), more than the {} allowed",
+                e.ack_backlog, e.max_ack_backlog
+            )
+        } else {
+            format!(
+                "{} half-open connections, limits {} and tcp_max_syn_backlog {}, syncookies {}",
+                e.qlen, e.max_ack_backlog, e.max_syn_backlog, e.syncookies
+            )
+        };
+        let text = format!(
+            "listener {} in {} refused {what}: {why}",
+            Flow::of(&e.tuple).dst,
+            self.world.place(&e.header, listen.ts)
+        );
+        Evidence { ts: listen.ts, kind, text }
+    }
+
+    pub fn say_synack(&self, synack: &Seen<SynAck>) -> Evidence {
+        let e = &synack.event;
+        let text = format!(
+            "{} in {} sent its SYN-ACK again (time {}); accept queue {} of {}",
+            Flow::of(&e.tuple).dst,
+            self.world.place(&e.header, synack.ts),
+            e.retransmits,
+            e.ack_backlog,
+            e.max_ack_backlog
+        );
+        Evidence { ts: synack.ts, kind: "synack-retransmit", text }
+    }
+
+    pub fn say_clash(&self, clash: &Seen<Clash>) -> Evidence {
+        let e = &clash.event;
+        let what = match e.verdict {
+            VERDICT_DROP => "dropped the packet",
+            VERDICT_ACCEPT if e.status_after & ips::NAT_CLASH != 0 => {
+                "let the packet pass with an entry that lives one second"
+            }
+            VERDICT_ACCEPT => "merged both and let the packet pass",
+            _ => "(outcome not seen)",
+        };
+        let text = format!(
+            "conntrack clash in {}: {} against {}; the kernel {what}",
+            self.world.place(&e.header, clash.ts),
+            translated(&e.loser),
+            translated(&e.winner),
+        );
+        Evidence { ts: clash.ts, kind: "conntrack-clash", text }
+    }
+
+    pub fn say_drop(&self, drop: &SeenDrop, direction: Direction) -> Evidence {
+        let e = &drop.event;
+        let flow = Flow::of(&e.tuple);
+        let dns = matches!(self.symptom.join, super::symptom::Join::Dns { .. });
+        let what = match (direction, dns) {
+            (Direction::ToServer, true) => format!("the query to {}", flow.dst),
+            (Direction::ToClient, true) => format!("an answer from {}", flow.src),
+            (Direction::ToServer, false) => format!("the packet to {}", flow.dst),
+            (Direction::ToClient, false) => format!("the reply from {}", flow.src),
+        };
+        let not_asked = dns
+            && direction == Direction::ToClient
+            && !(self.symptom.servers.contains(&flow.src.ip())
+                && flow.src.port() == self.symptom.flow.dst.port());
+        let reason = self.world.reason(e);
+        let by = match reason.as_deref() {
+            Some("NO_SOCKET") => "met no socket (NO_SOCKET)".to_owned(),
+            _ if e.flags & DROP_TABLE_FULL != 0 => {
+                "was dropped: no room in the conntrack table".to_owned()
+            }
+            Some("NETFILTER_DROP") => "was dropped by netfilter (NETFILTER_DROP)".to_owned(),
+            Some(reason) => format!("was dropped ({reason})"),
+            None => "was dropped".to_owned(),
+        };
+        let text = format!(
+            "{what}{} {by} at {} in {}",
+            if not_asked { ", which was not asked," } else { "" },
+            self.world.symbol(e.location),
+            self.world.place(&e.header, drop.ts)
+        );
+        Evidence { ts: drop.ts, kind: "packet-dropped", text }
+    }
+
+    pub fn say_stray(&self, stray: &Seen<Dns>) -> Evidence {
+        let from = Flow::of(&stray.event.tuple).dst;
+        let text = format!("an answer came from {from}, which was not asked");
+        Evidence { ts: stray.ts, kind: "wrong-source", text }
+    }
+
+    pub fn say_server(&self, server: &Seen<Dns>) -> Evidence {
+        let e = &server.event;
+        let place = self.world.place(&e.header, server.ts);
+        let at = Flow::of(&e.tuple).dst;
+        if e.header.kind == kind::DNS_SERVER_PENDING {
+            let text = format!(
+                "the query reached {} ({at} in {place}) and was not answered in {}",
+                self.server_process(e),
+                seconds(server.ts.saturating_sub(e.first))
+            );
+            return Evidence { ts: server.ts, kind: "server-pending", text };
+        }
+        let text = format!(
+            "{} ({at} in {place}) answered {} after the query arrived",
+            self.server_process(e),
+            seconds(e.answered.saturating_sub(e.first))
+        );
+        Evidence { ts: server.ts, kind: "server-answer", text }
+    }
+
+    pub fn server_process(&self, e: &Dns) -> String {
+        let comm = sanitize::c_string(&e.comm);
+        if comm.is_empty() {
+            "the server".to_owned()
+        } else if e.pid == 0 {
+            comm
+        } else {
+            format!("{comm} (pid {})", e.pid)
+        }
+    }
+
+    /// All that is joined to the stall, in order of time.
+    pub fn say_all(&self) -> Vec<Evidence> {
+        let mut lines = self.symptom.notes.clone();
+        lines.extend(self.listens().into_iter().map(|e| self.say_listen(e)));
+        lines.extend(self.synacks().into_iter().map(|e| self.say_synack(e)));
+        lines.extend(self.clashes().into_iter().map(|e| self.say_clash(e)));
+        lines.extend(self.drops().into_iter().map(|(e, way)| self.say_drop(e, way)));
+        lines.extend(self.strays().into_iter().map(|e| self.say_stray(e)));
+        lines.extend(self.servers().into_iter().map(|e| self.say_server(e)));
+        sorted(lines)
+    }
+}
+
+/// How many lines of evidence a finding carries.
+const LINES: usize = 12;
+
+/// Lines in order of time, each once, and not more than a person reads.
+pub fn sorted(mut lines: Vec<Evidence>) -> Vec<Evidence> {
+    lines.sort_by_key(|line| line.ts);
+    lines.dedup_by(|a, b| a.text == b.text);
+    lines.truncate(LINES);
+    lines
+}
+
+/// An entry as `udp a -> b`, with what it was translated to.
+fn translated(ct: &Conntrack) -> String {
+    let (orig, reply) = (Flow::of(&ct.orig), Flow::of(&ct.reply));
+    let mut text = orig.to_string();
+    if reply.src != orig.dst {
+        text.push_str(&format!(" (to {})", reply.src));
+    }
+    if reply.dst != orig.src {
+        text.push_str(&format!(" (from {})", reply.dst));
+    }
+    text
+}

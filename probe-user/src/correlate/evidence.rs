@@ -1,0 +1,201 @@
+//! The index of recent kernel events that may explain a stall, found by what NAT keeps: TCP's
+//! initial sequence number, the DNS id, the packet's address in memory; or by the flow.
+
+use probe_common::{
+    event::{Clash, Dns, Drop, Listen, SynAck, kind},
+    net::{IPPROTO_TCP, IPPROTO_UDP},
+};
+
+use super::{
+    dns,
+    recent::{Keyed, Recent},
+};
+use crate::{
+    event::{Body, Event},
+    finding::Flow,
+};
+
+/// How long evidence is kept, in nanoseconds.
+const KEEP: u64 = 60_000_000_000;
+/// Events kept of each sort.
+const CAPACITY: usize = 4096;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Key {
+    /// The client's initial sequence number.
+    Isn(u32),
+    DnsId(u16),
+    Skb(u64),
+    Flow(Flow),
+}
+
+/// An event and its time in the stream.
+#[derive(Debug)]
+pub struct Seen<T> {
+    pub ts: u64,
+    pub event: Box<T>,
+}
+
+/// A dropped packet and the DNS message in it.
+#[derive(Debug)]
+pub struct SeenDrop {
+    pub ts: u64,
+    pub event: Box<Drop>,
+    pub dns: Option<dns::Message>,
+}
+
+impl Keyed for Seen<Listen> {
+    type Key = Key;
+    fn ts(&self) -> u64 {
+        self.ts
+    }
+    fn keys(&self) -> Vec<Key> {
+        vec![Key::Isn(self.event.isn)]
+    }
+}
+
+impl Keyed for Seen<SynAck> {
+    type Key = Key;
+    fn ts(&self) -> u64 {
+        self.ts
+    }
+    fn keys(&self) -> Vec<Key> {
+        vec![Key::Isn(self.event.isn)]
+    }
+}
+
+impl Keyed for Seen<Clash> {
+    type Key = Key;
+    fn ts(&self) -> u64 {
+        self.ts
+    }
+    fn keys(&self) -> Vec<Key> {
+        let c = &*self.event;
+        let orig = Key::Flow(Flow::of(&c.loser.orig));
+        let reply = Key::Flow(Flow::of(&c.loser.reply).reversed());
+        let mut keys = vec![orig];
+        if reply != orig {
+            keys.push(reply);
+        }
+        keys.extend(ident_key(c.loser.orig.proto, c.ident));
+        keys
+    }
+}
+
+impl Keyed for SeenDrop {
+    type Key = Key;
+    fn ts(&self) -> u64 {
+        self.ts
+    }
+    fn keys(&self) -> Vec<Key> {
+        let mut keys = vec![Key::Skb(self.event.skb), Key::Flow(Flow::of(&self.event.tuple))];
+        keys.extend(ident_key(self.event.tuple.proto, self.event.ident));
+        keys
+    }
+}
+
+impl Keyed for Seen<Dns> {
+    type Key = Key;
+    fn ts(&self) -> u64 {
+        self.ts
+    }
+    fn keys(&self) -> Vec<Key> {
+        vec![Key::DnsId(self.event.question.id)]
+    }
+}
+
+fn ident_key(proto: u8, ident: u32) -> Option<Key> {
+    match proto {
+        IPPROTO_TCP => Some(Key::Isn(ident)),
+        IPPROTO_UDP => u16::try_from(ident).ok().map(Key::DnsId),
+        _ => None,
+    }
+}
+
+/// Recent kernel events by sort.
+#[derive(Debug)]
+pub struct Index {
+    pub listens: Recent<Seen<Listen>>,
+    pub synacks: Recent<Seen<SynAck>>,
+    pub clashes: Recent<Seen<Clash>>,
+    pub drops: Recent<SeenDrop>,
+    /// Answers from addresses that were not asked.
+    pub strays: Recent<Seen<Dns>>,
+    /// Queries as servers saw them: answered late, or still pending.
+    pub servers: Recent<Seen<Dns>>,
+    /// Counts up with every event kept, so that a symptom can tell whether there is anything new.
+    pub generation: u64,
+}
+
+impl Default for Index {
+    fn default() -> Self {
+        Self {
+            listens: Recent::new(CAPACITY, KEEP),
+            synacks: Recent::new(CAPACITY, KEEP),
+            clashes: Recent::new(CAPACITY, KEEP),
+            drops: Recent::new(CAPACITY, KEEP),
+            strays: Recent::new(CAPACITY, KEEP),
+            servers: Recent::new(CAPACITY, KEEP),
+            generation: 0,
+        }
+    }
+}
+
+impl Index {
+    /// Keeps the event if it may be evidence.
+    pub fn note(&mut self, event: &Event) {
+        let ts = event.ts;
+        match &event.body {
+            Body::Listen(e) => self.listens.push(Seen { ts, event: e.clone() }),
+            Body::SynAck(e) => self.synacks.push(Seen { ts, event: e.clone() }),
+            Body::Clash(e) => self.clashes.push(Seen { ts, event: e.clone() }),
+            Body::Drop(e) => {
+                let captured = usize::try_from(e.captured).unwrap_or(usize::MAX);
+                let packet = e.packet.get(..captured).unwrap_or(&e.packet);
+                let dns = dns::of_packet(packet);
+                self.drops.push(SeenDrop { ts, event: e.clone(), dns });
+            }
+            Body::Dns(e) => match e.header.kind {
+                kind::DNS_WRONG_SOURCE => self.strays.push(Seen { ts, event: e.clone() }),
+                kind::DNS_SERVER_ANSWER | kind::DNS_SERVER_PENDING => {
+                    self.servers.push(Seen { ts, event: e.clone() });
+                }
+                _ => return,
+            },
+            _ => return,
+        }
+        self.generation += 1;
+    }
+
+    pub fn forget(&mut self, now: u64) {
+        self.listens.forget(now);
+        self.synacks.forget(now);
+        self.clashes.forget(now);
+        self.drops.forget(now);
+        self.strays.forget(now);
+        self.servers.forget(now);
+    }
+
+    /// Events forgotten before their time, and events kept now.
+    pub fn evicted(&self) -> u64 {
+        self.listens.evicted
+            + self.synacks.evicted
+            + self.clashes.evicted
+            + self.drops.evicted
+            + self.strays.evicted
+            + self.servers.evicted
+    }
+
+    pub fn len(&self) -> usize {
+        self.listens.len()
+            + self.synacks.len()
+            + self.clashes.len()
+            + self.drops.len()
+            + self.strays.len()
+            + self.servers.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}

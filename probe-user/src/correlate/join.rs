@@ -1,0 +1,229 @@
+//! Joins a stall with the kernel events of the same packets, on both sides of NAT.
+//!
+//! What NAT keeps is what joins: TCP's initial sequence number (32 random bits), the DNS id
+//! together with the name asked for. Only where these are not known are addresses and ports
+//! compared.
+
+use probe_common::{
+    event::{Clash, Dns, Listen, SynAck, kind},
+    net::{IPPROTO_TCP, IPPROTO_UDP},
+};
+
+use super::{
+    evidence::{Key, Seen, SeenDrop},
+    stalls::Stalls,
+    symptom::{Join, Symptom},
+    world::World,
+};
+use crate::finding::Flow;
+
+const TCP_SYN: u32 = 0x02;
+const TCP_ACK: u32 = 0x10;
+/// A packet's memory is used again for others; this soon after the clash it is still the same one.
+const SAME_SKB: u64 = 1_000_000_000;
+/// How long a DNS id stays the same question.
+const SAME_ID: u64 = 10_000_000_000;
+
+/// A stall together with all that is known: what a rule judges.
+#[derive(Clone, Copy, Debug)]
+pub struct Case<'a> {
+    pub symptom: &'a Symptom,
+    pub world: &'a World,
+    /// The other stalls, to follow a chain of servers.
+    pub stalls: &'a Stalls,
+    /// Nothing more is waited for: a rule may say what is merely likely.
+    pub last_word: bool,
+    /// Evidence was pushed out before its time since the stall began.
+    pub evicted: bool,
+}
+
+/// Which way a dropped packet went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// Query or SYN.
+    ToServer,
+    /// Answer or SYN-ACK.
+    ToClient,
+}
+
+impl<'a> Case<'a> {
+    fn is_timely(&self, ts: u64) -> bool {
+        self.symptom.span().contains(&ts)
+            && (!matches!(self.symptom.join, Join::Dns { .. })
+                || ts <= self.symptom.opened.saturating_add(SAME_ID))
+    }
+
+    /// Refusals of this connection by its listener, in order of time.
+    pub fn listens(&self) -> Vec<&'a Seen<Listen>> {
+        let Join::Tcp { isn } = self.symptom.join else { return Vec::new() };
+        let found = self.world.evidence.listens.find(Key::Isn(isn));
+        in_order(found.filter(|l| self.is_timely(l.ts) && self.is_tcp_of_this(isn, &l.event.tuple)))
+    }
+
+    /// SYN-ACKs of this connection sent again.
+    pub fn synacks(&self) -> Vec<&'a Seen<SynAck>> {
+        let Join::Tcp { isn } = self.symptom.join else { return Vec::new() };
+        let found = self.world.evidence.synacks.find(Key::Isn(isn));
+        in_order(found.filter(|s| self.is_timely(s.ts) && self.is_tcp_of_this(isn, &s.event.tuple)))
+    }
+
+    /// An initial sequence number of 0 is "not known": then the flow must be the same.
+    fn is_tcp_of_this(&self, isn: u32, tuple: &probe_common::net::Tuple) -> bool {
+        isn != 0 || Flow::of(tuple) == self.symptom.flow
+    }
+
+    /// Clashes this flow lost, in order of time.
+    pub fn clashes(&self) -> Vec<&'a Seen<Clash>> {
+        let clashes = &self.world.evidence.clashes;
+        let mut found: Vec<&Seen<Clash>> = match self.symptom.join {
+            Join::Tcp { isn } if isn != 0 => clashes.find(Key::Isn(isn)).collect(),
+            _ => Vec::new(),
+        };
+        for flow in self.flows() {
+            for clash in clashes.find(Key::Flow(flow)) {
+                if self.is_ident_of_this(clash.event.ident)
+                    && !found.iter().any(|f| std::ptr::eq(*f, clash))
+                {
+                    found.push(clash);
+                }
+            }
+        }
+        in_order(found.into_iter().filter(|c| {
+            self.is_timely(c.ts) && c.event.loser.orig.proto == self.symptom.flow.proto
+        }))
+    }
+
+    /// The flow to each server the client asked.
+    fn flows(&self) -> Vec<Flow> {
+        let flow = self.symptom.flow;
+        let mut flows = vec![flow];
+        for server in &self.symptom.servers {
+            let mut other = flow;
+            other.dst.set_ip(*server);
+            if other != flow {
+                flows.push(other);
+            }
+        }
+        flows
+    }
+
+    /// Whether what a packet carried does not contradict this stall: 0 is "not known".
+    fn is_ident_of_this(&self, ident: u32) -> bool {
+        ident == 0
+            || match self.symptom.join {
+                Join::Tcp { isn } => isn == 0 || isn == ident,
+                Join::Dns { id, .. } => u32::from(id) == ident,
+                Join::Flow => true,
+            }
+    }
+
+    /// Dropped packets of this flow, in order of time.
+    pub fn drops(&self) -> Vec<(&'a SeenDrop, Direction)> {
+        let drops = &self.world.evidence.drops;
+        let found: Vec<&SeenDrop> = match self.symptom.join {
+            Join::Tcp { isn } if isn != 0 => {
+                drops.find(Key::Isn(isn)).filter(|d| d.event.tuple.proto == IPPROTO_TCP).collect()
+            }
+            Join::Dns { id, hash } => {
+                drops.find(Key::DnsId(id)).filter(|d| self.is_dns_of_this(d, hash)).collect()
+            }
+            _ => {
+                let flow = self.symptom.flow;
+                let there = drops.find(Key::Flow(flow));
+                there.chain(drops.find(Key::Flow(flow.reversed()))).collect()
+            }
+        };
+        let found = found.into_iter().filter(|d| self.is_timely(d.ts));
+        in_order(found).into_iter().map(|d| (d, self.direction(d))).collect()
+    }
+
+    fn is_dns_of_this(&self, drop: &SeenDrop, hash: u64) -> bool {
+        let tuple = &drop.event.tuple;
+        let same_family = (tuple.family == probe_common::net::FAMILY_V6)
+            == self.symptom.flow.dst.ip().to_canonical().is_ipv6();
+        if tuple.proto != IPPROTO_UDP || !same_family {
+            return false;
+        }
+        if let Some(question) = drop.dns.and_then(|m| m.question) {
+            return question.hash == hash;
+        }
+        // The name was cut off or could not be read: the client's end must be the same.
+        let (flow, client) = (Flow::of(tuple), self.symptom.flow.src);
+        flow.src == client || flow.dst == client
+    }
+
+    fn direction(&self, drop: &SeenDrop) -> Direction {
+        let to_client = match drop.dns {
+            Some(message) => message.answer,
+            None if drop.event.tuple.proto == IPPROTO_TCP => {
+                drop.event.tcp_flags & (TCP_SYN | TCP_ACK) == TCP_SYN | TCP_ACK
+            }
+            None => Flow::of(&drop.event.tuple).src.port() == self.symptom.flow.dst.port(),
+        };
+        if to_client { Direction::ToClient } else { Direction::ToServer }
+    }
+
+    /// The drop of the very packet whose entry clashed.
+    pub fn drop_of(&self, clash: &Seen<Clash>) -> Option<&'a SeenDrop> {
+        let found = self.world.evidence.drops.find(Key::Skb(clash.event.skb));
+        found.filter(|d| clash.ts <= d.ts && d.ts - clash.ts <= SAME_SKB).min_by_key(|d| d.ts)
+    }
+
+    /// Answers to this query from addresses that were not asked.
+    pub fn strays(&self) -> Vec<&'a Seen<Dns>> {
+        let found = self.same_question(&self.world.evidence.strays);
+        in_order(found.filter(|s| s.event.header.netns == self.symptom.netns))
+    }
+
+    /// This query as servers saw it: answered late, or not yet.
+    pub fn servers(&self) -> Vec<&'a Seen<Dns>> {
+        let found = self.same_question(&self.world.evidence.servers);
+        in_order(found.filter(|s| {
+            // A pending query that was answered later is told by its answer.
+            s.event.header.kind == kind::DNS_SERVER_ANSWER
+                || !self.same_question(&self.world.evidence.servers).any(|other| {
+                    other.event.header.kind == kind::DNS_SERVER_ANSWER
+                        && other.event.sk == s.event.sk
+                        && other.event.header.netns == s.event.header.netns
+                })
+        }))
+    }
+
+    fn same_question(
+        &self,
+        events: &'a super::recent::Recent<Seen<Dns>>,
+    ) -> impl Iterator<Item = &'a Seen<Dns>> + use<'a> {
+        let case = *self;
+        let key = match self.symptom.join {
+            Join::Dns { id, hash } => Some((id, hash)),
+            _ => None,
+        };
+        key.into_iter().flat_map(move |(id, hash)| {
+            events
+                .find(Key::DnsId(id))
+                .filter(move |e| e.event.question.hash == hash && case.is_timely(e.ts))
+        })
+    }
+}
+
+trait Timed {
+    fn ts(&self) -> u64;
+}
+
+impl<T> Timed for Seen<T> {
+    fn ts(&self) -> u64 {
+        self.ts
+    }
+}
+
+impl Timed for SeenDrop {
+    fn ts(&self) -> u64 {
+        self.ts
+    }
+}
+
+fn in_order<'a, T: Timed>(found: impl Iterator<Item = &'a T>) -> Vec<&'a T> {
+    let mut found: Vec<&T> = found.collect();
+    found.sort_by_key(|event| event.ts());
+    found
+}

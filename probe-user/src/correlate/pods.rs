@@ -1,0 +1,254 @@
+//! Which pod a network namespace or an address belonged to at a given time. Inode numbers are
+//! handed out again soon after a namespace is gone, so every name has a span of time.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    net::IpAddr,
+};
+
+use crate::{
+    event::{Pod, PodChange},
+    output::sanitize,
+};
+
+/// How long a pod that is gone stays known.
+const REMEMBERED: u64 = 300_000_000_000;
+/// How long after an event its namespace may first be reported.
+const REPORT_DELAY: u64 = 5_000_000_000;
+/// Spans of names kept, over all pods.
+const CAPACITY: usize = 8192;
+/// Addresses of one pod that are looked up.
+const ADDRESSES: usize = 64;
+
+#[derive(Debug)]
+struct Span {
+    pod: Pod,
+    from: u64,
+    gone: Option<u64>,
+}
+
+/// The pod table with its recent past.
+#[derive(Debug, Default)]
+pub struct Pods {
+    /// By inode number, oldest span first.
+    spans: HashMap<u32, VecDeque<Span>>,
+    by_address: HashMap<IpAddr, Vec<u32>>,
+    count: usize,
+    /// Pods there was no room for.
+    pub left_out: u64,
+}
+
+impl Pods {
+    pub fn change(&mut self, ts: u64, change: &PodChange) {
+        match change {
+            PodChange::Up(pod) => self.up(ts, pod),
+            PodChange::Gone { netns } => {
+                if let Some(span) = self.spans.get_mut(netns).and_then(VecDeque::back_mut) {
+                    span.gone.get_or_insert(ts);
+                }
+            }
+        }
+    }
+
+    fn up(&mut self, ts: u64, pod: &Pod) {
+        let pod = Pod { name: sanitize::text(&pod.name), ..pod.clone() };
+        if let Some(last) = self.spans.get_mut(&pod.netns).and_then(VecDeque::back_mut) {
+            if last.gone.is_none() && is_same(&last.pod, &pod) {
+                last.pod.clone_from(&pod);
+                self.index(&pod);
+                return;
+            }
+            last.gone.get_or_insert(ts);
+        }
+        if self.count >= CAPACITY {
+            self.left_out += 1;
+            return;
+        }
+        self.index(&pod);
+        self.spans.entry(pod.netns).or_default().push_back(Span { pod, from: ts, gone: None });
+        self.count += 1;
+    }
+
+    fn index(&mut self, pod: &Pod) {
+        for address in pod.addresses.iter().take(ADDRESSES) {
+            let owners = self.by_address.entry(address.to_canonical()).or_default();
+            if !owners.contains(&pod.netns) {
+                owners.push(pod.netns);
+            }
+        }
+        if self.by_address.len() > CAPACITY * ADDRESSES {
+            self.unindex();
+        }
+    }
+
+    /// Drops addresses that no known pod has any more.
+    fn unindex(&mut self) {
+        let spans = &self.spans;
+        self.by_address.retain(|address, owners| {
+            owners.retain(|netns| {
+                spans.get(netns).is_some_and(|s| s.iter().any(|s| has(&s.pod, *address)))
+            });
+            !owners.is_empty()
+        });
+    }
+
+    /// Forgets pods that are gone for long.
+    pub fn forget(&mut self, now: u64) {
+        let before = self.count;
+        self.spans.retain(|_, spans| {
+            while spans.front().and_then(|s| s.gone).is_some_and(|t| t + REMEMBERED < now) {
+                spans.pop_front();
+                self.count -= 1;
+            }
+            !spans.is_empty()
+        });
+        if self.count != before {
+            self.unindex();
+        }
+    }
+
+    /// The pod that namespace was at that time. `cookie` is the kernel's own unique number of the
+    /// namespace, 0 when not known.
+    pub fn at(&self, netns: u32, cookie: u64, ts: u64) -> Option<&Pod> {
+        let spans = self.spans.get(&netns)?;
+        if cookie != 0
+            && let Some(span) = spans.iter().find(|s| s.pod.cookie == cookie)
+        {
+            return Some(&span.pod);
+        }
+        let fits = |s: &&Span| cookie == 0 || s.pod.cookie == 0 || s.pod.cookie == cookie;
+        let now = spans.iter().rev().filter(fits).find(|s| s.from <= ts);
+        let next = spans
+            .iter()
+            .filter(fits)
+            .find(|s| s.from > ts && s.from - ts <= REPORT_DELAY)
+            .map(|s| &s.pod);
+        match now {
+            Some(span) if span.gone.is_none_or(|gone| ts <= gone) => match next {
+                // A namespace may be seen before its name is known.
+                Some(named) if is_unnamed(&span.pod) => Some(named),
+                _ => Some(&span.pod),
+            },
+            // Between two pods: events of the new one may come before its report.
+            Some(span) => Some(next.unwrap_or(&span.pod)),
+            None => next,
+        }
+    }
+
+    /// The one pod that had this address at that time; `None` when none or several had it.
+    pub fn owner(&self, address: IpAddr, ts: u64) -> Option<&Pod> {
+        let address = address.to_canonical();
+        let mut owners = self
+            .by_address
+            .get(&address)?
+            .iter()
+            .filter_map(|netns| self.at(*netns, 0, ts))
+            .filter(|pod| has(pod, address));
+        let first = owners.next()?;
+        owners.next().is_none().then_some(first)
+    }
+
+    /// Name for a namespace: the pod's, else `netns:INODE`.
+    pub fn name(&self, netns: u32, cookie: u64, ts: u64) -> String {
+        self.at(netns, cookie, ts).map_or_else(|| format!("netns:{netns}"), |pod| pod.name.clone())
+    }
+
+    /// How many pods exist now, the host not counted.
+    pub fn alive(&self) -> usize {
+        let alive = |s: &&VecDeque<Span>| {
+            s.back().is_some_and(|s| s.gone.is_none() && s.pod.name != "host")
+        };
+        self.spans.values().filter(alive).count()
+    }
+}
+
+fn has(pod: &Pod, address: IpAddr) -> bool {
+    pod.addresses.iter().any(|a| a.to_canonical() == address)
+}
+
+fn is_unnamed(pod: &Pod) -> bool {
+    pod.name.starts_with("netns:")
+}
+
+/// Whether a report is of the namespace already known, and only its name or addresses changed.
+fn is_same(old: &Pod, new: &Pod) -> bool {
+    match (old.cookie, new.cookie) {
+        (0, _) | (_, 0) => old.name == new.name || is_unnamed(old),
+        (old, new) => old == new,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    const S: u64 = 1_000_000_000;
+
+    fn pod(netns: u32, cookie: u64, name: &str, address: &str) -> PodChange {
+        let addresses = vec![address.parse().unwrap()];
+        PodChange::Up(Pod { netns, cookie, name: name.to_owned(), addresses })
+    }
+
+    fn name(pods: &Pods, netns: u32, ts: u64) -> &str {
+        pods.at(netns, 0, ts).map_or("", |p| &p.name)
+    }
+
+    #[test]
+    fn a_reused_inode_names_only_later_events_anew() {
+        let mut pods = Pods::default();
+        pods.change(10 * S, &pod(7, 0, "old", "10.0.0.1"));
+        pods.change(20 * S, &PodChange::Gone { netns: 7 });
+        pods.change(30 * S, &pod(7, 0, "new", "10.0.0.2"));
+        assert_eq!(name(&pods, 7, 15 * S), "old");
+        assert_eq!(name(&pods, 7, 22 * S), "old");
+        assert_eq!(name(&pods, 7, 29 * S), "new");
+        assert_eq!(name(&pods, 7, 31 * S), "new");
+        assert_eq!(pods.owner("10.0.0.1".parse().unwrap(), 15 * S).unwrap().name, "old");
+        assert_eq!(pods.owner("10.0.0.1".parse().unwrap(), 31 * S), None);
+        assert_eq!(pods.alive(), 1);
+    }
+
+    #[test]
+    fn a_reused_inode_without_a_gone_is_told_by_its_name_or_cookie() {
+        let mut pods = Pods::default();
+        pods.change(10 * S, &pod(7, 1, "same-name", "10.0.0.1"));
+        pods.change(30 * S, &pod(7, 2, "same-name", "10.0.0.9"));
+        let old = pods.at(7, 1, 40 * S).unwrap();
+        assert_eq!(old.addresses, ["10.0.0.1".parse::<IpAddr>().unwrap()]);
+        pods.change(50 * S, &pod(8, 0, "a", "10.0.0.2"));
+        pods.change(60 * S, &pod(8, 0, "b", "10.0.0.2"));
+        assert_eq!(name(&pods, 8, 55 * S), "a");
+        assert_eq!(name(&pods, 8, 65 * S), "b");
+    }
+
+    #[test]
+    fn a_name_learnt_late_holds_for_the_whole_namespace() {
+        let mut pods = Pods::default();
+        pods.change(10 * S, &pod(7, 0, "netns:7", "10.0.0.1"));
+        pods.change(30 * S, &pod(7, 0, "web", "10.0.0.1"));
+        assert_eq!(name(&pods, 7, 12 * S), "web");
+    }
+
+    #[test]
+    fn the_gone_are_forgotten_after_five_minutes() {
+        let mut pods = Pods::default();
+        pods.change(10 * S, &pod(7, 0, "old", "10.0.0.1"));
+        pods.change(20 * S, &PodChange::Gone { netns: 7 });
+        pods.forget(319 * S);
+        assert_eq!(name(&pods, 7, 15 * S), "old");
+        pods.forget(321 * S);
+        assert_eq!(name(&pods, 7, 15 * S), "");
+        assert_eq!(pods.name(7, 0, 15 * S), "netns:7");
+        assert!(pods.by_address.is_empty());
+    }
+
+    #[test]
+    fn an_address_of_two_pods_names_neither() {
+        let mut pods = Pods::default();
+        pods.change(10 * S, &pod(7, 0, "a", "10.0.0.1"));
+        pods.change(10 * S, &pod(8, 0, "b", "10.0.0.1"));
+        assert_eq!(pods.owner("10.0.0.1".parse().unwrap(), 15 * S), None);
+    }
+}

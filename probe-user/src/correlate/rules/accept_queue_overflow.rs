@@ -1,0 +1,212 @@
+//! `accept-queue-overflow`: the program does not accept() fast enough. The kernel refuses the SYN
+//! (`tcp_conn_request`) or the final ACK (`tcp_v4_syn_recv_sock`) while `sk_ack_backlog` exceeds
+//! `sk_max_ack_backlog`; neither shows as a dropped packet.
+
+use std::net::SocketAddr;
+
+use probe_common::event::{Listen, STAGE_ACK};
+
+use super::Verdict;
+use crate::{
+    correlate::{
+        describe::sorted,
+        evidence::Seen,
+        join::Case,
+        world::{ListenerKey, World, listener_key, overflowed},
+    },
+    finding::{
+        Cause, Confidence, Details, Evidence, Fix, Flow, Party, Place,
+        details::{AcceptQueue, CappedBy, Stage},
+    },
+};
+
+pub fn judge(case: &Case<'_>) -> Option<Verdict> {
+    let refusals = case.listens();
+    match refusals.iter().find(|l| overflowed(&l.event)) {
+        Some(refused) => Some(certain(case, refused)),
+        None => likely(case),
+    }
+}
+
+fn certain(case: &Case<'_>, refused: &Seen<Listen>) -> Verdict {
+    let (world, e) = (case.world, &*refused.event);
+    let mut lines = case.symptom.notes.clone();
+    lines.extend(case.listens().into_iter().map(|l| case.say_listen(l)));
+    lines.extend(case.synacks().into_iter().map(|s| case.say_synack(s)));
+    let listener = world.listener(e.ino);
+    let at = Flow::of(&e.tuple).dst;
+    let mut details = AcceptQueue {
+        address: at.ip(),
+        port: at.port(),
+        process: listener.map(|l| l.comm.clone()),
+        pid: listener.map(|l| l.pid),
+        ack_backlog: e.ack_backlog,
+        max_ack_backlog: e.max_ack_backlog,
+        somaxconn: e.somaxconn,
+        stage: if e.stage == STAGE_ACK { Stage::Ack } else { Stage::Syn },
+        // listen() cuts the program's wish at somaxconn (inet_listen): equal means somaxconn caps.
+        capped_by: if e.max_ack_backlog >= e.somaxconn {
+            CappedBy::Somaxconn
+        } else {
+            CappedBy::Listen
+        },
+        refused: 0,
+        kernel_listen_overflows: None,
+        missed: 0,
+        details_left_out: 0,
+        netns: e.header.netns,
+        key: listener_key(e),
+    };
+    count(&mut details, world);
+    let mut verdict = verdict(case, details, Confidence::Certain, refused.ts);
+    lines.extend(counted(&verdict.details, world.now));
+    verdict.evidence = sorted(lines);
+    verdict
+}
+
+/// The refusal itself was not delivered, but the SYN-ACK sent again found the queue full.
+fn likely(case: &Case<'_>) -> Option<Verdict> {
+    let synacks = case.synacks();
+    let full = synacks.iter().find(|s| s.event.ack_backlog > s.event.max_ack_backlog)?;
+    let (world, e) = (case.world, &*full.event);
+    let listener = world.listener(e.ino);
+    let at = Flow::of(&e.tuple).dst;
+    let mut details = AcceptQueue {
+        address: at.ip(),
+        port: at.port(),
+        process: listener.map(|l| l.comm.clone()),
+        pid: listener.map(|l| l.pid),
+        ack_backlog: e.ack_backlog,
+        max_ack_backlog: e.max_ack_backlog,
+        somaxconn: 0,
+        stage: Stage::Ack,
+        capped_by: CappedBy::Listen,
+        refused: 0,
+        kernel_listen_overflows: None,
+        missed: 0,
+        details_left_out: 0,
+        netns: e.header.netns,
+        key: (e.header.netns, if e.ino == 0 { e.sk } else { e.ino }),
+    };
+    count(&mut details, world);
+    let mut lines = case.symptom.notes.clone();
+    lines.extend(synacks.iter().map(|s| case.say_synack(s)));
+    let mut verdict = verdict(case, details, Confidence::Likely, full.ts);
+    verdict.evidence = sorted(lines);
+    Some(verdict)
+}
+
+fn verdict(case: &Case<'_>, details: AcceptQueue, confidence: Confidence, ts: u64) -> Verdict {
+    let at = SocketAddr::new(details.address, details.port);
+    let pod = case.world.pods.at(details.netns, 0, ts).map(|p| p.name.clone());
+    let who = match (&details.process, details.pid) {
+        (Some(process), Some(pid)) => format!("{process} (pid {pid})"),
+        _ => "the program".to_owned(),
+    };
+    let title = format!(
+        "{who} behind {at} in {} does not accept() fast enough: {} connections wait, {} are \
+         allowed, so the kernel refuses {}",
+        pod.clone().unwrap_or_else(|| format!("netns:{}", details.netns)),
+        details.ack_backlog,
+        details.max_ack_backlog,
+        match details.stage {
+            Stage::Syn => "new SYNs",
+            Stage::Ack => "the final ACK of the handshake (the client believes it is connected)",
+        }
+    );
+    Verdict {
+        cause: Cause::AcceptQueueOverflow,
+        confidence,
+        title,
+        evidence: Vec::new(),
+        culprit: Some(Party {
+            pod,
+            netns: Some(details.netns),
+            address: Some(details.address),
+            port: Some(details.port),
+            process: details.process.clone(),
+            pid: details.pid,
+        }),
+        fold: format!("{} {at}", details.netns),
+        fix: fix(&details),
+        confirm: vec![format!(
+            "in the pod's network namespace: `ss -ltn 'sport = :{}'` (Recv-Q is the queue, Send-Q \
+             its limit) and `nstat -az TcpExtListenOverflows`",
+            details.port
+        )],
+        details: Details::AcceptQueue(Box::new(details)),
+    }
+}
+
+/// Brings the counts up to date; whether there were more refusals than before.
+pub fn count(details: &mut AcceptQueue, world: &World) -> bool {
+    let before = (details.refused, details.kernel_listen_overflows);
+    let key: ListenerKey = details.key;
+    let kind = usize::from(probe_common::event::kind::LISTEN_DROP);
+    let of = |counts: &[u64]| counts.get(kind).copied().unwrap_or(0);
+    let totals = &world.losses.latest;
+    let left_out = of(&totals.limited).saturating_add(of(&totals.lost));
+    details.refused = world.refused.get(&key);
+    details.details_left_out = left_out;
+    details.kernel_listen_overflows = world.counters.listen_overflows(details.netns);
+    // What was left out cannot be told apart by namespace: it may all have been this one.
+    let seen = world.refused.sum(|(netns, _)| *netns == details.netns).saturating_add(left_out);
+    details.missed =
+        details.kernel_listen_overflows.map_or(0, |kernel| kernel.saturating_sub(seen));
+    let grew = before.1.zip(details.kernel_listen_overflows).is_some_and(|(old, new)| old < new);
+    before.0 < details.refused || grew
+}
+
+fn counted(details: &Details, now: u64) -> Option<Evidence> {
+    let Details::AcceptQueue(d) = details else { return None };
+    let kernel = d.kernel_listen_overflows?;
+    let mut text = format!(
+        "refused so far: {} by this listener in detail, ListenOverflows +{kernel} in its namespace",
+        d.refused
+    );
+    if d.details_left_out > 0 {
+        text.push_str(&format!(", {} details left out", d.details_left_out));
+    }
+    if d.missed > 0 {
+        text.push_str(&format!(", {} missed by the hook", d.missed));
+    }
+    Some(Evidence { ts: now, kind: "counter", text })
+}
+
+fn fix(details: &AcceptQueue) -> Vec<Fix> {
+    let faster = Fix {
+        place: Place::Application,
+        now: Some("add replicas, or restart the program if it hangs".to_owned()),
+        lasting: Some("accept faster: more workers, no slow work before accept()".to_owned()),
+        caveat: None,
+    };
+    let raise = match details.capped_by {
+        CappedBy::Listen => Fix {
+            place: Place::Application,
+            now: None,
+            lasting: Some(format!(
+                "raise the program's own listen() backlog, {} now (nginx: `listen ... backlog=N`, \
+                 511 by default whatever somaxconn is); somaxconn allows {}",
+                details.max_ack_backlog, details.somaxconn
+            )),
+            caveat: Some("counts only after the next listen(): restart or reload it".to_owned()),
+        },
+        CappedBy::Somaxconn => Fix {
+            place: Place::Pod,
+            now: None,
+            lasting: Some(format!(
+                "raise net.core.somaxconn, {} now, by the pod's securityContext.sysctls, and the \
+                 program's listen() backlog with it",
+                details.somaxconn
+            )),
+            caveat: Some(
+                "somaxconn is one setting for each pod's network namespace: the node's own value \
+                 does not count. The kubelet calls it unsafe \
+                 (--allowed-unsafe-sysctls=net.core.somaxconn). It counts only after the next \
+                 listen()"
+                    .to_owned(),
+            ),
+        },
+    };
+    vec![raise, faster]
+}

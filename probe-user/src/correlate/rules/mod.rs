@@ -1,0 +1,39 @@
+//! One file for each cause: `judge` looks at a stall and at all that is known and names the cause,
+//! or does not. A rule says `certain` only with the evidence the catalogue asks for.
+
+pub mod accept_queue_overflow;
+
+use super::join::Case;
+use crate::finding::{Cause, Confidence, Details, Evidence, Fix, Party};
+
+/// What a rule concludes.
+#[derive(Clone, Debug)]
+pub struct Verdict {
+    pub cause: Cause,
+    pub confidence: Confidence,
+    /// The cause in plain words, one sentence.
+    pub title: String,
+    pub evidence: Vec<Evidence>,
+    pub culprit: Option<Party>,
+    /// What makes two culprits the same when stalls are folded into one finding.
+    pub fold: String,
+    pub details: Details,
+    pub fix: Vec<Fix>,
+    pub confirm: Vec<String>,
+}
+
+/// A rule: pure, and quick, for it runs on every open stall whenever there is new evidence.
+pub type Rule = fn(&Case<'_>) -> Option<Verdict>;
+
+/// In the order of the catalogue.
+pub const RULES: &[(Cause, Rule)] = &[(Cause::AcceptQueueOverflow, accept_queue_overflow::judge)];
+
+/// The verdict with the highest confidence; of equals the first in the order of the catalogue.
+pub fn best(case: &Case<'_>) -> Option<Verdict> {
+    RULES.iter().filter_map(|(_, judge)| judge(case)).fold(None, |best: Option<Verdict>, next| {
+        match best {
+            Some(best) if best.confidence >= next.confidence => Some(best),
+            _ => Some(next),
+        }
+    })
+}

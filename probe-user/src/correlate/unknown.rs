@@ -1,0 +1,120 @@
+//! A stall without a named cause is a finding too: with all that was seen of it, what was ruled
+//! out, and what could not be seen.
+
+use probe_common::event::kind;
+
+use super::{
+    describe::sorted,
+    join::{Case, Direction},
+    rules::Verdict,
+    world::Watch,
+};
+use crate::finding::{Cause, Confidence, Details, NotNamed, SymptomKind};
+
+/// The causes looked for, with the kinds of events that show them.
+const DNS: &[(Cause, &[u16])] = &[
+    (Cause::ConntrackDnatClash, &[kind::CLASH, kind::DROP]),
+    (Cause::ConntrackSnatClash, &[kind::CLASH]),
+    (Cause::ConntrackTableFull, &[kind::TABLE_FULL, kind::DROP]),
+    (Cause::NoListener, &[kind::DROP]),
+    (Cause::ServerSlow, &[kind::DNS_SERVER_ANSWER]),
+];
+const TCP: &[(Cause, &[u16])] = &[
+    (Cause::ConntrackSnatClash, &[kind::CLASH]),
+    (Cause::ConntrackTableFull, &[kind::TABLE_FULL, kind::DROP]),
+    (Cause::AcceptQueueOverflow, &[kind::LISTEN_DROP]),
+    (Cause::NoListener, &[kind::DROP]),
+];
+
+pub fn verdict(case: &Case<'_>) -> Verdict {
+    let evidence = sorted(case.say_all());
+    // What was seen last apart from the client's own waiting is the best hint there is.
+    let own: Vec<&str> = case.symptom.notes.iter().map(|n| n.kind).collect();
+    let hint = evidence.iter().rev().find(|line| !own.contains(&line.kind));
+    let title = match hint {
+        Some(line) => format!("no known cause; {}", line.text),
+        None => "no known cause, and nothing was seen of its packets on this node".to_owned(),
+    };
+    Verdict {
+        cause: Cause::Unknown,
+        confidence: Confidence::Possible,
+        title,
+        culprit: None,
+        fold: format!("{} {}", case.symptom.server(), hint_class(case)),
+        evidence,
+        details: Details::None,
+        fix: Vec::new(),
+        confirm: Vec::new(),
+    }
+}
+
+/// What kind of hint there is, for folding: the place of the last drop, or nothing.
+fn hint_class(case: &Case<'_>) -> String {
+    match case.drops().last() {
+        Some((drop, way)) => {
+            let way = if *way == Direction::ToServer { "to server" } else { "to client" };
+            let reason = case.world.reason(&drop.event).unwrap_or_default();
+            let place = case.world.function(drop.event.location).unwrap_or("?");
+            format!("{way} {reason} {place}")
+        }
+        None => String::new(),
+    }
+}
+
+/// The causes that are ruled out, and those that could not be seen.
+pub fn not_named(case: &Case<'_>) -> (Vec<NotNamed>, Vec<NotNamed>) {
+    let looked_for = match case.symptom.kind {
+        SymptomKind::DnsStall => DNS,
+        SymptomKind::ConnectStall | SymptomKind::ConnectRefused => TCP,
+    };
+    let (mut ruled_out, mut not_seen) = (Vec::new(), Vec::new());
+    for (cause, kinds) in looked_for {
+        let cause = *cause;
+        match case.world.watch(cause) {
+            Watch::CannotHappen(why) => {
+                let why = format!("cannot happen here: {why}");
+                ruled_out.push(NotNamed { cause, why });
+            }
+            Watch::CannotSee(why) => not_seen.push(NotNamed { cause, why }),
+            Watch::Watched => match incomplete(case, kinds) {
+                Some(why) => not_seen.push(NotNamed { cause, why }),
+                None => ruled_out.push(NotNamed { cause, why: why_not(case, cause) }),
+            },
+        }
+    }
+    (ruled_out, not_seen)
+}
+
+fn incomplete(case: &Case<'_>, kinds: &[u16]) -> Option<String> {
+    if let Some(why) = case.world.losses.since(*case.symptom.span().start(), kinds) {
+        return Some(why);
+    }
+    case.evicted.then(|| "too much happened at once to keep it all".to_owned())
+}
+
+fn why_not(case: &Case<'_>, cause: Cause) -> String {
+    let clash = !case.clashes().is_empty();
+    let why = match cause {
+        Cause::ConntrackDnatClash if clash => {
+            "a clash of this flow was seen, but not that its answer was lost by it"
+        }
+        Cause::ConntrackSnatClash if clash => {
+            "a clash of this flow was seen, but not with a young entry for the same source port"
+        }
+        Cause::ConntrackDnatClash | Cause::ConntrackSnatClash => {
+            "no clash of this flow was seen while the hook was watched and nothing was lost"
+        }
+        Cause::ConntrackTableFull => "no packet of this flow was refused by a full table",
+        Cause::AcceptQueueOverflow if case.listens().is_empty() => {
+            "no listener on this node refused this connection"
+        }
+        Cause::AcceptQueueOverflow => "the listener refused it, but its accept queue was not full",
+        Cause::NoListener => "the request met no closed port on this node",
+        Cause::ServerSlow if case.servers().is_empty() => {
+            "no server on this node got this query and answered it late"
+        }
+        Cause::ServerSlow => "the server was not slow enough to explain it, or its answer was lost",
+        _ => "not seen",
+    };
+    why.to_owned()
+}

@@ -1,0 +1,271 @@
+//! Which events open, continue and close a stall.
+
+use std::{collections::HashMap, net::SocketAddr};
+
+use probe_common::{
+    event::{
+        Clash, Connect, DROP_TABLE_FULL, Dns, Drop, Listen, OUTCOME_ESTABLISHED, OUTCOME_FAILED,
+        OUTCOME_TRYING, STAGE_ACK, SynAck, VERDICT_ACCEPT, kind,
+    },
+    net::IPPROTO_TCP,
+};
+
+use super::{
+    Correlator, dns,
+    stalls::{Key, Stall, State},
+    symptom::{Join, Symptom, Worth},
+};
+use crate::finding::{Flow, SymptomKind};
+
+const ECONNREFUSED: u32 = 111;
+/// A client on this node sends its SYN again after one second: it is then seen at its own socket.
+const ELSEWHERE: u64 = 1_200_000_000;
+/// The same for a client that is known to be here, whose retransmit may be reported late.
+const HERE: u64 = 2_500_000_000;
+/// Nothing will be seen of such a packet at the client.
+const AT_ONCE: u64 = 300_000_000;
+/// The sweep that finds unanswered queries comes some time after the least stall.
+const SWEEP: u64 = 1_500_000_000;
+
+/// Sockets closed lately with a query unanswered.
+#[derive(Debug, Default)]
+pub struct Closes {
+    at: HashMap<(u32, u64), u64>,
+}
+
+impl Closes {
+    /// The loader collects the queries of a closed socket at once.
+    const KEEP: u64 = 5_000_000_000;
+    const CAPACITY: usize = 4096;
+
+    fn note(&mut self, netns: u32, sk: u64, ts: u64) {
+        if self.at.len() < Self::CAPACITY || self.at.contains_key(&(netns, sk)) {
+            self.at.insert((netns, sk), ts);
+        }
+    }
+
+    pub fn forget(&mut self, now: u64) {
+        self.at.retain(|_, ts| ts.saturating_add(Self::KEEP) >= now);
+    }
+}
+
+impl Correlator {
+    pub(super) fn on_dns(&mut self, ts: u64, e: &Dns) {
+        match e.header.kind {
+            kind::DNS_CLOSE => self.on_close(ts, e),
+            kind::DNS_RETRY => {
+                let Some(stall) = self.dns_stall(ts, e) else { return };
+                let s = &mut stall.symptom;
+                s.gave_up.get_or_insert(ts);
+                s.retries = s.retries.max(u32::from(e.attempts).saturating_sub(1));
+                let text = format!("asked again{}", s.after(ts));
+                s.note(ts, "query-retry", text);
+            }
+            kind::DNS_ANSWER => {
+                let answered = if e.answered == 0 { ts } else { e.answered };
+                let late = answered.saturating_sub(e.first) >= self.min_stall();
+                if !late && e.attempts <= 1 && self.stalls.id(dns_key(e)).is_none() {
+                    return;
+                }
+                let Some(stall) = self.dns_stall(ts, e) else { return };
+                let s = &mut stall.symptom;
+                s.answered = Some(answered);
+                s.ended = Some(answered);
+                let text = format!("an answer arrived{}", s.after(answered));
+                s.note(answered, "answer", text);
+            }
+            kind::DNS_UNANSWERED => {
+                let closed = self.closes.at.get(&(e.header.netns, e.sk)).copied();
+                let closed = closed.filter(|closed| *closed >= e.last);
+                let waited = closed.unwrap_or(ts).saturating_sub(e.first);
+                let short = waited < self.min_stall() && e.attempts <= 1;
+                let is_new = self.stalls.id(dns_key(e)).is_none();
+                let Some(stall) = self.dns_stall(ts, e) else { return };
+                let s = &mut stall.symptom;
+                if is_new && short {
+                    // Closed early: no stall for the user, unless the query met a closed port.
+                    s.worth = Worth::OnlyCertain;
+                }
+                if let Some(end) = closed.or(short.then_some(ts)) {
+                    closed_at(s, end);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn on_close(&mut self, ts: u64, e: &Dns) {
+        self.closes.note(e.header.netns, e.sk, ts);
+        if self.stalls.is_empty() {
+            return;
+        }
+        let (netns, sk) = (e.header.netns, e.sk);
+        for stall in self.stalls.iter_mut() {
+            if stall.is_of_socket(netns, sk) && stall.symptom.ended.is_none() {
+                stall.touched = ts;
+                closed_at(&mut stall.symptom, ts);
+            }
+        }
+    }
+
+    /// The stall of this query, opened if need be.
+    fn dns_stall(&mut self, ts: u64, e: &Dns) -> Option<&mut Stall> {
+        let key = dns_key(e);
+        if let Some(id) = self.stalls.client(key) {
+            // The same id and name on the same socket after an answer is a new query.
+            let is_over = |s: &Stall| s.symptom.ended.is_some_and(|end| e.first > end);
+            if !self.stalls.get(id).is_some_and(is_over) {
+                let stall = self.stalls.get_mut(id)?;
+                stall.touched = ts;
+                return Some(stall);
+            }
+        }
+        let symptom = Symptom::dns(ts, e);
+        let ident = u32::from(e.question.id);
+        let mut keys = vec![key];
+        for server in &symptom.servers {
+            let dst = SocketAddr::new(*server, symptom.flow.dst.port());
+            keys.push(Key::Flow(Flow { dst, ..symptom.flow }, ident));
+        }
+        let id = self.open_stall(symptom, keys, None)?;
+        self.stalls.get_mut(id)
+    }
+
+    pub(super) fn on_connect(&mut self, ts: u64, e: &Connect) {
+        let flow = Flow::of(&e.tuple);
+        let key = tcp_key(e.isn, flow);
+        let known = self.stalls.client(key);
+        let waited = if e.started == 0 { 0 } else { ts.saturating_sub(e.started) };
+        let slow = waited >= self.min_stall() || e.retransmits > 0;
+        let kind = match e.outcome {
+            OUTCOME_FAILED if e.err == ECONNREFUSED => SymptomKind::ConnectRefused,
+            // Given up in no time by the program itself (the slower of two addresses, say).
+            OUTCOME_FAILED if e.err == 0 && !slow && known.is_none() => return,
+            OUTCOME_ESTABLISHED if !slow && known.is_none() => return,
+            OUTCOME_TRYING if e.header.kind != kind::SYN_RETRANSMIT => return,
+            _ => SymptomKind::ConnectStall,
+        };
+        let id = match known {
+            Some(id) => id,
+            None => {
+                let symptom = Symptom::connect(ts, kind, e);
+                let Some(id) = self.open_stall(symptom, vec![key], None) else { return };
+                id
+            }
+        };
+        let Some(stall) = self.stalls.get_mut(id) else { return };
+        stall.touched = ts;
+        stall.symptom.connect_again(ts, e);
+        if kind == SymptomKind::ConnectRefused && stall.state == State::Open {
+            stall.symptom.kind = kind;
+        }
+    }
+
+    pub(super) fn on_listen(&mut self, ts: u64, e: &Listen) {
+        let wait = (e.stage == STAGE_ACK).then_some(AT_ONCE);
+        self.on_tcp_packet(ts, e.isn, Flow::of(&e.tuple), wait, Worth::Stall);
+    }
+
+    /// A SYN-ACK sent again says that the handshake hangs, but scanners that never answer make
+    /// them too: a finding only if its cause is named.
+    pub(super) fn on_synack(&mut self, ts: u64, e: &SynAck) {
+        self.on_tcp_packet(ts, e.isn, Flow::of(&e.tuple), None, Worth::OnlyNamed);
+    }
+
+    /// A packet of a handshake was refused. `wait`: for how long the client itself may still show.
+    fn on_tcp_packet(&mut self, ts: u64, isn: u32, flow: Flow, wait: Option<u64>, worth: Worth) {
+        let key = tcp_key(isn, flow);
+        if self.touch(key, ts, worth) {
+            return;
+        }
+        let here = self.world.pods.owner(flow.src.ip(), ts).is_some();
+        let wait = wait.unwrap_or(if here { HERE } else { ELSEWHERE });
+        let mut symptom = Symptom::packet(ts, SymptomKind::ConnectStall, flow, Join::Tcp { isn });
+        symptom.worth = worth;
+        self.open_stall(symptom, vec![key], Some(ts.saturating_add(wait)));
+    }
+
+    pub(super) fn on_clash(&mut self, ts: u64, e: &Clash) {
+        if e.verdict != VERDICT_ACCEPT {
+            self.on_packet(ts, Flow::of(&e.loser.orig), e.ident, None);
+        }
+    }
+
+    pub(super) fn on_drop(&mut self, ts: u64, e: &Drop) {
+        if e.flags & DROP_TABLE_FULL == 0 {
+            return;
+        }
+        let captured = usize::try_from(e.captured).unwrap_or(usize::MAX);
+        let message = dns::of_packet(e.packet.get(..captured).unwrap_or(&e.packet));
+        let hash = message.and_then(|m| m.question).map(|q| q.hash);
+        self.on_packet(ts, Flow::of(&e.tuple), e.ident, hash);
+    }
+
+    /// The first packet of a flow was dropped for want of a conntrack entry.
+    fn on_packet(&mut self, ts: u64, flow: Flow, ident: u32, hash: Option<u64>) {
+        if flow.proto == IPPROTO_TCP {
+            self.on_tcp_packet(ts, ident, flow, None, Worth::Stall);
+            return;
+        }
+        let is_dns = self.opts.dns_ports.contains(&flow.dst.port());
+        // The payload of what is not DNS joins nothing: such a flow is told once.
+        let key = Key::Flow(flow, if is_dns { ident } else { 0 });
+        if self.touch(key, ts, Worth::Stall) {
+            return;
+        }
+        let here = self.world.pods.owner(flow.src.ip(), ts).is_some();
+        let (kind, wait) = match is_dns {
+            true if here => (SymptomKind::DnsStall, self.min_stall().saturating_add(SWEEP)),
+            true => (SymptomKind::DnsStall, ELSEWHERE),
+            false => (SymptomKind::ConnectStall, AT_ONCE),
+        };
+        let join = match (hash, u16::try_from(ident)) {
+            (Some(hash), Ok(id)) if is_dns => Join::Dns { id, hash },
+            _ => Join::Flow,
+        };
+        let symptom = Symptom::packet(ts, kind, flow, join);
+        self.open_stall(symptom, vec![key], Some(ts.saturating_add(wait)));
+    }
+
+    /// Whether the stall is known already.
+    fn touch(&mut self, key: Key, ts: u64, worth: Worth) -> bool {
+        let Some(stall) = self.stalls.id(key).and_then(|id| self.stalls.get_mut(id)) else {
+            return false;
+        };
+        stall.touched = ts;
+        if stall.state == State::Open && worth == Worth::Stall {
+            stall.symptom.worth = worth;
+        }
+        true
+    }
+
+    fn open_stall(
+        &mut self,
+        symptom: Symptom,
+        keys: Vec<Key>,
+        judge_at: Option<u64>,
+    ) -> Option<u64> {
+        let mut stall = Stall::new(symptom, self.world.evidence.evicted());
+        if let Some(judge_at) = judge_at {
+            stall.judge_at = judge_at;
+        }
+        self.stalls.add(stall, keys)
+    }
+}
+
+fn closed_at(symptom: &mut Symptom, ts: u64) {
+    symptom.gave_up.get_or_insert(ts);
+    symptom.ended.get_or_insert(ts);
+    let text = format!("the socket was closed without an answer{}", symptom.after(ts));
+    symptom.note(ts, "given-up", text);
+}
+
+fn dns_key(e: &Dns) -> Key {
+    let (netns, sk) = (e.header.netns, e.sk);
+    Key::Dns { netns, sk, id: e.question.id, hash: e.question.hash }
+}
+
+/// An initial sequence number of 0 is "not known".
+fn tcp_key(isn: u32, flow: Flow) -> Key {
+    if isn == 0 { Key::Flow(flow, 0) } else { Key::Isn(isn) }
+}

@@ -1,0 +1,219 @@
+//! Everything known that is not itself a stall: names, settings, counters and the index of recent
+//! evidence. Rules read it and never change it.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    net::IpAddr,
+};
+
+use probe_common::event::{DROP_HAS_REASON, DROP_TABLE_FULL, Drop, Header, Listen};
+
+use super::{
+    evidence::Index,
+    losses::Losses,
+    pods::Pods,
+    tally::{PerNetns, Tally},
+};
+use crate::{
+    event::{Body, Event, Hook, HookState, Listener, Node, PodChange},
+    finding::{Cause, Flow, Party},
+    output::sanitize,
+};
+
+/// Names of kernel addresses and of listening sockets kept.
+const NAMES: usize = 8192;
+
+/// A listening socket: its namespace, and its inode number (its address where that is not known).
+pub type ListenerKey = (u32, u64);
+
+/// What rules look at.
+#[derive(Debug, Default)]
+pub struct World {
+    /// Time of the latest event or tick.
+    pub now: u64,
+    pub node: Node,
+    reasons: HashMap<u32, String>,
+    pub hooks: Option<Vec<Hook>>,
+    pub pods: Pods,
+    symbols: Bounded<u64, String>,
+    listeners: Bounded<u64, Listener>,
+    pub counters: PerNetns,
+    pub losses: Losses,
+    pub evidence: Index,
+    /// Overflows by listener, as delivered in detail.
+    pub refused: Tally<ListenerKey>,
+    /// Packets refused by a full conntrack table, by the pod (or address) that sent them.
+    pub table_full: Tally<String>,
+}
+
+/// Whether the hooks a cause needs are there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Watch {
+    Watched,
+    CannotHappen(String),
+    CannotSee(String),
+}
+
+impl World {
+    /// Takes in what one event tells.
+    pub fn note(&mut self, event: &Event) {
+        self.now = self.now.max(event.ts);
+        match &event.body {
+            Body::Node(node) => self.node_facts(node),
+            Body::Hooks(hooks) => self.hooks = Some(hooks.clone()),
+            Body::Pod(change) => {
+                if let PodChange::Gone { netns } = change {
+                    self.counters.forget(*netns);
+                }
+                self.pods.change(event.ts, change);
+            }
+            Body::Symbol(s) => self.symbols.insert(s.address, sanitize::text(&s.name)),
+            Body::Listener(l) => {
+                let comm = sanitize::text(&l.comm);
+                self.listeners.insert(l.ino, Listener { comm, ..l.clone() });
+            }
+            Body::Counters(c) => self.counters.note(c),
+            Body::Totals(t) => self.losses.note(event.ts, t),
+            Body::Listen(l) if overflowed(l) => self.refused.add(listener_key(l)),
+            Body::Drop(d) if d.flags & DROP_TABLE_FULL != 0 => {
+                let who = self.who(Flow::of(&d.tuple).src.ip(), event.ts);
+                self.table_full.add(who);
+            }
+            _ => {}
+        }
+        self.evidence.note(event);
+    }
+
+    fn node_facts(&mut self, node: &Node) {
+        self.node = Node {
+            name: sanitize::text(&node.name),
+            kernel: sanitize::text(&node.kernel),
+            ..node.clone()
+        };
+        self.reasons = node
+            .drop_reasons
+            .iter()
+            .map(|(value, name)| {
+                (*value, sanitize::text(name.trim_start_matches("SKB_DROP_REASON_")))
+            })
+            .collect();
+    }
+
+    pub fn forget(&mut self) {
+        self.evidence.forget(self.now);
+        self.pods.forget(self.now);
+    }
+
+    /// Name of a drop's reason; `None` where the kernel gives none.
+    pub fn reason(&self, drop: &Drop) -> Option<String> {
+        if drop.flags & DROP_HAS_REASON == 0 {
+            return None;
+        }
+        let name = self.reasons.get(&drop.reason).cloned();
+        Some(name.unwrap_or_else(|| format!("reason {}", drop.reason)))
+    }
+
+    /// Place of a drop: `nf_hook_slow+0x7b`, or the address when kallsyms gave no name.
+    pub fn symbol(&self, address: u64) -> String {
+        self.symbols.get(&address).cloned().unwrap_or_else(|| format!("{address:#x}"))
+    }
+
+    /// The function a drop's location lies in, without offset and module.
+    pub fn function(&self, address: u64) -> Option<&str> {
+        self.symbols.get(&address)?.split(['+', ' ']).next()
+    }
+
+    pub fn listener(&self, ino: u64) -> Option<&Listener> {
+        if ino == 0 { None } else { self.listeners.get(&ino) }
+    }
+
+    /// Name of the namespace an event happened in.
+    pub fn place(&self, header: &Header, ts: u64) -> String {
+        self.pods.name(header.netns, header.cookie, ts)
+    }
+
+    /// The pod with this address, else the address itself.
+    pub fn who(&self, address: IpAddr, ts: u64) -> String {
+        self.pods.owner(address, ts).map_or_else(|| address.to_string(), |pod| pod.name.clone())
+    }
+
+    /// The party behind an address; `port` where it means something to the reader.
+    pub fn party(&self, address: IpAddr, port: Option<u16>, ts: u64) -> Party {
+        let pod = self.pods.owner(address, ts);
+        Party {
+            pod: pod.map(|p| p.name.clone()),
+            netns: pod.map(|p| p.netns),
+            address: Some(address),
+            port,
+            ..Party::default()
+        }
+    }
+
+    /// Whether the hooks this cause needs are attached.
+    pub fn watch(&self, cause: Cause) -> Watch {
+        let Some(hooks) = &self.hooks else {
+            return Watch::CannotSee("it is not known which hooks are attached".to_owned());
+        };
+        let of_cause = || hooks.iter().filter(|h| h.causes.iter().any(|c| c == cause.id()));
+        for hook in of_cause() {
+            if let HookState::CannotSee { why } = &hook.state {
+                let (name, why) = (sanitize::text(&hook.name), sanitize::text(why));
+                return Watch::CannotSee(format!("{name} is not watched: {why}"));
+            }
+        }
+        let watched = |family: &str| {
+            of_cause().any(|h| h.family == family && matches!(h.state, HookState::Watched { .. }))
+        };
+        for hook in of_cause() {
+            if let HookState::CannotHappen { why } = &hook.state
+                && !watched(&hook.family)
+            {
+                return Watch::CannotHappen(sanitize::text(why));
+            }
+        }
+        if of_cause().next().is_none() {
+            return Watch::CannotSee("no hook watches it".to_owned());
+        }
+        Watch::Watched
+    }
+}
+
+/// `sk_acceptq_is_full`: the comparison is `>` in all versions (include/net/sock.h).
+pub fn overflowed(listen: &Listen) -> bool {
+    listen.ack_backlog > listen.max_ack_backlog
+}
+
+pub fn listener_key(listen: &Listen) -> ListenerKey {
+    (listen.header.netns, if listen.ino == 0 { listen.sk } else { listen.ino })
+}
+
+/// A map that forgets its oldest entry when it is full.
+#[derive(Debug)]
+struct Bounded<K, V> {
+    map: HashMap<K, V>,
+    order: VecDeque<K>,
+}
+
+impl<K, V> Default for Bounded<K, V> {
+    fn default() -> Self {
+        Self { map: HashMap::new(), order: VecDeque::new() }
+    }
+}
+
+impl<K: Eq + std::hash::Hash + Copy, V> Bounded<K, V> {
+    fn insert(&mut self, key: K, value: V) {
+        if self.map.insert(key, value).is_some() {
+            return;
+        }
+        self.order.push_back(key);
+        if self.order.len() > NAMES
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.map.remove(&oldest);
+        }
+    }
+
+    fn get(&self, key: &K) -> Option<&V> {
+        self.map.get(key)
+    }
+}

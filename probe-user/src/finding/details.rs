@@ -1,0 +1,131 @@
+//! The numbers behind a finding, one shape for each cause. Field names are those of the JSON
+//! output and stay stable.
+
+use std::net::IpAddr;
+
+use serde::Serialize;
+
+/// Details of a finding by its cause.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Details {
+    AcceptQueue(Box<AcceptQueue>),
+    SnatClash(SnatClash),
+    DnatClash(Box<DnatClash>),
+    TableFull(TableFull),
+    NoListener(NoListener),
+    ServerSlow(Box<ServerSlow>),
+    /// Serialised as an empty object.
+    #[default]
+    #[serde(serialize_with = "empty")]
+    None,
+}
+
+fn empty<S: serde::Serializer>(serializer: S) -> Result<S::Ok, S::Error> {
+    use serde::ser::SerializeMap;
+    serializer.serialize_map(Some(0))?.end()
+}
+
+/// What was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stage {
+    Syn,
+    Ack,
+}
+
+/// Who limits the accept queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CappedBy {
+    /// `net.core.somaxconn` of the pod's namespace (the program may have asked for more).
+    Somaxconn,
+    /// The program's own `listen(fd, backlog)`.
+    Listen,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct AcceptQueue {
+    pub address: IpAddr,
+    pub port: u16,
+    pub process: Option<String>,
+    pub pid: Option<u32>,
+    pub ack_backlog: u32,
+    pub max_ack_backlog: u32,
+    pub somaxconn: u32,
+    pub stage: Stage,
+    pub capped_by: CappedBy,
+    /// Refusals by this listener that were delivered in detail.
+    pub refused: u64,
+    /// The kernel's `ListenOverflows` of that namespace since stallprobe's start.
+    pub kernel_listen_overflows: Option<u64>,
+    /// Overflows the kernel counted and the hook did not see.
+    pub missed: u64,
+    /// Refusals counted but not sent in detail, on the whole node.
+    pub details_left_out: u64,
+    /// The listener's namespace, and what its refusals are counted under.
+    #[serde(skip)]
+    pub netns: u32,
+    #[serde(skip)]
+    pub key: (u32, u64),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SnatClash {
+    /// The connection that lost, as it was before translation: `src:port -> dst:port`.
+    pub loser: String,
+    /// The connection that holds the source port.
+    pub winner: String,
+    /// The address and port both were translated to.
+    pub snat_to: String,
+    /// How long before the clash the winner entered the table; `None` when it cannot be told.
+    pub winner_age_jiffies: Option<i32>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DnatClash {
+    pub name: String,
+    pub qtype: String,
+    /// The address the client asked, `ip:port`.
+    pub service: String,
+    /// The two servers the service sent the two queries to, the loser's first.
+    pub backends: Vec<String>,
+    /// Names of their pods, in the same order; `null` for one that is not on this node.
+    pub backend_pods: Vec<Option<String>>,
+    /// The kernel resolved the clash (5.7 and later) instead of dropping the query.
+    pub resolved: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct TableFull {
+    pub limit: Option<u64>,
+    pub count: Option<u64>,
+    pub pods: Vec<PodDrops>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PodDrops {
+    pub pod: String,
+    pub dropped: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct NoListener {
+    pub address: IpAddr,
+    pub port: u16,
+    pub pod: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ServerSlow {
+    pub name: String,
+    pub qtype: String,
+    /// The server that was slow, `ip:port`.
+    pub server: String,
+    pub server_pod: Option<String>,
+    pub process: Option<String>,
+    /// From arrival to answer; `None` when it had not answered.
+    pub took_ms: Option<u64>,
+    /// The upstream the server itself waited for, `ip:port`.
+    pub waited_for: Option<String>,
+}
