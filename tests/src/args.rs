@@ -12,9 +12,9 @@ impl Flags {
         Self(args.collect())
     }
 
-    /// The first argument, when it is no flag.
-    pub fn word(&self) -> Option<&str> {
-        self.0.first().map(String::as_str).filter(|a| !a.starts_with('-'))
+    /// The arguments that are no flags, for a sub-command whose flags have no values.
+    pub fn words(&self) -> Vec<&str> {
+        self.0.iter().map(String::as_str).filter(|a| !a.starts_with('-')).collect()
     }
 
     pub fn has(&self, flag: &str) -> bool {
@@ -25,12 +25,6 @@ impl Flags {
     pub fn optional(&self, flag: &str) -> Option<&str> {
         let at = self.0.iter().position(|a| a == flag)?;
         self.0.get(at + 1).map(String::as_str)
-    }
-
-    /// Every argument that follows such a flag.
-    pub fn all(&self, flag: &str) -> Vec<&str> {
-        let pairs = self.0.iter().zip(self.0.iter().skip(1));
-        pairs.filter(|(f, _)| *f == flag).map(|(_, value)| value.as_str()).collect()
     }
 
     pub fn value(&self, flag: &str) -> Result<&str> {
@@ -50,9 +44,9 @@ mod tests {
 
     #[test]
     fn flags_and_their_values() {
-        let flags = Flags::new("name --filter a --slow --filter b".split(' ').map(str::to_owned));
-        assert_eq!(flags.word(), Some("name"));
-        assert_eq!(flags.all("--filter"), ["a", "b"]);
+        let flags = Flags::new("name --filter a --slow".split(' ').map(str::to_owned));
+        assert_eq!(flags.words(), ["name", "a"]);
+        assert_eq!(flags.value("--filter").unwrap(), "a");
         assert!(flags.has("--slow") && !flags.has("--fast"));
         assert!(flags.value("--fast").is_err());
         assert!(flags.parse::<u16>("--filter").is_err());

@@ -11,10 +11,13 @@ mod dns;
 mod finding;
 mod lab;
 mod netns;
+mod nfqueue;
 mod probe;
 mod process;
+mod race;
 mod runner;
 mod scenarios;
+mod services;
 mod sysctl;
 mod tcp;
 mod wait;
@@ -24,7 +27,7 @@ use std::{io::Write, process::ExitCode};
 use anyhow::{Context, Result, bail};
 
 const USAGE: &str = "usage: lab list
-       lab test [--filter PART]... [--kernel-name RELEASE] [--faults-only]
+       lab test [PART]... [--faults-only]      cases whose name has one of the parts
        lab demo";
 
 fn main() -> ExitCode {
@@ -46,7 +49,7 @@ fn run() -> Result<ExitCode> {
         "list" => runner::list()?,
         "test" => return Ok(ExitCode::from(u8::from(!runner::test(&flags)?))),
         "case" => {
-            let name = flags.word().context("lab case NAME")?;
+            let name = *flags.words().first().context("lab case NAME")?;
             let status = case::main(name, flags.has("--faults-only"))?;
             return Ok(ExitCode::from(u8::try_from(status)?));
         }

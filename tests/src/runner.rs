@@ -35,11 +35,8 @@ pub fn list() -> Result<()> {
 /// `lab test`: true when no case failed.
 pub fn test(flags: &Flags) -> Result<bool> {
     throw_away_only()?;
-    let release = match flags.optional("--kernel-name") {
-        Some(name) => name.to_owned(),
-        None => kernel_release()?,
-    };
-    let filters = flags.all("--filter");
+    let release = kernel_release()?;
+    let filters = flags.words();
     let chosen = |case: &&Case| filters.is_empty() || filters.iter().any(|f| case.name.contains(f));
     let cases: Vec<&Case> = scenarios::ALL.iter().filter(chosen).collect();
     if cases.is_empty() {

@@ -32,22 +32,53 @@ pub fn connect(server: SocketAddr, port: u16) -> Result<UdpSocket> {
 /// Waits for the answer to a query; answers to other ids are read and forgotten.
 pub fn wait(socket: &UdpSocket, id: u16, limit: Duration) -> Result<Outcome> {
     let end = Instant::now() + limit;
+    loop {
+        match receive(socket, end)? {
+            Received::Answer(got) if got == id => return Ok(Outcome::Answered),
+            Received::Answer(_) => {}
+            Received::Refused => return Ok(Outcome::Refused),
+            Received::Nothing => return Ok(Outcome::Silent),
+        }
+    }
+}
+
+/// Waits for the answers to several queries; gives the ids that were answered.
+pub fn wait_all(socket: &UdpSocket, ids: &[u16], limit: Duration) -> Result<Vec<u16>> {
+    let end = Instant::now() + limit;
+    let mut got = Vec::new();
+    while ids.iter().any(|id| !got.contains(id)) {
+        match receive(socket, end)? {
+            Received::Answer(id) => got.push(id),
+            Received::Refused => {}
+            Received::Nothing => break,
+        }
+    }
+    Ok(got)
+}
+
+enum Received {
+    Answer(u16),
+    Refused,
+    Nothing,
+}
+
+fn receive(socket: &UdpSocket, end: Instant) -> Result<Received> {
     let mut buffer = [0; 1500];
     loop {
         let left = end.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Ok(Outcome::Silent);
+            return Ok(Received::Nothing);
         }
         socket.set_read_timeout(Some(left)).context("cannot set a timeout")?;
         match socket.recv(&mut buffer) {
             Ok(len) => {
-                if message::answer_id(buffer.get(..len).unwrap_or_default()) == Some(id) {
-                    return Ok(Outcome::Answered);
+                if let Some(id) = message::answer_id(buffer.get(..len).unwrap_or_default()) {
+                    return Ok(Received::Answer(id));
                 }
             }
             Err(e) => match e.kind() {
                 ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted => {}
-                ErrorKind::ConnectionRefused => return Ok(Outcome::Refused),
+                ErrorKind::ConnectionRefused => return Ok(Received::Refused),
                 _ => return Err(e).context("cannot receive an answer"),
             },
         }

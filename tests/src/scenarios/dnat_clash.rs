@@ -1,0 +1,232 @@
+//! One socket sends A and AAAA at the same moment and the service sends them to two DNS pods. The
+//! clash is resolved, but the loser's entry lives one second and the answer is slower: it arrives
+//! from the backend's own address and meets no socket.
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::{
+    command::run,
+    counters,
+    dns::{
+        A, AAAA,
+        client::{self, Outcome},
+        message,
+        server::{self, Behaviour},
+    },
+    lab::Lab,
+    netns::Pod,
+    nfqueue,
+    process::{Process, udp_bound},
+    race::Race,
+    services::{self, Choice},
+    wait::SOON,
+};
+
+/// Longer than the loser's entry lives (1 s, `nf_ct_resolve_clash_harder`).
+pub const SLOW: Duration = Duration::from_millis(1400);
+const NAME: &str = "db.example.com";
+/// What stallprobe has from the re-send to its line.
+const PROMPT: Duration = Duration::from_millis(1500);
+
+/// A DNS pod with a real dnsmasq that asks `upstream` and keeps nothing.
+pub fn dnsmasq(pod: &Pod, upstream: &Pod) -> Result<Process> {
+    let (server, listen) = (format!("--server={}", upstream.v4), format!("-a{}", pod.v4));
+    let args = [
+        "--keep-in-foreground",
+        "--conf-file=/dev/null",
+        "--no-resolv",
+        "--no-hosts",
+        "--cache-size=0",
+        "--bind-interfaces",
+        "--user=root",
+        "--pid-file",
+        &listen,
+        &server,
+    ];
+    Process::daemon(pod, "dnsmasq", &args, || udp_bound(pod, 53))
+}
+
+/// Everything around a certain clash; programs live as long as this.
+pub struct CertainClash {
+    pub client: Pod,
+    pub backends: [Pod; 2],
+    _programs: [Process; 3],
+    pairs: Arc<std::sync::atomic::AtomicU64>,
+}
+
+impl CertainClash {
+    /// A client pod whose resolver asks the DNS service; two dnsmasq behind it in turn; a slow
+    /// upstream; new queries held until there are two.
+    pub fn new(lab: &Lab) -> Result<Self> {
+        let client = lab.pod("client")?;
+        let backends = [lab.pod("dns-a")?, lab.pod("dns-b")?];
+        let upstream = lab.outside("upstream")?;
+        let behaviour = Behaviour { delay: SLOW, ..Behaviour::default() };
+        let programs = [
+            server::start(&upstream, "slow-upstream", behaviour)?,
+            dnsmasq(&backends[0], &upstream)?,
+            dnsmasq(&backends[1], &upstream)?,
+        ];
+        let service = services::dns(&backends, Choice::InTurn)?;
+        lab.resolv_conf(&client, &format!("nameserver {}\n", service.ip()))?;
+        let pairs = nfqueue::hold_first()?;
+        let queue = nfqueue::QUEUE.to_string();
+        let dport = "--ctstate NEW -p udp --dport 53 -j NFQUEUE --queue-num";
+        let mut rule = vec!["-A", "FORWARD", "-s", "10.244.2.2", "-m", "conntrack"];
+        rule.extend(dport.split(' '));
+        rule.push(&queue);
+        run("iptables", &rule)?;
+        Ok(Self { client, backends, _programs: programs, pairs })
+    }
+
+    /// A real `getaddrinfo`, with the default options of glibc. Gives how long it took.
+    pub fn lookup(&self, name: &str) -> Result<Duration> {
+        let start = Instant::now();
+        run("ip", &["netns", "exec", &self.client.name, "getent", "ahosts", name])?;
+        Ok(start.elapsed())
+    }
+
+    /// Pairs of first queries that were let go together.
+    pub fn pairs(&self) -> u64 {
+        self.pairs.load(Ordering::SeqCst)
+    }
+}
+
+pub fn getaddrinfo(lab: &Lab) -> Result<()> {
+    let world = CertainClash::new(lab)?;
+    let probe = lab.probe(&[])?;
+    let resolved = counters::conntrack("clashres")?;
+    let unmet = counters::net(&world.client, "Udp:NoPorts")?;
+
+    let start = Instant::now();
+    let took = world.lookup(NAME)?;
+    ensure!(world.pairs() == 1, "{} pairs were held, expected 1", world.pairs());
+    ensure!(counters::conntrack("clashres")? > resolved, "no clash was resolved");
+    ensure!(counters::net(&world.client, "Udp:NoPorts")? > unmet, "no answer was lost");
+    ensure!(took > Duration::from_secs(5), "the lookup took only {took:?}");
+
+    let finding = probe.cause("conntrack-dnat-clash", "client", SOON)?;
+    finding
+        .is("/symptom", "dns-stall")?
+        .is("/confidence", "certain")?
+        .is("/victim/process", "getent")?
+        .is("/victim/address", world.client.v4.to_string())?
+        .is("/details/name", NAME)?
+        .is("/details/resolved", true)?
+        .is_set("/details/backends", &backends(&world.backends))?
+        .is_set("/details/backend_pods", &names(&world.backends))?
+        .check("/details/service", "the service's address", |service| {
+            service.as_str().is_some_and(|s| s.starts_with("10.96.0.10"))
+        })?
+        .filled("/fix")?;
+    if !lab.faults_only() {
+        // The resolver gives up on the answer 5 s after it asked.
+        let waited = finding.at.duration_since(start);
+        ensure!(waited < Duration::from_secs(5) + PROMPT, "named only after {waited:?}");
+    }
+    probe.stop()?;
+    ensure!(
+        lab.faults_only() || probe.stalls(|f| f["cause"] == "conntrack-dnat-clash") == 1,
+        "one lookup is one stall"
+    );
+    probe.only(&["conntrack-dnat-clash", "server-slow"])
+}
+
+/// Two threads on one socket, as a resolver that sends from two threads: no rule helps the race.
+pub fn two_threads(lab: &Lab) -> Result<()> {
+    const BATCH: usize = 20;
+    let client = lab.pod("client")?;
+    let backends = [lab.pod("dns-a")?, lab.pod("dns-b")?];
+    let slow = Behaviour { delay: SLOW, ..Behaviour::default() };
+    let _servers =
+        [server::start(&backends[0], "dns", slow)?, server::start(&backends[1], "dns", slow)?];
+    let service = services::dns(&backends, Choice::Random)?;
+    let probe = lab.probe(&[])?;
+    let race = Race::new()?;
+    let unmet = counters::net(&client, "Udp:NoPorts")?;
+
+    for batch in 0..10 {
+        let mut sent = Vec::new();
+        for round in 0..BATCH {
+            let name = format!("r{}.example.com", batch * BATCH + round);
+            sent.push((fire_pair(&race, &client, service, &name)?, name));
+        }
+        let mut lost = Vec::new();
+        for (socket, name) in &sent {
+            lost.extend(missing(socket, name)?);
+        }
+        let Some((socket, name, qtype)) = lost.first() else { continue };
+        ensure!(
+            counters::net(&client, "Udp:NoPorts")? > unmet,
+            "an answer is missing, yet none met a closed port"
+        );
+        // What a resolver does when its patience ends: the same question, socket and id.
+        let id = client::id_of(name, *qtype);
+        client::send(socket, id, name, *qtype)?;
+        let outcome = client::wait(socket, id, SOON)?;
+        ensure!(outcome == Outcome::Answered, "the second try of {name} was {outcome:?}");
+
+        let finding = probe.finding("the clash of the lost answer", SOON, |f| {
+            f["cause"] == "conntrack-dnat-clash" && f["details"]["name"] == **name
+        })?;
+        finding
+            .is("/symptom", "dns-stall")?
+            .is("/confidence", "certain")?
+            .is("/victim/pod", "client")?
+            .is_set("/details/backends", &self::backends(&backends))?
+            .is("/details/resolved", true)?
+            .filled("/fix")?;
+        probe.stop()?;
+        return probe.only(&["conntrack-dnat-clash", "server-slow"]);
+    }
+    bail!("no answer was lost in 200 rounds; {} clashes", counters::conntrack("clashres")?)
+}
+
+/// Sends A and AAAA for a name at the same moment from one socket.
+pub fn fire_pair(
+    race: &Race,
+    client: &Pod,
+    service: SocketAddr,
+    name: &str,
+) -> Result<std::net::UdpSocket> {
+    let socket = client.inside(|| client::connect(service, 0))?;
+    let shot = |qtype| {
+        let socket = socket.try_clone().context("cannot clone a socket")?;
+        let query = message::query(client::id_of(name, qtype), name, qtype);
+        Ok::<_, anyhow::Error>(move || {
+            socket.send(&query).context("cannot send a query")?;
+            Ok(())
+        })
+    };
+    race.fire(shot(A)?, shot(AAAA)?)?;
+    Ok(socket)
+}
+
+/// Reads the answers to both questions of a socket; gives the question whose answer did not come.
+fn missing<'a>(
+    socket: &'a std::net::UdpSocket,
+    name: &'a str,
+) -> Result<Option<(&'a std::net::UdpSocket, &'a str, u16)>> {
+    let (a, aaaa) = (client::id_of(name, A), client::id_of(name, AAAA));
+    let got = client::wait_all(socket, &[a, aaaa], SLOW + Duration::from_secs(1))?;
+    Ok(match (got.contains(&a), got.contains(&aaaa)) {
+        (true, true) => None,
+        (false, _) => Some((socket, name, A)),
+        (true, false) => Some((socket, name, AAAA)),
+    })
+}
+
+fn backends(pods: &[Pod]) -> Vec<String> {
+    pods.iter().map(|pod| services::shown(pod, false)).collect()
+}
+
+fn names(pods: &[Pod]) -> Vec<String> {
+    pods.iter().map(|pod| pod.name.clone()).collect()
+}
