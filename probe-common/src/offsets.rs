@@ -58,7 +58,7 @@ offsets! {
     net_cookie = "net"."net_cookie",
     net_somaxconn = "net"."core.sysctl_somaxconn",
     net_max_syn_backlog = "net"."ipv4.sysctl_max_syn_backlog",
-    /// One byte since 5.14, an int before: the low byte serves both on little-endian machines.
+    /// One byte, an int in older kernels: the low byte serves both on little-endian machines.
     net_syncookies = "net"."ipv4.sysctl_tcp_syncookies",
     sk_family = "sock_common"."skc_family",
     sk_state = "sock_common"."skc_state",

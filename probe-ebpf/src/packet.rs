@@ -32,21 +32,21 @@ pub struct Packet {
 /// fragment, or not readable.
 #[inline(always)]
 pub fn parse(skb: Ptr) -> Option<Packet> {
-    let head: Ptr = field(skb, offset!(skb_head))?;
-    let network: u16 = field(skb, offset!(skb_network_header))?;
-    let data: Ptr = field(skb, offset!(skb_data))?;
-    let len: u32 = field(skb, offset!(skb_len))?;
-    let data_len: u32 = field(skb, offset!(skb_data_len))?;
+    let head: Ptr = field(skb, offset!(skb_head));
+    let network: u16 = field(skb, offset!(skb_network_header));
+    let data: Ptr = field(skb, offset!(skb_data));
+    let len: u32 = field(skb, offset!(skb_len));
+    let data_len: u32 = field(skb, offset!(skb_data_len));
     if network == 0 || network == u16::MAX {
         return None;
     }
     let l3 = head + u64::from(network);
     let end = data + u64::from(len.wrapping_sub(data_len));
-    let first: u8 = at(l3)?;
+    let first: u8 = at(l3);
     let mut tuple = Tuple::default();
     let (l4, ip_len) = match first >> 4 {
         4 => {
-            let ip: [u8; 20] = at(l3)?;
+            let ip: [u8; 20] = at(l3);
             // A later fragment has no ports.
             if u16::from_be_bytes([ip[6], ip[7]]) & 0x1fff != 0 {
                 return None;
@@ -62,33 +62,33 @@ pub fn parse(skb: Ptr) -> Option<Packet> {
             (l3 + header, u32::from(u16::from_be_bytes([ip[2], ip[3]])))
         }
         6 => {
-            let ip: [u8; 8] = at(l3)?;
+            let ip: [u8; 8] = at(l3);
             tuple.family = FAMILY_V6;
             tuple.proto = ip[6];
-            tuple.src = at(l3 + 8)?;
-            tuple.dst = at(l3 + 24)?;
+            tuple.src = at(l3 + 8);
+            tuple.dst = at(l3 + 24);
             (l3 + 40, u32::from(u16::from_be_bytes([ip[4], ip[5]])) + 40)
         }
         _ => return None,
     };
     let mut packet = Packet { l3, l4, end, tuple, tcp_flags: 0, ident: 0, len: ip_len };
     if packet.tuple.proto == IPPROTO_TCP {
-        ports(&mut packet)?;
-        packet.tcp_flags = at(l4 + 13)?;
+        ports(&mut packet);
+        packet.tcp_flags = at(l4 + 13);
         let ack = packet.tcp_flags & TCP_ACK != 0;
-        let seq: u32 = at(l4 + 4)?;
+        let seq: u32 = at(l4 + 4);
         packet.ident = u32::from_be(seq);
         if packet.tcp_flags & TCP_SYN != 0 {
             // A SYN-ACK acknowledges the client's ISN plus one.
             if ack {
-                let ack_seq: u32 = at(l4 + 8)?;
+                let ack_seq: u32 = at(l4 + 8);
                 packet.ident = u32::from_be(ack_seq).wrapping_sub(1);
             }
         }
     } else if packet.tuple.proto == IPPROTO_UDP {
-        ports(&mut packet)?;
+        ports(&mut packet);
         if l4 + 10 <= end {
-            let id: u16 = at(l4 + 8)?;
+            let id: u16 = at(l4 + 8);
             packet.ident = u32::from(u16::from_be(id));
         }
     }
@@ -96,9 +96,8 @@ pub fn parse(skb: Ptr) -> Option<Packet> {
 }
 
 #[inline(always)]
-fn ports(packet: &mut Packet) -> Option<()> {
-    let ports: [u8; 4] = at(packet.l4)?;
+fn ports(packet: &mut Packet) {
+    let ports: [u8; 4] = at(packet.l4);
     packet.tuple.sport = u16::from_be_bytes([ports[0], ports[1]]);
     packet.tuple.dport = u16::from_be_bytes([ports[2], ports[3]]);
-    Some(())
 }

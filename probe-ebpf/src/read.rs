@@ -3,7 +3,9 @@
 //! Offsets come from the running kernel's BTF ([`crate::maps::OFFSETS`]); every read goes through
 //! `bpf_probe_read_kernel`, so a wrong pointer gives `None`, never a fault.
 
-use aya_ebpf::helpers::{bpf_probe_read_kernel, generated};
+use core::mem::MaybeUninit;
+
+use aya_ebpf::helpers::generated;
 use probe_common::offsets::ABSENT;
 
 use crate::maps::offset;
@@ -11,21 +13,43 @@ use crate::maps::offset;
 /// A pointer into kernel memory.
 pub type Ptr = u64;
 
-/// Reads a plain value at `base + offset`; `None` when the member does not exist, the base is null
-/// or the memory cannot be read.
+/// Reads a plain value at `base + offset`; zero when the member does not exist or cannot be read.
+///
+/// No error is told apart from zero on purpose: each check would double the paths the verifier has
+/// to walk, and the kernel allows a million steps.
 #[inline(always)]
-pub fn field<T: Copy>(base: Ptr, offset: u16) -> Option<T> {
-    if offset == ABSENT || base == 0 {
-        return None;
-    }
-    at(base + u64::from(offset))
+pub fn field<T: Number>(base: Ptr, offset: u16) -> T {
+    if offset == ABSENT { T::ZERO } else { at(base + u64::from(offset)) }
 }
 
-/// Reads a plain value.
+/// Reads a plain value; zero when it cannot be read.
 #[inline(always)]
-pub fn at<T: Copy>(address: Ptr) -> Option<T> {
-    // SAFETY: the helper checks the address; T is a plain integer type or an array of them.
-    unsafe { bpf_probe_read_kernel(address as *const T).ok() }
+pub fn at<T: Number>(address: Ptr) -> T {
+    let mut value = MaybeUninit::<T>::uninit();
+    // SAFETY: the helper checks the source address and writes all of the destination, zeros when
+    // it fails (bpf_probe_read_kernel_common in kernel/trace/bpf_trace.c).
+    unsafe {
+        generated::bpf_probe_read_kernel(
+            value.as_mut_ptr().cast(),
+            size_of::<T>() as u32,
+            address as *const _,
+        );
+        value.assume_init()
+    }
+}
+
+/// What can be read whole: any bit pattern is a value.
+pub trait Number: Copy {
+    const ZERO: Self;
+}
+
+macro_rules! number {
+    ($($t:ty),+) => { $(impl Number for $t { const ZERO: Self = 0; })+ };
+}
+number!(u8, u16, u32, u64);
+
+impl<const N: usize> Number for [u8; N] {
+    const ZERO: Self = [0; N];
 }
 
 /// Reads `len` (at most `max`, a power of two minus one) bytes into `to`; false when they cannot be
@@ -47,25 +71,25 @@ pub unsafe fn bytes(from: Ptr, to: *mut u8, len: u32, max: u32) -> bool {
 /// Inode number and cookie of a `struct net`.
 #[inline(always)]
 pub fn net(net: Ptr) -> (u32, u64) {
-    (field(net, offset!(net_inum)).unwrap_or(0), field(net, offset!(net_cookie)).unwrap_or(0))
+    (field(net, offset!(net_inum)), field(net, offset!(net_cookie)))
 }
 
 /// `sock->__sk_common.skc_net.net`; `sk` may be any kind of `sock_common`.
 #[inline(always)]
 pub fn sock_net(sk: Ptr) -> Ptr {
-    field(sk, offset!(sk_net)).unwrap_or(0)
+    field(sk, offset!(sk_net))
 }
 
 /// `net_device->nd_net.net`.
 #[inline(always)]
 pub fn dev_net(dev: Ptr) -> Ptr {
-    field(dev, offset!(dev_net)).unwrap_or(0)
+    field(dev, offset!(dev_net))
 }
 
 /// Inode of the socket's file: `sk->sk_socket` is the first member of `struct socket_alloc`, whose
 /// other one is the inode (include/net/sock.h).
 #[inline(always)]
 pub fn sock_ino(sk: Ptr) -> u64 {
-    let socket: Ptr = field(sk, offset!(sk_socket)).unwrap_or(0);
-    field(socket, offset!(socket_ino)).unwrap_or(0)
+    let socket: Ptr = field(sk, offset!(sk_socket));
+    field(socket, offset!(socket_ino))
 }

@@ -1,7 +1,10 @@
 //! What is read from a `struct sock`, `struct request_sock` or `struct nf_conn`.
 
 use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid};
-use probe_common::net::{Conntrack, FAMILY_V4, FAMILY_V6, IPPROTO_TCP, Tuple};
+use probe_common::{
+    net::{Conntrack, FAMILY_V4, FAMILY_V6, IPPROTO_TCP, Tuple},
+    offsets::ABSENT,
+};
 
 use crate::{
     maps::offset,
@@ -40,26 +43,26 @@ fn is_mapped(a: &[u8; 16]) -> bool {
 /// `skc_num`, which is 0 once a socket is closed: pass another one then.
 #[inline(always)]
 pub fn tuple(sk: Ptr, proto: u8, port: Option<u16>) -> Option<Tuple> {
-    let family: u16 = field(sk, offset!(sk_family))?;
+    let family: u16 = field(sk, offset!(sk_family));
     let sport = match port {
         Some(port) => port,
-        None => field(sk, offset!(sk_num))?,
+        None => field(sk, offset!(sk_num)),
     };
-    let dport: u16 = field(sk, offset!(sk_dport))?;
+    let dport: u16 = field(sk, offset!(sk_dport));
     let mut tuple = Tuple { sport, dport: u16::from_be(dport), proto, ..Tuple::default() };
     if family == AF_INET6 {
-        let dst: [u8; 16] = field(sk, offset!(sk_v6_daddr))?;
+        let dst: [u8; 16] = field(sk, offset!(sk_v6_daddr));
         if !is_mapped(&dst) {
             tuple.dst = dst;
-            tuple.src = field(sk, offset!(sk_v6_rcv_saddr))?;
+            tuple.src = field(sk, offset!(sk_v6_rcv_saddr));
             tuple.family = FAMILY_V6;
             return Some(tuple);
         }
     } else if family != AF_INET {
         return None;
     }
-    tuple.src = v4(field(sk, offset!(sk_rcv_saddr))?);
-    tuple.dst = v4(field(sk, offset!(sk_daddr))?);
+    tuple.src = v4(field(sk, offset!(sk_rcv_saddr)));
+    tuple.dst = v4(field(sk, offset!(sk_daddr)));
     tuple.family = FAMILY_V4;
     Some(tuple)
 }
@@ -94,13 +97,13 @@ pub fn source_key(t: &Tuple) -> u64 {
 /// (include/net/netfilter/nf_conntrack_tuple.h). Written field by field: the stack is small.
 #[inline(always)]
 fn ct_tuple(tuple: Ptr, to: &mut Tuple) {
-    let l3: u16 = field(tuple, offset!(tuple_l3num)).unwrap_or(0);
+    let l3: u16 = field(tuple, offset!(tuple_l3num));
     to.family = if l3 == AF_INET6 { FAMILY_V6 } else { FAMILY_V4 };
-    to.proto = field(tuple, offset!(tuple_protonum)).unwrap_or(0);
-    to.sport = u16::from_be(field(tuple, offset!(tuple_sport)).unwrap_or(0));
-    to.dport = u16::from_be(field(tuple, offset!(tuple_dport)).unwrap_or(0));
-    to.src = field(tuple, offset!(tuple_src)).unwrap_or([0; 16]);
-    to.dst = field(tuple, offset!(tuple_dst)).unwrap_or([0; 16]);
+    to.proto = field(tuple, offset!(tuple_protonum));
+    to.sport = u16::from_be(field(tuple, offset!(tuple_sport)));
+    to.dport = u16::from_be(field(tuple, offset!(tuple_dport)));
+    to.src = field(tuple, offset!(tuple_src));
+    to.dst = field(tuple, offset!(tuple_dst));
     to._pad = [0; 2];
 }
 
@@ -116,13 +119,18 @@ pub unsafe fn conntrack(ct: Ptr, info: u8, to: *mut Conntrack) {
         core::ptr::write_bytes(to, 0, 1);
         &mut *to
     };
-    let status: Option<u32> = field(ct, offset!(ct_status));
-    let Some(status) = status else { return };
+    if ct == 0
+        || offset!(ct_status) == ABSENT
+        || offset!(ct_tuplehash) == ABSENT
+        || offset!(tuplehash_size) == ABSENT
+    {
+        return;
+    }
     let orig = ct + u64::from(offset!(ct_tuplehash)) + u64::from(offset!(tuplehash_tuple));
     ct_tuple(orig, &mut to.orig);
     ct_tuple(orig + u64::from(offset!(tuplehash_size)), &mut to.reply);
-    to.status = status;
-    to.timeout = field(ct, offset!(ct_timeout)).unwrap_or(0);
+    to.status = field(ct, offset!(ct_status));
+    to.timeout = field(ct, offset!(ct_timeout));
     to.info = info;
     to.present = 1;
 }
@@ -130,19 +138,19 @@ pub unsafe fn conntrack(ct: Ptr, info: u8, to: *mut Conntrack) {
 /// Entry and low bits of `skb->_nfct` (include/linux/skbuff.h: `NFCT_PTRMASK`).
 #[inline(always)]
 pub fn nfct(skb: Ptr) -> (Ptr, u8) {
-    let nfct: u64 = field(skb, offset!(skb_nfct)).unwrap_or(0);
+    let nfct: u64 = field(skb, offset!(skb_nfct));
     (nfct & !7, (nfct & 7) as u8)
 }
 
 /// Accept queue and its limit: `sk_ack_backlog`, `sk_max_ack_backlog` (both u32).
 #[inline(always)]
-pub fn accept_queue(sk: Ptr) -> Option<(u32, u32)> {
-    Some((field(sk, offset!(sk_ack_backlog))?, field(sk, offset!(sk_max_ack_backlog))?))
+pub fn accept_queue(sk: Ptr) -> (u32, u32) {
+    (field(sk, offset!(sk_ack_backlog)), field(sk, offset!(sk_max_ack_backlog)))
 }
 
 /// local → remote of a TCP socket whatever its state: `inet_sport` keeps the port after close.
 #[inline(always)]
 pub fn tcp_tuple(sk: Ptr) -> Option<Tuple> {
-    let port: u16 = field(sk, offset!(inet_sport))?;
+    let port: u16 = field(sk, offset!(inet_sport));
     tuple(sk, IPPROTO_TCP, Some(u16::from_be(port)))
 }

@@ -93,14 +93,13 @@ fn clash_entry(stack: u64, skb: Ptr, hash: Ptr) -> Option<()> {
     let ident = packet::parse(skb).map_or(0, |p| p.ident);
     // The winner's nf_conn holds both directions' hash entries in an array; `dir` tells which one
     // this is (nf_ct_tuplehash_to_ctrack).
-    let dir: u8 =
-        field(hash + u64::from(offset!(tuplehash_tuple)), offset!(tuple_dir)).unwrap_or(0);
+    let dir: u8 = field(hash + u64::from(offset!(tuplehash_tuple)), offset!(tuple_dir));
     let dir = u64::from(dir & 1);
     let winner = hash
         .wrapping_sub(u64::from(offset!(ct_tuplehash)))
         .wrapping_sub(dir * u64::from(offset!(tuplehash_size)));
-    let net: Ptr = field(loser, offset!(ct_net)).unwrap_or(0);
-    let iif = field(skb, offset!(skb_iif)).unwrap_or(0);
+    let net: Ptr = field(loser, offset!(ct_net));
+    let iif = field(skb, offset!(skb_iif));
     // SAFETY: the scratch value is this CPU's own: kprobe programs do not interrupt each other
     // (bpf_prog_active). The helper has no arguments.
     unsafe {
@@ -130,7 +129,7 @@ fn clash_return(stack: u64, ret: u64) -> Option<()> {
     let clash = unsafe { &mut *clash };
     clash.verdict = ret as u32;
     let (ct, _) = socket::nfct(clash.skb);
-    clash.status_after = field(ct, offset!(ct_status)).unwrap_or(0);
+    clash.status_after = field(ct, offset!(ct_status));
     let pod = socket::source_key(&clash.loser.orig);
     let ts = clash.header.ts;
     emit::send(kind::CLASH, pod, ts, |event: *mut Clash| {

@@ -77,14 +77,14 @@ pub fn is_dns_port(port: u16) -> bool {
 
 #[inline(always)]
 fn send4(skb: Ptr, flow: Ptr) -> Option<()> {
-    let dport = u16::from_be(field(flow, offset!(fl4_dport))?);
-    let sport = u16::from_be(field(flow, offset!(fl4_sport))?);
+    let dport = u16::from_be(field(flow, offset!(fl4_dport)));
+    let sport = u16::from_be(field(flow, offset!(fl4_sport)));
     if !is_dns_port(dport) && !is_dns_port(sport) {
         return None;
     }
     let tuple = Tuple {
-        src: socket::v4(field(flow, offset!(fl4_saddr))?),
-        dst: socket::v4(field(flow, offset!(fl4_daddr))?),
+        src: socket::v4(field(flow, offset!(fl4_saddr))),
+        dst: socket::v4(field(flow, offset!(fl4_daddr))),
         sport,
         dport,
         proto: IPPROTO_UDP,
@@ -96,14 +96,14 @@ fn send4(skb: Ptr, flow: Ptr) -> Option<()> {
 
 #[inline(always)]
 fn send6(skb: Ptr, flow: Ptr) -> Option<()> {
-    let dport = u16::from_be(field(flow, offset!(fl6_dport))?);
-    let sport = u16::from_be(field(flow, offset!(fl6_sport))?);
+    let dport = u16::from_be(field(flow, offset!(fl6_dport)));
+    let sport = u16::from_be(field(flow, offset!(fl6_sport)));
     if !is_dns_port(dport) && !is_dns_port(sport) {
         return None;
     }
     let tuple = Tuple {
-        src: field(flow, offset!(fl6_saddr))?,
-        dst: field(flow, offset!(fl6_daddr))?,
+        src: field(flow, offset!(fl6_saddr)),
+        dst: field(flow, offset!(fl6_daddr)),
         sport,
         dport,
         proto: IPPROTO_UDP,
@@ -116,11 +116,11 @@ fn send6(skb: Ptr, flow: Ptr) -> Option<()> {
 /// Where the payload of a UDP datagram begins, and how much of it is linear.
 #[inline(always)]
 fn payload(skb: Ptr) -> Option<(Ptr, u64)> {
-    let head: Ptr = field(skb, offset!(skb_head))?;
-    let transport: u16 = field(skb, offset!(skb_transport_header))?;
-    let data: Ptr = field(skb, offset!(skb_data))?;
-    let len: u32 = field(skb, offset!(skb_len))?;
-    let data_len: u32 = field(skb, offset!(skb_data_len))?;
+    let head: Ptr = field(skb, offset!(skb_head));
+    let transport: u16 = field(skb, offset!(skb_transport_header));
+    let data: Ptr = field(skb, offset!(skb_data));
+    let len: u32 = field(skb, offset!(skb_len));
+    let data_len: u32 = field(skb, offset!(skb_data_len));
     let start = head + u64::from(transport) + 8;
     let end = data + u64::from(len.wrapping_sub(data_len));
     Some((start, end.saturating_sub(start)))
@@ -132,7 +132,7 @@ fn message(start: Ptr, linear: u64) -> Option<(u16, u16)> {
     if linear < HEADER {
         return None;
     }
-    let h: [u8; 6] = at(start)?;
+    let h: [u8; 6] = at(start);
     if u16::from_be_bytes([h[4], h[5]]) != 1 {
         return None;
     }
@@ -156,7 +156,7 @@ fn sent(scratch: u32, skb: Ptr, tuple: &Tuple) -> Option<()> {
     if !is_dns_port(tuple.dport) {
         return None;
     }
-    let sk: Ptr = field(skb, offset!(skb_sk))?;
+    let sk: Ptr = field(skb, offset!(skb_sk));
     let scratch = DNS_SCRATCH.get_ptr_mut(scratch)?;
     // SAFETY: this CPU's own value, which only this hook uses.
     let scratch = unsafe { &mut *scratch };
@@ -205,7 +205,7 @@ fn question(start: Ptr, linear: u64, id: u16, scratch: &mut DnsScratch) -> Optio
     if end == 0 {
         return None;
     }
-    let qtype: u16 = at(start + HEADER + u64::from(end))?;
+    let qtype: u16 = at(start + HEADER + u64::from(end));
     q.hash = hash;
     q.qtype = u16::from_be(qtype);
     q.name_len = end as u16;
@@ -450,7 +450,7 @@ fn served(sk: Ptr, tuple: &Tuple, start: Ptr, linear: u64, id: u16) -> Option<()
 #[inline(always)]
 fn answer_sent(skb: Ptr, tuple: &Tuple, id: u16, flags: u16) -> Option<()> {
     let now = emit::now();
-    let sk: Ptr = field(skb, offset!(skb_sk))?;
+    let sk: Ptr = field(skb, offset!(skb_sk));
     let net = read::sock_net(sk);
     let (netns, _) = read::net(net);
     let key = ServedKey {

@@ -41,7 +41,7 @@ pub fn synack_retrans(ctx: RawTracePointContext) -> i32 {
 #[inline(always)]
 fn set_state(sk: Ptr, old: u8, new: u8) -> Option<()> {
     if new == TCP_SYN_SENT {
-        let protocol: u16 = field(sk, offset!(sk_protocol))?;
+        let protocol: u16 = field(sk, offset!(sk_protocol));
         if protocol != u16::from(IPPROTO_TCP) {
             return None;
         }
@@ -68,7 +68,7 @@ fn end(sk: Ptr, established: bool) -> Option<()> {
     let started = unsafe { CONNECTS.get(&sk) }.copied()?;
     let _ = CONNECTS.remove(&sk);
     let took = now.saturating_sub(started.ts);
-    let err: u32 = field(sk, offset!(sk_err)).unwrap_or(0);
+    let err: u32 = field(sk, offset!(sk_err));
     if established {
         stats(|s| {
             s.established += 1;
@@ -85,7 +85,7 @@ fn end(sk: Ptr, established: bool) -> Option<()> {
     }
     // tcp_rcv_synsent_state_process() has taken the acknowledgement of the SYN by now when the
     // connection is established; in all other cases snd_una is still the ISN.
-    let una: u32 = field(sk, offset!(tcp_snd_una))?;
+    let una: u32 = field(sk, offset!(tcp_snd_una));
     let isn = if established { una.wrapping_sub(1) } else { una };
     let outcome = if established { OUTCOME_ESTABLISHED } else { OUTCOME_FAILED };
     send(kind::CONNECT_END, sk, now, &started, isn, outcome, if established { 0 } else { err })
@@ -94,7 +94,7 @@ fn end(sk: Ptr, established: bool) -> Option<()> {
 /// A segment was sent again; only SYNs matter here.
 #[inline(always)]
 fn retransmit(sk: Ptr) -> Option<()> {
-    let state: u8 = field(sk, offset!(sk_state))?;
+    let state: u8 = field(sk, offset!(sk_state));
     if state != TCP_SYN_SENT {
         return None;
     }
@@ -108,11 +108,11 @@ fn retransmit(sk: Ptr) -> Option<()> {
             }
         }
         None => {
-            let retransmits: u8 = field(sk, offset!(icsk_retransmits)).unwrap_or(0);
+            let retransmits: u8 = field(sk, offset!(icsk_retransmits));
             Started { ts: 0, pid: 0, retransmits: u32::from(retransmits) + 1, comm: [0; 16] }
         }
     };
-    let isn: u32 = field(sk, offset!(tcp_snd_una))?;
+    let isn: u32 = field(sk, offset!(tcp_snd_una));
     send(kind::SYN_RETRANSMIT, sk, now, &started, isn, OUTCOME_TRYING, 0)
 }
 
@@ -156,9 +156,9 @@ fn synack(sk: Ptr, req: Ptr) -> Option<()> {
     let ts = emit::now();
     let tuple = socket::reversed(&socket::tuple(req, IPPROTO_TCP, None)?);
     let header = emit::header(kind::SYNACK_RETRANSMIT, ts, read::sock_net(sk));
-    let (ack_backlog, max_ack_backlog) = socket::accept_queue(sk)?;
-    let isn = field(req, offset!(req_rcv_isn))?;
-    let retransmits: u8 = field(req, offset!(req_num_retrans)).unwrap_or(0);
+    let (ack_backlog, max_ack_backlog) = socket::accept_queue(sk);
+    let isn = field(req, offset!(req_rcv_isn));
+    let retransmits: u8 = field(req, offset!(req_num_retrans));
     let ino = read::sock_ino(sk);
     emit::send(kind::SYNACK_RETRANSMIT, u64::from(header.netns), ts, |event: *mut SynAck| {
         // SAFETY: the entry is reserved for exactly this type and written whole.

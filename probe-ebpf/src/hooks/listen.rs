@@ -71,7 +71,7 @@ pub fn listen_ack6_kp(ctx: ProbeContext) -> u32 {
 
 #[inline(always)]
 fn syn(sk: Ptr, skb: Ptr) -> Option<()> {
-    let (backlog, max) = socket::accept_queue(sk)?;
+    let (backlog, max) = socket::accept_queue(sk);
     if backlog <= max {
         return None;
     }
@@ -84,7 +84,7 @@ fn syn(sk: Ptr, skb: Ptr) -> Option<()> {
 /// IPv4 one; those are reported there.
 #[inline(always)]
 fn ack(sk: Ptr, req: Ptr, is_v6: bool) -> Option<()> {
-    let (backlog, max) = socket::accept_queue(sk)?;
+    let (backlog, max) = socket::accept_queue(sk);
     if backlog <= max {
         return None;
     }
@@ -94,7 +94,7 @@ fn ack(sk: Ptr, req: Ptr, is_v6: bool) -> Option<()> {
         return None;
     }
     seen(kind::LISTEN_DROP);
-    let isn = field(req, offset!(req_rcv_isn)).unwrap_or(0);
+    let isn = field(req, offset!(req_rcv_isn));
     send(sk, socket::reversed(&tuple), isn, STAGE_ACK, backlog, max)
 }
 
@@ -104,10 +104,10 @@ fn send(sk: Ptr, tuple: Tuple, isn: u32, stage: u32, backlog: u32, max: u32) -> 
     let ts = emit::now();
     let header = emit::header(kind::LISTEN_DROP, ts, net);
     let ino = read::sock_ino(sk);
-    let qlen = field(sk, offset!(icsk_qlen)).unwrap_or(0);
-    let somaxconn = field(net, offset!(net_somaxconn)).unwrap_or(0);
-    let max_syn_backlog = field(net, offset!(net_max_syn_backlog)).unwrap_or(0);
-    let syncookies: u8 = field(net, offset!(net_syncookies)).unwrap_or(0);
+    let qlen = field(sk, offset!(icsk_qlen));
+    let somaxconn = field(net, offset!(net_somaxconn));
+    let max_syn_backlog = field(net, offset!(net_max_syn_backlog));
+    let syncookies: u8 = field(net, offset!(net_syncookies));
     emit::send(kind::LISTEN_DROP, u64::from(header.netns), ts, |event: *mut Listen| {
         // SAFETY: the entry is reserved for exactly this type and written whole.
         unsafe {

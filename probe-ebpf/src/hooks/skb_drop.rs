@@ -67,13 +67,13 @@ fn dropped(skb: Ptr, location: u64, reason: u32, rx_sk: Ptr) -> Option<()> {
         return None;
     }
     seen(kind::DROP);
-    let dev: Ptr = field(skb, offset!(skb_dev)).unwrap_or(0);
-    // UDP's receive path keeps other things in skb->dev (dev_scratch), TCP clears it: only a kernel
-    // address is a device.
-    let dev = if dev >> 48 == 0xffff { dev } else { 0 };
+    let dev: Ptr = field(skb, offset!(skb_dev));
+    // UDP's receive path keeps other things in skb->dev (dev_scratch, whose top byte is a bool), TCP
+    // clears it: only a kernel address is a device.
+    let dev = if dev >> 63 == 1 { dev } else { 0 };
     let header = emit::header(kind::DROP, ts, namespace(skb, dev, rx_sk));
-    let ifindex = field(dev, offset!(dev_ifindex)).unwrap_or(0);
-    let iif = field(skb, offset!(skb_iif)).unwrap_or(0);
+    let ifindex = field(dev, offset!(dev_ifindex));
+    let iif = field(skb, offset!(skb_iif));
     let captured = {
         let linear = packet.end.saturating_sub(packet.l3);
         let len = if linear < u64::from(packet.len) { linear as u32 } else { packet.len };
@@ -131,11 +131,11 @@ fn namespace(skb: Ptr, dev: Ptr, rx_sk: Ptr) -> Ptr {
     if dev != 0 {
         return read::dev_net(dev);
     }
-    let sk: Ptr = field(skb, offset!(skb_sk)).unwrap_or(0);
+    let sk: Ptr = field(skb, offset!(skb_sk));
     if sk != 0 {
         return read::sock_net(sk);
     }
-    let dst: Ptr = field(skb, offset!(skb_refdst)).unwrap_or(0);
-    let dev: Ptr = field(dst & !1, offset!(dst_dev)).unwrap_or(0);
+    let dst: Ptr = field(skb, offset!(skb_refdst));
+    let dev: Ptr = field(dst & !1, offset!(dst_dev));
     read::dev_net(dev)
 }

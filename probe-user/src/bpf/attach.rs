@@ -36,6 +36,7 @@ impl Attachments {
                 None => this.attach(ebpf, btf, spec, &has_module),
             };
             log::info!("{}: {state:?}", spec.name);
+            log_cost(ebpf, spec);
             this.states.push(state);
         }
         this
@@ -158,6 +159,21 @@ impl Attachments {
                 detach(ebpf, kprobe, entry)?;
                 Err(err)
             }
+        }
+    }
+}
+
+/// How much of its million steps the verifier needed (5.16 and later tell).
+fn log_cost(ebpf: &Ebpf, spec: &Spec) {
+    let programs = match spec.target {
+        Target::Function { fentry, kprobe } => vec![fentry, kprobe],
+        Target::ModuleFunction { kprobe, kretprobe, .. } => vec![kprobe, kretprobe],
+        Target::Tracepoint { program } => vec![program],
+    };
+    for program in programs {
+        let info = ebpf.program(program).and_then(|program| program.info().ok());
+        if let Some(steps) = info.and_then(|info| info.verified_instruction_count()) {
+            log::info!("{program}: verified in {steps} steps");
         }
     }
 }
