@@ -70,6 +70,7 @@ impl Guest {
             let name = file_name(program)?;
             let path = format!("usr/local/bin/{name}");
             guest.run.host_file(&path, 0o755, program);
+            initramfs::libraries(&mut guest.run, program)?;
         }
         Ok(guest)
     }
@@ -84,6 +85,7 @@ impl Guest {
         if mode & 0o100 != 0 {
             let link = format!("usr/local/bin/{name}");
             self.run.symlink(&link, &format!("/work/{name}"));
+            initramfs::libraries(&mut self.run, path)?;
         }
         Ok(())
     }

@@ -20,8 +20,9 @@ const BOOT_LIMIT: Duration = Duration::from_secs(90);
 const POWER_OFF_LIMIT: Duration = Duration::from_secs(10);
 /// `tsc=reliable`: without it QEMU's emulation can crash a guest on a loaded host, when the kernel
 /// distrusts the clock and patches its own text. `panic=-1` with `-no-reboot` ends QEMU at a panic.
-const KERNEL_ARGUMENTS: &str =
-    "console=ttyS0 quiet panic=-1 mitigations=off nokaslr audit=0 tsc=reliable rdinit=/init";
+/// The rest makes booting faster or traces easier to read.
+const KERNEL_ARGUMENTS: &str = "console=ttyS0 quiet panic=-1 mitigations=off nokaslr audit=0 \
+    tsc=reliable cryptomgr.notests=1 rdinit=/init";
 
 /// How the processor is emulated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]

@@ -7,6 +7,8 @@
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 export HOME=/root
 
+# From here on the kernel can load modules on demand.
+ln -s /usr/bin/kmod /usr/sbin/modprobe
 mount -t devtmpfs dev /dev
 mkdir -p /dev/pts /dev/shm
 mount -t proc proc /proc

@@ -5,6 +5,8 @@
 mod modules;
 mod tools;
 
+pub use tools::libraries;
+
 use std::{
     fmt::Write as _,
     fs,
