@@ -54,8 +54,13 @@ fn set_state(sk: Ptr, old: u8, new: u8) -> Option<()> {
                 s.connect_unpaired += 1;
             }
         });
-    } else if old == TCP_SYN_SENT && new != TCP_SYN_RECV {
-        end(sk, new == TCP_ESTABLISHED);
+    } else if old == TCP_SYN_SENT {
+        if new == TCP_SYN_RECV {
+            // Both ends opened at the same moment (RFC 9293 3.5): nobody waits for a SYN-ACK.
+            let _ = CONNECTS.remove(&sk);
+        } else {
+            end(sk, new == TCP_ESTABLISHED);
+        }
     }
     Some(())
 }

@@ -6,13 +6,14 @@ use std::{
     time::Duration,
 };
 
-use log::debug;
+use log::{debug, warn};
 use probe_common::net::{FAMILY_V4, FAMILY_V6, Tuple};
 
 use super::Live;
 use crate::{
     event::{Body, Event, PodChange, Symbol},
-    pods::process::listener_process,
+    kernel::symbols::Symbols,
+    pods::{process::listener_process, procfs::read_text},
 };
 
 /// How long the search for a listener's process may take.
@@ -34,11 +35,15 @@ pub struct Known {
     /// Something without a name was seen since the last search.
     unknown: bool,
     searched: u64,
+    /// Modules loaded when the kernel's names were read again last.
+    modules: Vec<String>,
 }
 
 impl Known {
+    /// A module was loaded or unloaded: its addresses mean something else now.
     pub fn forget_symbols(&mut self) {
         self.symbols.clear();
+        self.modules.clear();
     }
 
     /// Counters of this namespace will be read from now on.
@@ -129,14 +134,36 @@ impl Live {
 
     /// Tells once what a place in the kernel is called.
     pub(super) fn name_place(&mut self, address: u64, ts: u64, events: &mut Vec<Event>) {
-        let Some(symbols) = &self.symbols else { return };
         if self.known.symbols.len() >= MOST || !self.known.symbols.insert(address) {
             return;
         }
-        if let Some(place) = symbols.locate(address) {
-            let module = place.module.map(|m| format!(" [{m}]")).unwrap_or_default();
-            let name = format!("{}+{:#x}{module}", place.symbol, place.offset);
+        if self.place(address).is_none() {
+            // It may lie in a module that was loaded since the names were read.
+            self.reload_symbols();
+        }
+        if let Some(name) = self.place(address) {
             events.push(Event { ts, body: Body::Symbol(Symbol { address, name }) });
+        }
+    }
+
+    fn place(&self, address: u64) -> Option<String> {
+        let place = self.symbols.as_ref()?.locate(address)?;
+        let module = place.module.map(|m| format!(" [{m}]")).unwrap_or_default();
+        Some(format!("{}+{:#x}{module}", place.symbol, place.offset))
+    }
+
+    /// Reads the kernel's names again if other modules are loaded than the last time.
+    pub(super) fn reload_symbols(&mut self) {
+        let modules = read_text(&self.root.join("proc/modules"), u64::MAX).unwrap_or_default();
+        let names: Vec<String> =
+            modules.lines().filter_map(|line| Some(line.split(' ').next()?.to_owned())).collect();
+        if names == self.known.modules {
+            return;
+        }
+        self.known.modules = names;
+        match Symbols::load(&self.root) {
+            Ok(symbols) => self.symbols = Some(symbols),
+            Err(err) => warn!("places in the kernel have no names any more: {err}"),
         }
     }
 }

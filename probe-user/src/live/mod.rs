@@ -7,7 +7,7 @@ mod start;
 use std::{path::PathBuf, time::Duration};
 
 use anyhow::Result;
-use log::{debug, warn};
+use log::debug;
 use probe_common::event::kind;
 
 use self::enrich::Known;
@@ -116,12 +116,8 @@ impl Live {
                 self.probes.module_here(change.name);
             }
         }
-        // Addresses of the modules' functions are new.
-        match Symbols::load(&self.root) {
-            Ok(symbols) => self.symbols = Some(symbols),
-            Err(err) => warn!("places in the kernel have no names any more: {err}"),
-        }
         self.known.forget_symbols();
+        self.reload_symbols();
         events.push(Event { ts: now, body: Body::Hooks(self.probes.hooks()) });
         Ok(())
     }
