@@ -60,17 +60,19 @@ pub fn provide(cache: &Cache, series: &'static Series) -> Result<Kernel> {
         release: release.to_owned(),
         folder: kernels.join(release),
     };
+    let substitute = kernels.join(substitute_name(series));
     let cached = || {
-        let mut pins = series.pins.iter();
-        pins.find(|pin| kernels.join(pin.release).is_dir())
+        let pins = series.pins.iter().map(|pin| pin.release.to_owned());
+        let mut releases = pins.chain(fs::read_to_string(&substitute).ok());
+        releases.find(|release| kernels.join(release).is_dir())
     };
-    if let Some(pin) = cached() {
-        return Ok(at(pin.release));
+    if let Some(release) = cached() {
+        return Ok(at(&release));
     }
 
     let _lock = cache.lock()?;
-    if let Some(pin) = cached() {
-        return Ok(at(pin.release));
+    if let Some(release) = cached() {
+        return Ok(at(&release));
     }
     let mirrors = Mirrors::from_apt()?;
     let folder = cache.debs()?;
@@ -97,7 +99,16 @@ pub fn provide(cache: &Cache, series: &'static Series) -> Result<Kernel> {
     if !kernel.folder.is_dir() {
         unpack(&[deb], &kernel)?;
     }
+    fs::write(&substitute, &release)
+        .with_context(|| format!("cannot write {}", substitute.display()))?;
     Ok(kernel)
+}
+
+/// The file that remembers which version stands in for these pins, so that it is not looked for
+/// again. Other pins are another name.
+fn substitute_name(series: &Series) -> String {
+    let pins: Vec<&str> = series.pins.iter().map(|pin| pin.release).collect();
+    format!("instead-of-{}", pins.join("-"))
 }
 
 /// Last resort: no pinned version is left at the mirrors.

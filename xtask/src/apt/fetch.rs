@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use super::{
     archive::{Archive, Mirrors},
     index::{self, Package},
+    release,
 };
 use crate::{
     cache::run_quietly,
@@ -46,8 +47,8 @@ pub fn package(mirrors: &Mirrors, wanted: &Wanted<'_>, folder: &Path) -> Result<
     bail!("cannot download {name}: {}", failures.join("; "))
 }
 
-/// The `Packages` index of one suite's `main` component, as text.
-pub fn packages_index(
+/// The `Packages` index of one suite's `main` component, as text, checked against Debian's keys.
+fn packages_index(
     mirrors: &Mirrors,
     archive: Archive,
     suite: &str,
@@ -55,20 +56,28 @@ pub fn packages_index(
 ) -> Result<String> {
     let mut failures = Vec::new();
     for base in mirrors.of(archive) {
-        let uri = format!("{base}/dists/{suite}/main/binary-amd64/Packages.xz");
-        let target = folder.join(format!("{suite}.Packages.xz"));
-        match download(&uri, None, &target) {
-            Ok(()) => {
-                let text = run_quietly(Command::new("xz").arg("-dc").arg(&target))?;
-                fs::remove_file(&target)
-                    .with_context(|| format!("cannot remove {}", target.display()))?;
-                return String::from_utf8(text)
-                    .with_context(|| format!("the package index of {suite} is not text"));
-            }
+        match index_from(&format!("{base}/dists/{suite}"), suite, folder) {
+            Ok(text) => return Ok(text),
             Err(error) => failures.push(format!("{error:#}")),
         }
     }
     bail!("no package index of {suite}: {}", failures.join("; "))
+}
+
+fn index_from(uri: &str, suite: &str, folder: &Path) -> Result<String> {
+    const INDEX: &str = "main/binary-amd64/Packages.xz";
+    let signed = folder.join(format!("{suite}.InRelease"));
+    download(&format!("{uri}/InRelease"), None, &signed)?;
+    let release = release::verify(&signed)?;
+    let digest = release::digest(&release, INDEX)
+        .with_context(|| format!("{} does not list {INDEX}", signed.display()))?;
+    let packed = folder.join(format!("{suite}.Packages.xz"));
+    download(&format!("{uri}/{INDEX}"), Some(&digest), &packed)?;
+    let text = run_quietly(Command::new("xz").arg("-dc").arg(&packed))?;
+    for path in [signed, packed] {
+        fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+    }
+    String::from_utf8(text).context("the package index is not text")
 }
 
 /// The newest package that `wanted` accepts, from the first of the given suites that has one.
@@ -107,7 +116,6 @@ fn download(uri: &str, sha256: Option<&str>, target: &Path) -> Result<()> {
     }
     let mut step = Step::start(format!("downloading {name}"));
     let mut command = Command::new(APT_HELPER);
-    // Indexes are of today, packages have a digest: neither needs apt's own staleness checks.
     command.arg("download-file").arg(uri).arg(&part);
     if let Some(sha256) = sha256 {
         command.arg(format!("SHA256:{sha256}"));
@@ -127,6 +135,8 @@ fn download(uri: &str, sha256: Option<&str>, target: &Path) -> Result<()> {
         child.wait_with_output().with_context(|| format!("cannot wait for {APT_HELPER}"))?;
     if !output.status.success() {
         step.done("failed");
+        // A file with the wrong content is kept by the helper under another name.
+        let _removed = fs::remove_file(part.with_file_name(format!("{name}.part.FAILED")));
         let text = String::from_utf8_lossy(&output.stderr);
         let reason =
             text.lines().find_map(|line| line.strip_prefix("E: ")).unwrap_or("the download failed");
