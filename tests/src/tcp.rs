@@ -154,8 +154,8 @@ impl Attempt {
         Ok(if error == 0 { State::Connected } else { State::Failed(error) })
     }
 
-    /// Closes with a reset, so that no TIME_WAIT is left behind.
-    pub fn abort(self) -> Result<()> {
+    /// Lets the close that follows be a reset, so that no TIME_WAIT is left behind.
+    pub fn abort(&self) -> Result<()> {
         set_option(&self.socket, libc::SO_LINGER, &libc::linger { l_onoff: 1, l_linger: 0 })
     }
 }

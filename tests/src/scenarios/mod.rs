@@ -1,7 +1,14 @@
 //! The scenarios, one a file.
 
 mod accept_queue;
+mod clash_lookalikes;
 mod dnat_clash;
+mod dropped;
+mod no_listener;
+mod server_slow;
+mod snat_clash;
+mod syn_cookies;
+mod table_full;
 
 use crate::case::Case;
 
@@ -13,4 +20,21 @@ pub const ALL: &[Case] = &[
     Case::new("accept_queue_ack_v6", accept_queue::ack_v6),
     Case::new("dnat_clash_getaddrinfo", dnat_clash::getaddrinfo).kernels(&["6.12"]),
     Case::new("dnat_clash_two_threads", dnat_clash::two_threads),
+    Case::new("snat_clash_udp", snat_clash::udp).limit(180),
+    Case::new("snat_clash_udp_v6", snat_clash::udp_v6).limit(180),
+    Case::new("snat_clash_tcp", snat_clash::tcp).limit(180),
+    Case::new("table_full", table_full::run_case),
+    Case::new("no_listener", no_listener::tcp),
+    Case::new("no_listener_v6", no_listener::tcp_v6),
+    Case::new("no_listener_dns", no_listener::dns),
+    Case::new("server_slow", server_slow::direct),
+    Case::new("server_slow_chain", server_slow::chain),
+    Case::new("nft_drop", dropped::nft),
+    Case::new("iptables_nft_drop", dropped::iptables_nft),
+    Case::new("iptables_legacy_drop", dropped::iptables_legacy),
+    Case::new("untranslated_answer", clash_lookalikes::untranslated),
+    Case::new("nfqueue_neighbour", clash_lookalikes::nfqueue_neighbour).kernels(&["6.1"]),
+    Case::new("clash_answered", clash_lookalikes::answered),
+    Case::new("snat_exhausted", clash_lookalikes::snat_exhausted),
+    Case::new("syn_cookies", syn_cookies::run_case),
 ];

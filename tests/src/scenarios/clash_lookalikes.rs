@@ -1,0 +1,122 @@
+//! What looks like a conntrack clash in one way or another and is none, or did no harm.
+
+use std::{net::SocketAddr, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+
+use super::dnat_clash::{CertainClash, fire_pair};
+use crate::{
+    command::run,
+    counters,
+    dns::{
+        A, AAAA,
+        client::{self, Outcome},
+        server::{self, Behaviour},
+    },
+    lab::Lab,
+    race::Race,
+    services::{self, Choice},
+    sysctl,
+    wait::SOON,
+};
+
+/// Client and server on one bridge whose packets iptables does not see: the answer comes back
+/// from the backend's own address, like the late answer of a clash, without a clash.
+pub fn untranslated(lab: &Lab) -> Result<()> {
+    let (client, dns) = (lab.bridged("client")?, lab.bridged("dns")?);
+    run("modprobe", &["br_netfilter"])?;
+    sysctl::set("net.bridge.bridge-nf-call-iptables", "0")?;
+    let _server = server::start(&dns, "dns", Behaviour::default())?;
+    let service = services::dns(std::slice::from_ref(&dns), Choice::Random)?;
+    let probe = lab.probe(&[])?;
+
+    let (clashes, unmet) =
+        (counters::conntrack("clashres")?, counters::net(&client, "Udp:NoPorts")?);
+    let patience = [Duration::from_millis(1500); 2];
+    let outcome = client::ask(&client, service, "db.example.com", A, &patience)?;
+    ensure!(outcome == Outcome::Silent, "the query was {outcome:?}");
+    ensure!(counters::net(&client, "Udp:NoPorts")? > unmet, "no answer met a closed port");
+    ensure!(counters::conntrack("clashres")? == clashes, "there was a clash");
+
+    probe.cause("unknown", "client", SOON)?.is("/symptom", "dns-stall")?;
+    probe.stop()?;
+    probe.only(&["unknown"])
+}
+
+/// On 6.1 the set-up of a certain clash makes none: the second packet is translated anew after it
+/// was routed, and dies for want of a neighbour.
+pub fn nfqueue_neighbour(lab: &Lab) -> Result<()> {
+    let world = CertainClash::new(lab)?;
+    let probe = lab.probe(&[])?;
+    let clashes = counters::conntrack("clashres")?;
+
+    // The neighbour's failure comes back by ICMP, and the resolver may give up on the name.
+    let (_, took) = world.lookup("db.example.com")?;
+    ensure!(world.pairs() > 0, "no pair was held");
+    ensure!(took > Duration::from_secs(2), "the lookup took only {took:?}");
+    ensure!(counters::conntrack("clashres")? == clashes, "there was a clash");
+
+    probe.cause("unknown", "client", SOON)?.is("/symptom", "dns-stall")?;
+    probe.stop()?;
+    probe.only(&["unknown", "server-slow"])
+}
+
+/// Clashes that the kernel resolves and whose answers come in time cost nothing.
+pub fn answered(lab: &Lab) -> Result<()> {
+    let client = lab.pod("client")?;
+    let backends = [lab.pod("dns-a")?, lab.pod("dns-b")?];
+    let at_once = Behaviour::default();
+    let _servers = [
+        server::start(&backends[0], "dns", at_once)?,
+        server::start(&backends[1], "dns", at_once)?,
+    ];
+    let service = services::dns(&backends, Choice::Random)?;
+    let probe = lab.probe(&[])?;
+    let race = Race::new()?;
+
+    let before = counters::conntrack("clashres")?;
+    let mut round = 0;
+    while counters::conntrack("clashres")? < before + 5 {
+        ensure!(round < 3000, "fewer than 5 clashes in {round} rounds");
+        let name = format!("r{round}.example.com");
+        let socket = fire_pair(&race, &client, service, &name)?;
+        let ids = [client::id_of(&name, A), client::id_of(&name, AAAA)];
+        let got = client::wait_all(&socket, &ids, SOON)?;
+        ensure!(ids.iter().all(|id| got.contains(id)), "round {round} lost an answer");
+        round += 1;
+    }
+    probe.stop()?;
+    probe.only(&[])
+}
+
+/// No free port is left for the masquerade: dropped in the same place as a clash, against entries
+/// that were there long before.
+pub fn snat_exhausted(lab: &Lab) -> Result<()> {
+    const PORTS: usize = 4;
+    let client = lab.pod("client")?;
+    let resolver = lab.outside("resolver")?;
+    let _server = server::start(&resolver, "resolver", Behaviour::default())?;
+    services::masquerade(Some("40000-40003"))?;
+    let to = SocketAddr::new(resolver.v4.into(), 53);
+    let probe = lab.probe(&[])?;
+
+    let once = [SOON];
+    for i in 0..PORTS {
+        let outcome = client::ask(&client, to, &format!("first{i}.example.com"), A, &once)?;
+        ensure!(outcome == Outcome::Answered, "query {i} had a port, yet it was {outcome:?}");
+    }
+    // Entries of connections that came long before are what exhausted ports look like.
+    std::thread::sleep(Duration::from_secs(2));
+    let failed = counters::conntrack("insert_failed")?;
+    let patience = [Duration::from_millis(1500); 2];
+    let outcome = client::ask(&client, to, "late.example.com", A, &patience)?;
+    ensure!(outcome == Outcome::Silent, "there was a fifth port: {outcome:?}");
+    let dropped = counters::conntrack("insert_failed")?.checked_sub(failed);
+    ensure!(dropped.context("a counter fell")? >= 2, "nothing was dropped at insertion");
+
+    probe.finding("a dns-stall of client", SOON, |f| {
+        f["symptom"] == "dns-stall" && f["victim"]["pod"] == "client"
+    })?;
+    probe.stop()?;
+    probe.only(&["unknown", "snat-ports-exhausted"])
+}
