@@ -2,6 +2,10 @@
 //! events through `emit`, every map in `maps`.
 #![no_std]
 #![no_main]
+#![expect(
+    clippy::needless_borrows_for_generic_args,
+    reason = "later versions of aya-ebpf take keys and values by reference only"
+)]
 
 mod emit;
 mod hooks;

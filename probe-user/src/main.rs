@@ -35,6 +35,7 @@ fn init_log(verbose: u8) {
     env_logger::Builder::new()
         .filter_level(LevelFilter::Error)
         .filter_module("probe_user", level)
+        .filter_module("probe_ebpf", level)
         .parse_default_env()
         .init();
 }

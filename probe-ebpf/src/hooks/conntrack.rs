@@ -17,6 +17,7 @@ use aya_ebpf::{
     macros::{kprobe, kretprobe},
     programs::{ProbeContext, RetProbeContext},
 };
+use aya_log_ebpf::debug;
 use probe_common::event::{Clash, TableFull, kind};
 
 use crate::{
@@ -37,7 +38,9 @@ pub fn clash_kp(ctx: ProbeContext) -> u32 {
 
 #[kretprobe]
 pub fn clash_krp(ctx: RetProbeContext) -> u32 {
-    clash_return(return_stack(&ctx), ctx.ret());
+    let ret = ctx.ret();
+    clash_return(return_stack(&ctx), ret);
+    debug!(&ctx, "nf_ct_resolve_clash: {}", ret);
     0
 }
 
@@ -51,7 +54,9 @@ pub fn early_drop_kp(ctx: ProbeContext) -> u32 {
 
 #[kretprobe]
 pub fn early_drop_krp(ctx: RetProbeContext) -> u32 {
-    early_drop_return(return_stack(&ctx), ctx.ret::<u64>() & 0xff != 0);
+    let evicted = ctx.ret::<u64>() & 0xff;
+    early_drop_return(return_stack(&ctx), evicted != 0);
+    debug!(&ctx, "early_drop: {}", evicted);
     0
 }
 

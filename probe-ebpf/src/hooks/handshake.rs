@@ -6,7 +6,8 @@
 //! - `tcp:tcp_retransmit_skb(const struct sock *sk, const struct sk_buff *skb[, int err])`
 //! - `tcp:tcp_retransmit_synack(const struct sock *sk, const struct request_sock *req)`
 
-use aya_ebpf::{EbpfContext as _, macros::raw_tracepoint, programs::RawTracePointContext};
+use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
+use aya_log_ebpf::debug;
 use probe_common::{
     event::{Connect, Header, OUTCOME_ESTABLISHED, OUTCOME_FAILED, OUTCOME_TRYING, SynAck, kind},
     net::{IPPROTO_TCP, Tuple},
@@ -33,8 +34,8 @@ pub fn syn_retrans(ctx: RawTracePointContext) -> i32 {
 
 #[raw_tracepoint]
 pub fn synack_retrans(ctx: RawTracePointContext) -> i32 {
-    let _ = ctx.as_ptr();
     synack(ctx.arg(0), ctx.arg(1));
+    debug!(&ctx, "SYN-ACK sent again");
     0
 }
 

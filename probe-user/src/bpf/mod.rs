@@ -6,13 +6,12 @@ mod ladder;
 mod object;
 mod pairs;
 
-use std::os::fd::{AsRawFd, RawFd};
-
 use anyhow::{Context as _, Result};
 use aya::{
     Btf, Ebpf,
     maps::{MapData, PerCpuArray, RingBuf},
 };
+use aya_log::EbpfLogger;
 use probe_common::{config::Config, event::Dns, stats::Stats};
 
 use self::{attach::Attachments, object::Wire, pairs::Pairs};
@@ -30,6 +29,7 @@ pub struct Probes {
     events: RingBuf<MapData>,
     stats: PerCpuArray<MapData, Wire<Stats>>,
     pairs: Pairs,
+    logger: Option<EbpfLogger<&'static dyn log::Log>>,
 }
 
 impl Probes {
@@ -51,8 +51,13 @@ impl Probes {
         let stats = ebpf.take_map("STATS").context("no map STATS")?;
         let stats = PerCpuArray::try_from(stats).context("map STATS")?;
         let pairs = Pairs::take(&mut ebpf, config.min_stall)?;
+        let logger = (object::log_level() > 0).then(|| EbpfLogger::init(&mut ebpf)).transpose();
+        let logger = logger.unwrap_or_else(|err| {
+            log::warn!("no log of the kernel side: {err}");
+            None
+        });
         let attachments = Attachments::new(&mut ebpf, btf.as_ref(), &resolved, has_module);
-        Ok(Self { ebpf, attachments, resolved, events, stats, pairs })
+        Ok(Self { ebpf, attachments, resolved, events, stats, pairs, logger })
     }
 
     pub fn hooks(&self) -> Vec<Hook> {
@@ -67,6 +72,9 @@ impl Probes {
     /// Hands every record that is there to `each`. Records are of any length; see
     /// [`crate::event::decode`].
     pub fn drain(&mut self, mut each: impl FnMut(&[u8])) {
+        if let Some(logger) = &mut self.logger {
+            logger.flush();
+        }
         while let Some(record) = self.events.next() {
             each(&record);
         }
@@ -104,12 +112,5 @@ impl Probes {
 
     pub fn module_here(&mut self, module: &str) {
         self.attachments.module_here(&mut self.ebpf, &self.resolved, module);
-    }
-}
-
-/// Readable when the ring buffer has records.
-impl AsRawFd for Probes {
-    fn as_raw_fd(&self) -> RawFd {
-        self.events.as_raw_fd()
     }
 }

@@ -17,12 +17,23 @@ unsafe impl<T: Plain> aya::Pod for Wire<T> {}
 /// Creates the maps. Programs are loaded one by one when they are attached.
 pub fn load(offsets: &Offsets, config: &Config, btf: Option<&Btf>) -> Result<Ebpf> {
     raise_memlock();
+    let level = log_level();
     EbpfLoader::new()
         .btf(btf)
         .override_global("OFFSETS", bytes_of(offsets), true)
         .override_global("CONFIG", bytes_of(config), true)
+        .override_global(aya_log::LEVEL, &level, true)
         .load(OBJECT)
         .context("cannot create the BPF maps")
+}
+
+/// Level of the programs' own log: a constant for the verifier, which removes what is off.
+pub fn log_level() -> u8 {
+    if log::log_enabled!(target: "probe_ebpf", log::Level::Debug) {
+        log::Level::Debug as u8
+    } else {
+        0
+    }
 }
 
 /// Kernels before 5.11 count BPF memory against RLIMIT_MEMLOCK, whose default is far too small.
