@@ -14,3 +14,6 @@ pub mod output;
 pub mod pipeline;
 pub mod pods;
 pub mod snapshot;
+
+#[cfg(test)]
+mod testing;

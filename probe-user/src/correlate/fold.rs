@@ -3,7 +3,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::{rules::accept_queue_overflow, world::World};
+use super::{
+    rules::{accept_queue_overflow, conntrack_table_full},
+    world::World,
+};
 use crate::finding::{Cause, Change, Details, Finding, Output};
 
 /// Least time between two outputs of the same finding, in nanoseconds.
@@ -165,11 +168,7 @@ impl Findings {
             if !at_end && now.saturating_sub(told.said_at) < PAUSE {
                 continue;
             }
-            if let Details::AcceptQueue(details) = &mut told.finding.details {
-                let before = at_end.then(|| details.clone());
-                told.dirty |= accept_queue_overflow::count(details, world);
-                told.dirty |= before.is_some_and(|before| before != *details);
-            }
+            told.dirty |= recount(&mut told.finding.details, world, at_end);
             if told.dirty {
                 told.dirty = false;
                 told.said_at = now;
@@ -187,4 +186,16 @@ impl Findings {
     pub fn is_empty(&self) -> bool {
         self.all.is_empty()
     }
+}
+
+/// Brings the counts among the details up to date; whether there is more to say. At the end of the
+/// run any other number is.
+fn recount(details: &mut Details, world: &World, at_end: bool) -> bool {
+    let before = at_end.then(|| details.clone());
+    let more = match details {
+        Details::AcceptQueue(details) => accept_queue_overflow::count(details, world),
+        Details::TableFull(details) => conntrack_table_full::count(details, world),
+        _ => false,
+    };
+    more || before.is_some_and(|before| before != *details)
 }

@@ -153,6 +153,11 @@ impl Pods {
         self.at(netns, cookie, ts).map_or_else(|| format!("netns:{netns}"), |pod| pod.name.clone())
     }
 
+    /// When the namespace that has this number now was first reported.
+    pub fn since(&self, netns: u32) -> Option<u64> {
+        self.spans.get(&netns)?.back().map(|span| span.from)
+    }
+
     /// How many pods exist now, the host not counted.
     pub fn alive(&self) -> usize {
         let alive = |s: &&VecDeque<Span>| {

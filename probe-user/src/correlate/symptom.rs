@@ -52,9 +52,13 @@ pub struct Question {
     pub folded: Vec<u8>,
 }
 
+/// Bytes of a name that the kernel side fills in (the last one of the field stays free, for the
+/// length is bounded by a mask).
+const KEPT: usize = probe_common::event::QNAME_BYTES - 1;
+
 impl Question {
     pub fn of(q: &probe_common::event::Question) -> Self {
-        let wire = q.name.get(..usize::from(q.name_len)).unwrap_or(&q.name);
+        let wire = q.name.get(..usize::from(q.name_len).min(KEPT)).unwrap_or(&q.name);
         Self {
             name: sanitize::dns_name(wire),
             qtype: dns::qtype_name(q.qtype),

@@ -18,11 +18,16 @@ pub struct PerNetns {
 }
 
 impl PerNetns {
-    pub fn note(&mut self, counters: &Counters) {
+    /// `is_new`: the namespace was made during the run, so its counters began at zero.
+    pub fn note(&mut self, counters: &Counters, is_new: bool) {
         if let Some((_, latest)) = self.readings.get_mut(&counters.netns) {
             latest.clone_from(counters);
         } else if self.readings.len() < CAPACITY {
-            self.readings.insert(counters.netns, (counters.clone(), counters.clone()));
+            let mut first = counters.clone();
+            if is_new {
+                first.listen_overflows = first.listen_overflows.map(|_| 0);
+            }
+            self.readings.insert(counters.netns, (first, counters.clone()));
         }
     }
 

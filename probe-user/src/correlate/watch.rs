@@ -94,10 +94,15 @@ impl Correlator {
         }
     }
 
+    /// The loader sends a close once for each stalled query of the socket, with the query in it;
+    /// a recording may hold the bare one too.
     fn on_close(&mut self, ts: u64, e: &Dns) {
         self.closes.note(e.header.netns, e.sk, ts);
-        if self.stalls.is_empty() {
-            return;
+        if e.first != 0
+            && let Some(stall) = self.dns_stall(ts, e)
+            && stall.symptom.ended.is_none()
+        {
+            closed_at(&mut stall.symptom, ts);
         }
         let (netns, sk) = (e.header.netns, e.sk);
         for stall in self.stalls.iter_mut() {

@@ -31,6 +31,8 @@ pub type ListenerKey = (u32, u64);
 pub struct World {
     /// Time of the latest event or tick.
     pub now: u64,
+    /// Time of the first event: what existed then was reported then.
+    start: Option<u64>,
     pub node: Node,
     reasons: HashMap<u32, String>,
     pub hooks: Option<Vec<Hook>>,
@@ -58,6 +60,7 @@ impl World {
     /// Takes in what one event tells.
     pub fn note(&mut self, event: &Event) {
         self.now = self.now.max(event.ts);
+        let start = *self.start.get_or_insert(event.ts);
         match &event.body {
             Body::Node(node) => self.node_facts(node),
             Body::Hooks(hooks) => self.hooks = Some(hooks.clone()),
@@ -72,7 +75,10 @@ impl World {
                 let comm = sanitize::text(&l.comm);
                 self.listeners.insert(l.ino, Listener { comm, ..l.clone() });
             }
-            Body::Counters(c) => self.counters.note(c),
+            Body::Counters(c) => {
+                let is_new = self.pods.since(c.netns).is_some_and(|since| since > start);
+                self.counters.note(c, is_new);
+            }
             Body::Totals(t) => self.losses.note(event.ts, t),
             Body::Listen(l) if overflowed(l) => self.refused.add(listener_key(l)),
             Body::Drop(d) if d.flags & DROP_TABLE_FULL != 0 => {

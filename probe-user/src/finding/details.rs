@@ -100,7 +100,11 @@ pub struct DnatClash {
 pub struct TableFull {
     pub limit: Option<u64>,
     pub count: Option<u64>,
+    /// Who lost packets, most first.
     pub pods: Vec<PodDrops>,
+    /// Namespace of the table.
+    #[serde(skip)]
+    pub netns: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -1,4 +1,10 @@
 //! Findings and events as text for people and as JSON Lines for programs. Nothing here knows a
-//! terminal, a file or a clock.
+//! terminal, a file or a clock: it makes strings.
 
+pub mod event;
+pub mod json;
 pub mod sanitize;
+pub mod text;
+pub mod time;
+
+mod wrap;

@@ -2,6 +2,11 @@
 //! or does not. A rule says `certain` only with the evidence the catalogue asks for.
 
 pub mod accept_queue_overflow;
+mod conntrack_dnat_clash;
+mod conntrack_snat_clash;
+pub mod conntrack_table_full;
+mod no_listener;
+mod server_slow;
 
 use super::join::Case;
 use crate::finding::{Cause, Confidence, Details, Evidence, Fix, Party};
@@ -26,7 +31,14 @@ pub struct Verdict {
 pub type Rule = fn(&Case<'_>) -> Option<Verdict>;
 
 /// In the order of the catalogue.
-pub const RULES: &[(Cause, Rule)] = &[(Cause::AcceptQueueOverflow, accept_queue_overflow::judge)];
+pub const RULES: &[(Cause, Rule)] = &[
+    (Cause::ConntrackDnatClash, conntrack_dnat_clash::judge),
+    (Cause::ConntrackSnatClash, conntrack_snat_clash::judge),
+    (Cause::ConntrackTableFull, conntrack_table_full::judge),
+    (Cause::AcceptQueueOverflow, accept_queue_overflow::judge),
+    (Cause::NoListener, no_listener::judge),
+    (Cause::ServerSlow, server_slow::judge),
+];
 
 /// The verdict with the highest confidence; of equals the first in the order of the catalogue.
 pub fn best(case: &Case<'_>) -> Option<Verdict> {
@@ -36,4 +48,14 @@ pub fn best(case: &Case<'_>) -> Option<Verdict> {
             _ => Some(next),
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_are_in_the_order_of_the_catalogue() {
+        assert!(RULES.is_sorted_by_key(|(cause, _)| *cause));
+    }
 }

@@ -1,0 +1,139 @@
+//! `conntrack-snat-clash`: two connections were masqueraded to one source port at the same moment;
+//! the second finds the tuple taken when its entry is inserted (`nf_ct_resolve_clash` returns
+//! NF_DROP, `insert_failed`). Against an old entry it would be that the ports are used up instead:
+//! not named here.
+
+use probe_common::{
+    event::{Clash, VERDICT_ACCEPT, VERDICT_DROP},
+    net::ips,
+};
+
+use super::Verdict;
+use crate::{
+    correlate::{
+        describe::sorted,
+        join::{Case, Direction},
+    },
+    finding::{Cause, Confidence, Details, Fix, Flow, Place, details::SnatClash},
+};
+
+/// [`Clash::hit_dir`]: the reply tuple was hit, which is where SNAT puts the chosen port.
+const REPLY: u32 = 1;
+/// Jiffies within which the winner counts as "at the same moment": 50 ms to 500 ms by HZ. A little
+/// below zero, for the winner's timer may have started in the next jiffy.
+const YOUNG: std::ops::RangeInclusive<i32> = -5..=50;
+
+pub fn judge(case: &Case<'_>) -> Option<Verdict> {
+    let clash = case.clashes().into_iter().find(|c| is_snat_race(&c.event))?;
+    let e = &*clash.event;
+    let dropped = case.drop_of(clash);
+    let confidence = match (e.verdict, dropped) {
+        (VERDICT_DROP, _) => Confidence::Certain,
+        (_, Some(_)) => Confidence::Likely,
+        _ => return None,
+    };
+    let world = case.world;
+    let (loser, winner) = (Flow::of(&e.loser.orig), Flow::of(&e.winner.orig));
+    let to = Flow::of(&e.loser.reply).dst;
+    let mut lines = case.symptom.notes.clone();
+    lines.push(case.say_clash(clash));
+    lines.extend(dropped.map(|d| case.say_drop(d, Direction::ToServer)));
+    let culprit = world.party(winner.src.ip(), Some(winner.src.port()), clash.ts);
+    let other = match &culprit.pod {
+        Some(pod) => format!("pod {pod}"),
+        None => winner.src.ip().to_string(),
+    };
+    Some(Verdict {
+        cause: Cause::ConntrackSnatClash,
+        confidence,
+        title: format!(
+            "this packet and one of {other} ({}) were masqueraded to the same source port {} at \
+             the same moment; the kernel dropped this one",
+            winner.src, to
+        ),
+        evidence: sorted(lines),
+        culprit: Some(culprit),
+        // Who wins is chance: what folds is the address that ran into itself.
+        fold: to.ip().to_string(),
+        details: Details::SnatClash(SnatClash {
+            loser: format!("{} -> {}", loser.src, loser.dst),
+            winner: format!("{} -> {}", winner.src, winner.dst),
+            snat_to: to.to_string(),
+            winner_age_jiffies: age(e),
+        }),
+        fix: fix(),
+        confirm: vec![
+            "on the node: `conntrack -S` (insert_failed and drop rise together) and \
+             `iptables-save -t nat | grep MASQUERADE` (without --random-fully?)"
+                .to_owned(),
+        ],
+    })
+}
+
+fn is_snat_race(e: &Clash) -> bool {
+    e.verdict != VERDICT_ACCEPT
+        && (e.loser.status & ips::SRC_NAT != 0 || e.hit_dir == REPLY)
+        && Flow::of(&e.loser.orig) != Flow::of(&e.winner.orig)
+        && age(e).is_some_and(|age| YOUNG.contains(&age))
+}
+
+/// How many jiffies ago the winner was confirmed, from the two timeouts: both began with the same
+/// value, the loser's is still relative, the winner's is the jiffy at which it ends. Answers
+/// prolong the winner's: then it cannot be told, and it is not young either.
+pub fn age(e: &Clash) -> Option<i32> {
+    if e.winner.status & (ips::SEEN_REPLY | ips::ASSURED) != 0 {
+        return None;
+    }
+    let left = e.winner.timeout.wrapping_sub(e.jiffies);
+    Some(e.loser.timeout.wrapping_sub(left).cast_signed())
+}
+
+fn fix() -> Vec<Fix> {
+    vec![
+        Fix {
+            place: Place::Node,
+            now: None,
+            lasting: Some(
+                "masquerade with fully random ports: `--random-fully` on the MASQUERADE rules of \
+                 the CNI plugin and of ip-masq-agent"
+                    .to_owned(),
+            ),
+            caveat: Some(
+                "kube-proxy's own rule has it where iptables (1.6.2) and the kernel support it; \
+                 rules made by hand or by the CNI often do not"
+                    .to_owned(),
+            ),
+        },
+        Fix {
+            place: Place::Node,
+            now: None,
+            lasting: Some(
+                "for DNS: NodeLocal DNSCache, so that lookups are not masqueraded".to_owned(),
+            ),
+            caveat: None,
+        },
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use probe_common::net::Conntrack;
+
+    use super::*;
+    use crate::testing::clash;
+
+    #[test]
+    fn age_survives_the_wrap_of_jiffies() {
+        let mut e = clash();
+        e.loser = Conntrack { timeout: 7500, ..e.loser };
+        e.jiffies = u32::MAX - 10;
+        e.winner.timeout = (u32::MAX - 13).wrapping_add(7500);
+        assert_eq!(age(&e), Some(3));
+        e.winner.timeout = e.jiffies.wrapping_add(500);
+        assert_eq!(age(&e), Some(7000));
+        e.winner.timeout = e.jiffies.wrapping_add(7502);
+        assert_eq!(age(&e), Some(-2));
+        e.winner.status |= ips::SEEN_REPLY;
+        assert_eq!(age(&e), None);
+    }
+}

@@ -1,0 +1,1 @@
+//! Each cause and each of its look-alikes, from hand-made events.

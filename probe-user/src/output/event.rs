@@ -1,0 +1,220 @@
+//! The raw events, one line each: for people who want to see what findings are made from.
+
+use probe_common::{
+    event::{Clash, Connect, DROP_TABLE_FULL, Dns, Drop, Listen, STAGE_ACK, SynAck, kind},
+    net::{Conntrack, Tuple},
+};
+use serde_json::{Value, json};
+
+use super::{
+    json::Json,
+    sanitize,
+    time::{relative, short},
+};
+use crate::{
+    correlate::{Correlator, dns::qtype_name},
+    event::{Body, Event, PodChange},
+    finding::Flow,
+    pipeline::{Pipeline, WallClock},
+};
+
+/// The stable name of an event kind.
+pub const fn kind_name(kind: u16) -> &'static str {
+    match kind {
+        kind::LISTEN_DROP => "listen-drop",
+        kind::SYN_RETRANSMIT => "syn-retransmit",
+        kind::CONNECT_END => "connect-end",
+        kind::SYNACK_RETRANSMIT => "synack-retransmit",
+        kind::CLASH => "clash",
+        kind::TABLE_FULL => "table-full",
+        kind::DROP => "drop",
+        kind::DNS_RETRY => "dns-retry",
+        kind::DNS_ANSWER => "dns-answer",
+        kind::DNS_READ => "dns-read",
+        kind::DNS_WRONG_SOURCE => "dns-wrong-source",
+        kind::DNS_CLOSE => "dns-close",
+        kind::DNS_SERVER_ANSWER => "dns-server-answer",
+        kind::DNS_UNANSWERED => "dns-unanswered",
+        kind::DNS_SERVER_PENDING => "dns-server-pending",
+        _ => "unknown",
+    }
+}
+
+/// One line of text without its line break; `None` for the loader's own regular readings (ticks,
+/// clocks, counters, totals), of which nobody wants a line several times a second.
+pub fn text(event: &Event, pipeline: &Pipeline) -> Option<String> {
+    let (name, place, words) = words(event, pipeline.correlator())?;
+    let time = short(pipeline.clock(), event.ts);
+    let us = pipeline.clock().wall(event.ts).unwrap_or(event.ts) % 1_000_000_000 / 1000;
+    let place = place.map(|p| format!(" [{p}]")).unwrap_or_default();
+    Some(format!("{time}.{us:06} {name}{place} {words}"))
+}
+
+/// The same as a JSON line of type `event`.
+pub fn json(event: &Event, pipeline: &Pipeline, json: &Json) -> Option<String> {
+    let (name, place, words) = words(event, pipeline.correlator())?;
+    let mut body = json!({"event": name, "netns": place, "text": words});
+    if let Value::Object(body) = &mut body
+        && let Some(Value::Object(fields)) = fields(event)
+    {
+        body.extend(fields);
+    }
+    let clock: WallClock = pipeline.clock();
+    Some(json.line("event", clock, event.ts, Ok(body)))
+}
+
+/// Name of the event, of the namespace it happened in, and the rest in words.
+fn words(event: &Event, names: &Correlator) -> Option<(&'static str, Option<String>, String)> {
+    let header = match &event.body {
+        Body::Listen(e) => &e.header,
+        Body::Connect(e) => &e.header,
+        Body::SynAck(e) => &e.header,
+        Body::Clash(e) => &e.header,
+        Body::TableFull(e) => &e.header,
+        Body::Drop(e) => &e.header,
+        Body::Dns(e) => &e.header,
+        other => return loader_words(other),
+    };
+    let place = names.place(header.netns, header.cookie, event.ts);
+    let words = match &event.body {
+        Body::Listen(e) => listen(e),
+        Body::Connect(e) => connect(e),
+        Body::SynAck(e) => synack(e),
+        Body::Clash(e) => clash(e),
+        Body::TableFull(e) => format!("evicted={}", e.evicted),
+        Body::Drop(e) => drop(e, names),
+        Body::Dns(e) => dns(e, event.ts),
+        _ => return None,
+    };
+    Some((kind_name(header.kind), Some(place), words))
+}
+
+fn loader_words(body: &Body) -> Option<(&'static str, Option<String>, String)> {
+    Some(match body {
+        Body::Pod(PodChange::Up(pod)) => {
+            let addresses: Vec<String> = pod.addresses.iter().map(ToString::to_string).collect();
+            let name = sanitize::text(&pod.name);
+            ("pod-up", Some(name), format!("netns={} {}", pod.netns, addresses.join(" ")))
+        }
+        Body::Pod(PodChange::Gone { netns }) => ("pod-gone", None, format!("netns={netns}")),
+        Body::Listener(l) => {
+            let comm = sanitize::text(&l.comm);
+            ("listener", None, format!("socket={} pid={} comm={comm}", l.ino, l.pid))
+        }
+        Body::Hooks(hooks) => ("hooks", None, format!("{} hooks", hooks.len())),
+        _ => return None,
+    })
+}
+
+fn listen(e: &Listen) -> String {
+    format!(
+        "{} {} refused, isn={:#010x} accept queue {}/{} half-open {} somaxconn {}",
+        Flow::of(&e.tuple),
+        if e.stage == STAGE_ACK { "ACK" } else { "SYN" },
+        e.isn,
+        e.ack_backlog,
+        e.max_ack_backlog,
+        e.qlen,
+        e.somaxconn
+    )
+}
+
+fn connect(e: &Connect) -> String {
+    format!(
+        "{} isn={:#010x} retransmits={} outcome={} err={} {} {}",
+        Flow::of(&e.tuple),
+        e.isn,
+        e.retransmits,
+        e.outcome,
+        e.err,
+        sanitize::c_string(&e.comm),
+        e.pid
+    )
+}
+
+fn synack(e: &SynAck) -> String {
+    format!(
+        "{} isn={:#010x} retransmits={} accept queue {}/{}",
+        Flow::of(&e.tuple),
+        e.isn,
+        e.retransmits,
+        e.ack_backlog,
+        e.max_ack_backlog
+    )
+}
+
+fn clash(e: &Clash) -> String {
+    format!(
+        "loser {} winner {} hit_dir={} verdict={} status_after={:#x} ident={:#x} jiffies={} skb={:#x}",
+        entry(&e.loser),
+        entry(&e.winner),
+        e.hit_dir,
+        e.verdict.cast_signed(),
+        e.status_after,
+        e.ident,
+        e.jiffies,
+        e.skb
+    )
+}
+
+fn entry(ct: &Conntrack) -> String {
+    format!(
+        "[{} reply {} status={:#x} timeout={}]",
+        Flow::of(&ct.orig),
+        Flow::of(&ct.reply),
+        ct.status,
+        ct.timeout
+    )
+}
+
+fn drop(e: &Drop, names: &Correlator) -> String {
+    let full = if e.flags & DROP_TABLE_FULL != 0 { " table-full" } else { "" };
+    format!(
+        "{} flags={:#04x} ident={:#x} at {} {}{full} skb={:#x}",
+        Flow::of(&e.tuple),
+        e.tcp_flags,
+        e.ident,
+        names.symbol(e.location),
+        names.reason(e).unwrap_or_else(|| "(no reason)".to_owned()),
+        e.skb
+    )
+}
+
+fn dns(e: &Dns, now: u64) -> String {
+    let kept = e.question.name.get(..usize::from(e.question.name_len)).unwrap_or(&e.question.name);
+    format!(
+        "{} id={:#06x} {} {} first={} attempts={} servers={} rcode={} sk={:#x} {} {}",
+        Flow::of(&e.tuple),
+        e.question.id,
+        sanitize::dns_name(kept),
+        qtype_name(e.question.qtype),
+        relative(now, e.first),
+        e.attempts,
+        e.servers,
+        e.rcode,
+        e.sk,
+        sanitize::c_string(&e.comm),
+        e.pid
+    )
+}
+
+/// The flow as fields, for filters.
+fn fields(event: &Event) -> Option<Value> {
+    let tuple: &Tuple = match &event.body {
+        Body::Listen(e) => &e.tuple,
+        Body::Connect(e) => &e.tuple,
+        Body::SynAck(e) => &e.tuple,
+        Body::Clash(e) => &e.loser.orig,
+        Body::Drop(e) => &e.tuple,
+        Body::Dns(e) => &e.tuple,
+        _ => return None,
+    };
+    let flow = Flow::of(tuple);
+    Some(json!({
+        "proto": crate::correlate::flow::proto_name(flow.proto),
+        "src": flow.src.ip(),
+        "sport": flow.src.port(),
+        "dst": flow.dst.ip(),
+        "dport": flow.dst.port(),
+    }))
+}

@@ -1,0 +1,300 @@
+//! Findings for a person at three in the morning.
+
+use super::{
+    sanitize,
+    time::{counted, number, relative, short, span},
+    wrap::block,
+};
+use crate::{
+    event::{Hook, HookState},
+    finding::{Change, Confidence, Details, Evidence, Finding, NotNamed, Output},
+    pipeline::{Header, Status, Summary, WallClock},
+};
+
+/// Column at which the text beside the headings begins.
+const INDENT: usize = 12;
+/// Lines of evidence shown; JSON has all.
+const EVIDENCE: usize = 7;
+const NARROWEST: usize = 60;
+
+/// How to write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Text {
+    /// Columns of the terminal.
+    pub width: usize,
+    pub colour: bool,
+}
+
+impl Text {
+    pub fn new(width: usize, colour: bool) -> Self {
+        Self { width: width.max(NARROWEST), colour }
+    }
+
+    /// What is watched, and what cannot be seen.
+    pub fn header(&self, header: &Header) -> String {
+        let node = &header.node;
+        let mut parts = vec![format!("stallprobe {}", sanitize::text(&node.version))];
+        parts.push(format!("node {}", sanitize::text(&node.name)));
+        parts.push(format!("kernel {}", sanitize::text(&node.kernel)));
+        parts.push(match node.kube_proxy.as_str() {
+            "" => "no kube-proxy".to_owned(),
+            mode => format!("kube-proxy {}", sanitize::text(mode)),
+        });
+        let mut out = String::new();
+        block(&mut out, "", 0, &parts.join(" · "), self.width);
+        let is_watched = |h: &&Hook| matches!(h.state, HookState::Watched { .. });
+        let mut line = format!(
+            "watching {} of {}, {}; a stall is {} or more. Times are UTC.",
+            header.hooks.iter().filter(is_watched).count(),
+            counted(header.hooks.len() as u64, "hook"),
+            counted(header.pods as u64, "pod"),
+            span(node.min_stall)
+        );
+        let cannot_see = grouped(&header.hooks, |hook| match &hook.state {
+            HookState::CannotSee { why } => Some((why, affected(hook))),
+            _ => None,
+        });
+        if !cannot_see.is_empty() {
+            line.push_str(&format!(" Cannot see: {}.", cannot_see.join("; ")));
+        }
+        let not_in_use = grouped(&header.hooks, |hook| match &hook.state {
+            HookState::CannotHappen { why } => Some((why, affected(hook))),
+            _ => None,
+        });
+        if !not_in_use.is_empty() {
+            line.push_str(&format!(" Not in use here: {}.", not_in_use.join("; ")));
+        }
+        block(&mut out, "", 0, &line, self.width);
+        out
+    }
+
+    /// A finding or an update, with its line breaks.
+    pub fn output(&self, output: &Output, clock: WallClock) -> String {
+        match output {
+            Output::Finding(finding) => self.finding(finding, clock, ""),
+            Output::Update(Change::Named, finding) => {
+                self.finding(finding, clock, "now explained: ")
+            }
+            Output::Update(Change::Repeated, finding) => self.again(finding, clock),
+        }
+    }
+
+    fn finding(&self, f: &Finding, clock: WallClock, before: &str) -> String {
+        let mut out = String::new();
+        let first = format!("{} {}  {}", short(clock, f.ts), f.id, f.symptom.id());
+        let first = format!("{}  {before}{}", self.bold(&first), f.headline);
+        block(&mut out, "", 0, &first, self.width);
+        let cause = match f.confidence {
+            Confidence::Possible => self.paint(f.cause.id(), "33"),
+            confidence => {
+                let colour = if confidence == Confidence::Certain { "31;1" } else { "33;1" };
+                format!("{} ({})", self.paint(f.cause.id(), colour), confidence.id())
+            }
+        };
+        block(&mut out, "  cause", INDENT, &format!("{cause}: {}", f.title), self.width);
+        self.evidence(&mut out, f);
+        for (n, fix) in f.fix.iter().enumerate() {
+            let heading = if n == 0 { "  fix" } else { "" };
+            let mut words = Vec::new();
+            words.extend(fix.now.as_ref().map(|now| format!("now: {now}")));
+            words.extend(fix.lasting.as_ref().map(|lasting| format!("lasting: {lasting}")));
+            words.extend(fix.caveat.as_ref().map(|caveat| format!("({caveat})")));
+            let text = format!("{}, {}", fix.place.id(), words.join(" "));
+            block(&mut out, heading, INDENT, &text, self.width);
+        }
+        for (n, confirm) in f.confirm.iter().enumerate() {
+            let heading = if n == 0 { "  confirm" } else { "" };
+            block(&mut out, heading, INDENT, confirm, self.width);
+        }
+        self.not_named(&mut out, "  ruled out", &f.ruled_out);
+        self.not_named(&mut out, "  not seen", &f.not_seen);
+        out
+    }
+
+    /// The first lines and the last ones: what happened in between repeats itself.
+    fn evidence(&self, out: &mut String, f: &Finding) {
+        let skipped = f.evidence.len().saturating_sub(EVIDENCE);
+        let line = |e: &Evidence| format!("{:>9}  {}", relative(f.ts, e.ts), e.text);
+        for (n, evidence) in f.evidence.iter().enumerate() {
+            if skipped > 0 && n == EVIDENCE - 2 {
+                let text = format!("{:>9}  {} more (all with -o json)", "", skipped + 1);
+                out.push_str(&format!("{:INDENT$}{text}\n", ""));
+            }
+            if skipped > 0 && n >= EVIDENCE - 2 && n + 1 < f.evidence.len() {
+                continue;
+            }
+            let heading = if n == 0 { "  evidence" } else { "" };
+            let text = line(evidence);
+            let (time, words) = text.split_at(11.min(text.len()));
+            let heading = format!("{heading:INDENT$}{time}");
+            block(out, &heading, INDENT + 11, words, self.width);
+        }
+    }
+
+    fn not_named(&self, out: &mut String, heading: &str, causes: &[NotNamed]) {
+        // Causes with the same reason share a line.
+        let mut grouped: Vec<(&str, Vec<&str>)> = Vec::new();
+        for n in causes {
+            match grouped.iter_mut().find(|(why, _)| *why == n.why) {
+                Some((_, ids)) => ids.push(n.cause.id()),
+                None => grouped.push((&n.why, vec![n.cause.id()])),
+            }
+        }
+        for (n, (why, ids)) in grouped.iter().enumerate() {
+            let heading = if n == 0 { heading } else { "" };
+            block(out, heading, INDENT, &format!("{}: {why}", ids.join(", ")), self.width);
+        }
+    }
+
+    fn again(&self, f: &Finding, clock: WallClock) -> String {
+        let who = match (&f.victim.pod, f.victim.address) {
+            (Some(pod), _) if pod == "host" => "the node itself".to_owned(),
+            (Some(pod), _) => format!("pod {pod}"),
+            (None, Some(address)) => address.to_string(),
+            (None, None) => "clients elsewhere".to_owned(),
+        };
+        let mut text = format!(
+            "{}  {}, {who}: {} since {}, longest {}",
+            self.bold(&format!("{} {}", short(clock, f.last), f.id)),
+            f.cause,
+            counted(f.count, "stall"),
+            short(clock, f.first),
+            span(f.waited)
+        );
+        if let Some(counts) = counts(&f.details) {
+            text.push_str(&format!("; {counts}"));
+        }
+        let mut out = String::new();
+        block(&mut out, "", 0, &text, self.width);
+        out
+    }
+
+    /// What was explained, and what could not be.
+    pub fn summary(&self, summary: &Summary) -> String {
+        let status = &summary.status;
+        let mut out = String::new();
+        let head = match status.stalls {
+            0 => format!("no stalls in {}", span(status.elapsed)),
+            n => format!(
+                "explained {} of {} in {}",
+                number(status.explained),
+                counted(n, "stall"),
+                span(status.elapsed)
+            ),
+        };
+        let head = format!("{} · {}", self.bold(&head), seen(status));
+        block(&mut out, "", 0, &head, self.width);
+        for (cause, n) in &summary.by_cause {
+            out.push_str(&format!("  {:>7}  {cause}\n", number(*n)));
+        }
+        let mut gaps = Vec::new();
+        let mut gap = |n: u64, what: &str| {
+            if n > 0 {
+                gaps.push(format!("{} {what}", number(n)));
+            }
+        };
+        gap(status.open as u64, "stalls too young to judge");
+        gap(status.lost, "events lost (ring buffer full)");
+        gap(status.limited, "details left out (too many of a kind from one pod; counts are exact)");
+        gap(status.missed, "calls the kernel missed");
+        gap(status.totals.unpaired, "queries and connects not followed (maps full)");
+        gap(status.totals.dns_unreadable, "DNS packets not readable");
+        gap(summary.left_out, "stalls or pieces of evidence not kept (too many at once)");
+        gap(summary.late + summary.early, "events out of order");
+        if !gaps.is_empty() {
+            block(&mut out, "  not seen:", 12, &gaps.join(", "), self.width);
+        }
+        out
+    }
+
+    fn bold(&self, text: &str) -> String {
+        self.paint(text, "1")
+    }
+
+    fn paint(&self, text: &str, code: &str) -> String {
+        if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+}
+
+/// One line that shows that the tool works while nothing stalls.
+pub fn status_line(status: &Status) -> String {
+    let stalls = match status.stalls {
+        0 => format!("no stalls in {}", span(status.elapsed)),
+        n => format!("explained {} of {}", number(status.explained), counted(n, "stall")),
+    };
+    let mut line = format!("{stalls} · {} · lost events {}", seen(status), number(status.lost));
+    if status.missed > 0 {
+        line.push_str(&format!(" · missed calls {}", number(status.missed)));
+    }
+    line
+}
+
+fn seen(status: &Status) -> String {
+    let t = &status.totals;
+    let slowest = |n: u64, ns: u64| match n {
+        0 => String::new(),
+        _ => format!(" (slowest {})", span(ns)),
+    };
+    format!(
+        "{} DNS {}{} · {} {}{}",
+        number(t.dns_queries),
+        if t.dns_queries == 1 { "query" } else { "queries" },
+        slowest(t.dns_answers, t.dns_slowest),
+        number(t.connects),
+        if t.connects == 1 { "connect" } else { "connects" },
+        slowest(t.established, t.connect_slowest)
+    )
+}
+
+/// Exact counts behind a repeated finding.
+fn counts(details: &Details) -> Option<String> {
+    match details {
+        Details::AcceptQueue(d) => {
+            let mut text = format!("{} refused in detail", number(d.refused));
+            if let Some(kernel) = d.kernel_listen_overflows {
+                text.push_str(&format!(", the kernel counted {}", number(kernel)));
+            }
+            if d.details_left_out > 0 {
+                text.push_str(&format!(", {} details left out", number(d.details_left_out)));
+            }
+            if d.missed > 0 {
+                text.push_str(&format!(", {} missed", number(d.missed)));
+            }
+            Some(text)
+        }
+        Details::TableFull(d) => {
+            let pods: Vec<String> =
+                d.pods.iter().take(5).map(|p| format!("{} {}", p.pod, number(p.dropped))).collect();
+            Some(format!("packets dropped: {}", pods.join(", ")))
+        }
+        _ => None,
+    }
+}
+
+/// Reasons with what they affect: `a, b (why)`.
+fn grouped<'a>(
+    hooks: &'a [Hook],
+    of: impl Fn(&'a Hook) -> Option<(&'a String, Vec<String>)>,
+) -> Vec<String> {
+    let mut groups: Vec<(&String, Vec<String>)> = Vec::new();
+    for (why, what) in hooks.iter().filter_map(of) {
+        match groups.iter_mut().find(|(known, _)| *known == why) {
+            Some((_, all)) => all.extend(what),
+            None => groups.push((why, what)),
+        }
+    }
+    let text = |(why, mut all): (&String, Vec<String>)| {
+        let mut known = std::collections::HashSet::new();
+        all.retain(|one| known.insert(one.clone()));
+        format!("{} ({})", all.join(", "), sanitize::text(why))
+    };
+    groups.into_iter().map(text).collect()
+}
+
+/// Causes that need the hook, or the hook's own name.
+fn affected(hook: &Hook) -> Vec<String> {
+    if hook.causes.is_empty() {
+        return vec![sanitize::text(&hook.name)];
+    }
+    hook.causes.iter().map(|cause| sanitize::text(cause)).collect()
+}
