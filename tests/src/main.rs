@@ -3,6 +3,7 @@
 //! Runs as root inside a throw-away virtual machine; `cargo xtask test` starts it there.
 
 mod args;
+mod bpf;
 mod case;
 mod cleanup;
 mod command;
@@ -18,6 +19,7 @@ mod race;
 mod runner;
 mod scenarios;
 mod services;
+mod snapshot;
 mod sysctl;
 mod tcp;
 mod wait;

@@ -197,11 +197,19 @@ impl Probe {
 
     /// Sends a signal and waits for the end of the process and of its output.
     pub fn end(&self, signal: i32) -> Result<ExitStatus> {
-        let mut child = self.child.borrow_mut().take().context("stallprobe has ended already")?;
-        let pid = i32::try_from(child.id()).context("odd process id")?;
-        // SAFETY: a signal to our own child, which was not waited for yet.
-        unsafe { libc::kill(pid, signal) };
-        let status = wait::until("stallprobe ends after a signal", START, || {
+        if let Some(child) = &*self.child.borrow() {
+            let pid = i32::try_from(child.id()).context("odd process id")?;
+            // SAFETY: a signal to our own child, which was not waited for yet.
+            unsafe { libc::kill(pid, signal) };
+        }
+        self.exit(START)
+    }
+
+    /// Waits for the end of the process and of its output.
+    pub fn exit(&self, limit: Duration) -> Result<ExitStatus> {
+        let mut child = self.child.borrow_mut();
+        let child = child.as_mut().context("stallprobe does not run")?;
+        let status = wait::until("stallprobe ends", limit, || {
             child.try_wait().context("cannot wait for stallprobe")
         })?;
         wait::until("stallprobe's output ends", wait::SOON, || {

@@ -2,6 +2,7 @@
 //! behave as resolvers do.
 
 pub mod client;
+pub mod lookup;
 pub mod message;
 pub mod server;
 

@@ -4,7 +4,6 @@
 
 use std::{
     net::SocketAddr,
-    process::{Command, Stdio},
     sync::Arc,
     sync::atomic::Ordering,
     time::{Duration, Instant},
@@ -18,6 +17,7 @@ use crate::{
     dns::{
         A, AAAA,
         client::{self, Outcome},
+        lookup::{self, Lookup},
         message,
         server::{self, Behaviour},
     },
@@ -87,33 +87,9 @@ impl CertainClash {
         Ok(Self { client, backends, _programs: programs, pairs })
     }
 
-    /// A real `getaddrinfo`, with the default options of glibc. Gives whether there was an
-    /// address, and how long it took.
-    pub fn lookup(&self, name: &str) -> Result<(bool, Duration)> {
-        getent(&self.client, name)
-    }
-
     /// Pairs of first queries that were let go together.
     pub fn pairs(&self) -> u64 {
         self.pairs.load(Ordering::SeqCst)
-    }
-}
-
-/// Looks a name up in a pod with glibc's `getaddrinfo`; gives whether it has an address, and the
-/// time it took.
-pub fn getent(pod: &Pod, name: &str) -> Result<(bool, Duration)> {
-    let start = Instant::now();
-    // `ip netns exec` lays the pod's resolv.conf over the node's.
-    let status = Command::new("ip")
-        .args(["netns", "exec", &pod.name, "getent", "ahosts", name])
-        .stdout(Stdio::null())
-        .status()
-        .context("cannot run `ip netns exec … getent`")?;
-    match status.code() {
-        Some(0) => Ok((true, start.elapsed())),
-        // getent(1): the key was not found.
-        Some(2) => Ok((false, start.elapsed())),
-        _ => bail!("getent ahosts {name} ended with {status}"),
     }
 }
 
@@ -124,7 +100,8 @@ pub fn getaddrinfo(lab: &Lab) -> Result<()> {
     let unmet = counters::net(&world.client, "Udp:NoPorts")?;
 
     let start = Instant::now();
-    let (found, took) = world.lookup(NAME)?;
+    // A real `getaddrinfo`, with the default options of glibc.
+    let Lookup { found, took } = lookup::glibc(&world.client, NAME)?;
     ensure!(found, "{NAME} was not found");
     ensure!(world.pairs() == 1, "{} pairs were held, expected 1", world.pairs());
     ensure!(counters::conntrack("clashres")? > resolved, "no clash was resolved");

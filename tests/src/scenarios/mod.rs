@@ -4,7 +4,10 @@ mod accept_queue;
 mod clash_lookalikes;
 mod dnat_clash;
 mod dropped;
+mod healthy;
+mod manners;
 mod no_listener;
+mod resolvers;
 mod server_slow;
 mod snat_clash;
 mod syn_cookies;
@@ -14,6 +17,7 @@ use crate::case::Case;
 
 /// All cases, in the order they run.
 pub const ALL: &[Case] = &[
+    Case::new("leaves_node_unchanged", manners::leaves_node_unchanged),
     Case::new("accept_queue_syn", accept_queue::syn),
     Case::new("accept_queue_syn_v6", accept_queue::syn_v6),
     Case::new("accept_queue_ack", accept_queue::ack),
@@ -37,4 +41,12 @@ pub const ALL: &[Case] = &[
     Case::new("clash_answered", clash_lookalikes::answered),
     Case::new("snat_exhausted", clash_lookalikes::snat_exhausted),
     Case::new("syn_cookies", syn_cookies::run_case),
+    Case::new("resolver_glibc", resolvers::glibc),
+    Case::new("resolver_musl", resolvers::musl),
+    Case::new("resolver_go", resolvers::go),
+    Case::new("resolver_musl_dead_nameserver", resolvers::musl_dead_nameserver),
+    Case::new("resolvers_answered", resolvers::answered),
+    Case::new("healthy", healthy::run_case).limit(240),
+    Case::new("sigkill_leaves_nothing", manners::sigkill_leaves_nothing),
+    Case::new("no_rights", manners::no_rights),
 ];

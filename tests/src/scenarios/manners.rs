@@ -1,0 +1,114 @@
+//! How stallprobe treats the node: it changes nothing, leaves nothing behind, and says clearly when
+//! it may not look.
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::{
+    bpf,
+    case::Skip,
+    lab::Lab,
+    probe::STALLPROBE,
+    snapshot::Snapshot,
+    wait::{self, SOON, until},
+};
+
+/// Modules, sysctls and rulesets are the same before, during and after a run. The first case of a
+/// boot, so that nothing is loaded yet that looking could load.
+pub fn leaves_node_unchanged(lab: &Lab) -> Result<()> {
+    if lab.faults_only() {
+        return Err(Skip("makes no fault".to_owned()).into());
+    }
+    // Taking a snapshot loads what nft and tc need; the second one finds it loaded.
+    Snapshot::take()?;
+    let before = Snapshot::take()?;
+    let probe = lab.probe(&["--duration", "3"])?;
+    let during = Snapshot::take()?;
+    // A change could also come late, such as when the first status is made.
+    let status = probe.exit(Duration::from_secs(60))?;
+    ensure!(status.success(), "a run of 3 s ended with {status}");
+    let after = Snapshot::take()?;
+    for (when, other) in [("while it ran", &during), ("after it ran", &after)] {
+        let changes = before.changes(other);
+        ensure!(changes.is_empty(), "changed {when}:\n{}", changes.join("\n"));
+    }
+    probe.only(&[])
+}
+
+/// SIGKILL: no program, link or kprobe stays.
+pub fn sigkill_leaves_nothing(lab: &Lab) -> Result<()> {
+    if lab.faults_only() {
+        return Err(Skip("makes no fault".to_owned()).into());
+    }
+    // With conntrack loaded, its functions are hooked too.
+    crate::command::run("modprobe", &["nf_conntrack"])?;
+    let before = Attached::now()?;
+    let probe = lab.probe(&[])?;
+    let while_running = Attached::now()?;
+    ensure!(
+        while_running.programs > before.programs && while_running.text != before.text,
+        "nothing is attached while it runs: {while_running:?}"
+    );
+    probe.end(libc::SIGKILL)?;
+    until("nothing of it is attached", SOON, || {
+        let now = Attached::now()?;
+        Ok((now == before).then_some(()))
+    })
+    .with_context(|| format!("before {before:?}\nnow {:?}", Attached::now()))
+}
+
+/// What is attached to the kernel, by anyone.
+#[derive(Debug, PartialEq)]
+struct Attached {
+    programs: usize,
+    links: usize,
+    text: Vec<String>,
+}
+
+impl Attached {
+    fn now() -> Result<Self> {
+        let mut text = Vec::new();
+        for path in ["/sys/kernel/debug/kprobes/list", "/sys/kernel/tracing/enabled_functions"] {
+            if Path::new(path).exists() {
+                let lines =
+                    fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
+                text.extend(lines.lines().map(str::to_owned));
+            }
+        }
+        Ok(Self { programs: bpf::programs()?.len(), links: bpf::links()?.len(), text })
+    }
+}
+
+/// Without rights: exit status 3, and one sentence that tells why.
+pub fn no_rights(lab: &Lab) -> Result<()> {
+    if lab.faults_only() {
+        return Err(Skip("makes no fault".to_owned()).into());
+    }
+    let mut child = Command::new("setpriv")
+        .args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])
+        .args(["--bounding-set=-all", STALLPROBE, "watch", "--duration", "1"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("cannot run setpriv")?;
+    wait::until("stallprobe gives up", Duration::from_secs(60), || {
+        child.try_wait().context("cannot wait for stallprobe")
+    })?;
+    let out = child.wait_with_output().context("cannot read from stallprobe")?;
+    let stderr = String::from_utf8_lossy(&out.stderr);
+    if out.status.code() != Some(3) {
+        bail!("ended with {}, expected status 3\n{stderr}", out.status);
+    }
+    let lines = stderr.trim().lines().count();
+    ensure!(lines == 1, "{lines} lines on standard error, expected one\n{stderr}");
+    let told = ["root", "CAP_BPF", "privilege", "sudo"];
+    ensure!(told.iter().any(|word| stderr.contains(word)), "it does not say what to do\n{stderr}");
+    Ok(())
+}
