@@ -1,3 +1,5 @@
-//! One file for each subcommand.
+//! One file for each subcommand, and how they print.
 
+mod printer;
+mod screen;
 pub mod watch;

@@ -1,47 +1,92 @@
 //! `stallprobe watch`: live findings.
 
-use std::time::Duration;
+use std::{future::pending, time::Duration};
 
 use anyhow::{Context as _, Result};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::{MissedTickBehavior, interval, sleep},
+};
 
-use crate::{cli::Watch, live};
+use super::{
+    printer::Printer,
+    screen::{Screen, reader_gone},
+};
+use crate::{
+    cli::Watch,
+    correlate,
+    live::{self, Live},
+    pipeline::Pipeline,
+};
 
 /// How often events are fetched.
 const TICK: Duration = Duration::from_millis(100);
 
+/// Watches until the duration is over, SIGINT or SIGTERM comes, or nobody reads any more.
+///
+/// # Errors
+/// [`live::NoRung`] when nothing can be watched; else what failed.
 pub fn run(args: &Watch) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start the event loop")?;
-    runtime.block_on(watch(args))
+    match runtime.block_on(watch(args)) {
+        Err(err) if reader_gone(&err) => Ok(()),
+        result => result,
+    }
 }
 
 async fn watch(args: &Watch) -> Result<()> {
+    // Before anything is attached: a signal must never find us without a handler.
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let options = live::Options {
         root: args.host_root.clone(),
         min_stall: u64::try_from(args.min_stall.as_nanos()).unwrap_or(u64::MAX),
     };
     let (mut live, events) = live::start(&options)?;
-    for e in events {
-        println!("{e:?}");
+    let mut pipeline = Pipeline::new(correlate::Options {
+        min_stall: options.min_stall,
+        dns_ports: live::DNS_PORTS.to_vec(),
+    });
+    let mut printer = Printer::new(args, Screen::new());
+    for event in events {
+        printer.take(&mut pipeline, event)?;
     }
+    pull(&mut live, &mut pipeline, &mut printer)?;
+    printer.header(&pipeline)?;
     if let Some(path) = &args.ready_file {
         std::fs::write(path, "").with_context(|| format!("cannot write {}", path.display()))?;
     }
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
-    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
-    let mut ticks = tokio::time::interval(TICK);
-    let end = tokio::time::sleep(args.duration.unwrap_or(Duration::MAX));
+    let mut ticks = interval(TICK);
+    // After a pause (a stopped machine) one fetch is enough.
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let end = async {
+        match args.duration {
+            Some(duration) => sleep(duration).await,
+            None => pending().await,
+        }
+    };
     tokio::pin!(end);
     loop {
         tokio::select! {
-            _ = ticks.tick() => for e in live.pull()? { if !matches!(e.body, crate::event::Body::Tick) {println!("{e:?}")} },
+            _ = ticks.tick() => {
+                pull(&mut live, &mut pipeline, &mut printer)?;
+                printer.status(&pipeline)?;
+            }
             _ = interrupt.recv() => break,
             _ = terminate.recv() => break,
             () = &mut end => break,
         }
+    }
+    pull(&mut live, &mut pipeline, &mut printer)?;
+    printer.end(&mut pipeline)
+}
+
+fn pull(live: &mut Live, pipeline: &mut Pipeline, printer: &mut Printer) -> Result<()> {
+    for event in live.pull()? {
+        printer.take(pipeline, event)?;
     }
     Ok(())
 }

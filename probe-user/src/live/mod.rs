@@ -11,7 +11,7 @@ use log::debug;
 use probe_common::event::kind;
 
 use self::enrich::Known;
-pub use self::start::{NoRung, Options, start};
+pub use self::start::{DNS_PORTS, NoRung, Options, start};
 use crate::{
     bpf::Probes,
     event::{Body, Event, decode::decode},

@@ -44,7 +44,7 @@ const RATE: u64 = 64;
 
 /// UDP ports that are DNS: the standard one, and those CoreDNS, OpenShift's DNS and Cilium listen
 /// on behind DNAT.
-const DNS_PORTS: [u16; 4] = [53, 5353, 1053, 10053];
+pub const DNS_PORTS: [u16; 4] = [53, 5353, 1053, 10053];
 
 /// Attaches everything that can be attached, and tells what the stream begins with.
 ///

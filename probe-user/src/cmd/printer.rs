@@ -1,0 +1,139 @@
+//! Prints what the pipeline gives out, as text or as JSON Lines.
+
+use anyhow::{Context as _, Result};
+
+use super::screen::Screen;
+use crate::{
+    cli::{Format, Watch},
+    event::Event,
+    finding::Output,
+    output::{
+        event,
+        json::Json,
+        text::{Text, status_line},
+    },
+    pipeline::Pipeline,
+};
+
+/// Nanoseconds between two lines of status in JSON.
+const STATUS_EVERY: u64 = 10_000_000_000;
+
+/// One format, one screen.
+pub struct Printer {
+    screen: Screen,
+    format: Format,
+    events: bool,
+    text: Text,
+    json: Json,
+    /// When the status was told last, and what was lost then.
+    told: u64,
+    lost: u64,
+}
+
+impl Printer {
+    pub fn new(args: &Watch, screen: Screen) -> Self {
+        Self {
+            text: Text::new(screen.width, screen.colour),
+            json: Json { node: String::new() },
+            screen,
+            format: args.output,
+            events: args.events,
+            told: 0,
+            lost: 0,
+        }
+    }
+
+    /// Passes an event on and prints what follows from it.
+    ///
+    /// # Errors
+    /// When stdout cannot be written.
+    pub fn take(&mut self, pipeline: &mut Pipeline, event: Event) -> Result<()> {
+        let (show, format, json) = (self.events, self.format, &self.json);
+        let mut seen = Vec::new();
+        let outputs = pipeline.push_observed(event, |pipeline, event| {
+            if show {
+                seen.extend(match format {
+                    Format::Text => event::text(event, pipeline),
+                    Format::Json => event::json(event, pipeline, json),
+                });
+            }
+        });
+        for line in seen {
+            self.out(&line)?;
+        }
+        self.outputs(pipeline, &outputs)
+    }
+
+    fn outputs(&mut self, pipeline: &Pipeline, outputs: &[Output]) -> Result<()> {
+        for output in outputs {
+            let text = match self.format {
+                Format::Text => self.text.output(output, pipeline.clock()),
+                Format::Json => self.json.output(output, pipeline.clock()),
+            };
+            self.out(&text)?;
+        }
+        Ok(())
+    }
+
+    /// What is watched and what cannot be seen.
+    ///
+    /// # Errors
+    /// When stdout cannot be written.
+    pub fn header(&mut self, pipeline: &Pipeline) -> Result<()> {
+        let header = pipeline.header();
+        self.json.node.clone_from(&header.node.name);
+        match self.format {
+            Format::Text => self.screen.note(&self.text.header(&header)),
+            Format::Json => {
+                let now = pipeline.status().now;
+                self.out(&self.json.header(&header, pipeline.clock(), now))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// How it goes: in place on a terminal, now and then elsewhere; and at once when events are
+    /// lost.
+    ///
+    /// # Errors
+    /// When stdout cannot be written.
+    pub fn status(&mut self, pipeline: &Pipeline) -> Result<()> {
+        let status = pipeline.status();
+        match self.format {
+            Format::Text => self.screen.status(&status_line(&status)),
+            Format::Json => {
+                if status.lost > self.lost {
+                    self.lost = status.lost;
+                    self.out(&self.json.lost(&status, pipeline.clock()))?;
+                }
+                if status.now.saturating_sub(self.told) >= STATUS_EVERY {
+                    self.told = status.now;
+                    self.out(&self.json.status(&status, pipeline.clock()))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What was still open, and the summary.
+    ///
+    /// # Errors
+    /// When stdout cannot be written.
+    pub fn end(&mut self, pipeline: &mut Pipeline) -> Result<()> {
+        let outputs = pipeline.finish();
+        self.outputs(pipeline, &outputs)?;
+        let summary = pipeline.summary();
+        match self.format {
+            Format::Text => self.screen.note(&self.text.summary(&summary)),
+            Format::Json => {
+                self.out(&self.json.status(&summary.status, pipeline.clock()))?;
+                self.out(&self.json.summary(&summary, pipeline.clock()))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn out(&mut self, text: &str) -> Result<()> {
+        self.screen.out(text).context("cannot write to standard output")
+    }
+}
