@@ -138,10 +138,16 @@ fn newest(mirrors: &Mirrors, series: &Series, folder: &Path) -> Result<(PathBuf,
     Ok((deb, release.to_owned()))
 }
 
-/// Unpacks the packages and brings the layouts of different Debian releases into one.
 fn unpack(debs: &[PathBuf], kernel: &Kernel) -> Result<()> {
+    let mut step = Step::start(format!("unpacking kernel {}", kernel.release));
+    step.during(|| unpack_into_cache(debs, kernel))?;
+    step.done("done");
+    Ok(())
+}
+
+/// Unpacks the packages and brings the layouts of different Debian releases into one.
+fn unpack_into_cache(debs: &[PathBuf], kernel: &Kernel) -> Result<()> {
     let release = &kernel.release;
-    let step = Step::start(format!("unpacking kernel {release}"));
     let staging = Staging::beside(&kernel.folder)?;
     let raw = staging.path().join("raw");
     for deb in debs {
@@ -176,9 +182,7 @@ fn unpack(debs: &[PathBuf], kernel: &Kernel) -> Result<()> {
         }
     }
     run_quietly(Command::new("/usr/sbin/depmod").arg("-b").arg(staging.path()).arg(release))?;
-    staging.publish()?;
-    step.done("done");
-    Ok(())
+    staging.publish()
 }
 
 fn rename(from: &Path, to: &Path) -> Result<()> {

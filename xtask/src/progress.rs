@@ -1,6 +1,7 @@
 //! What a person sees while xtask works: one line a step, on stderr.
 use std::{
     io::{IsTerminal as _, Write as _},
+    panic, thread,
     time::{Duration, Instant},
 };
 
@@ -38,6 +39,18 @@ impl Step {
             let _flushed = stderr.flush();
             self.shown = Some(Instant::now());
         }
+    }
+
+    /// Does `work` and shows meanwhile how long it has been going on.
+    pub fn during<T: Send>(&mut self, work: impl FnOnce() -> T + Send) -> T {
+        thread::scope(|scope| {
+            let worker = scope.spawn(work);
+            while !worker.is_finished() {
+                self.at(&format!("({} s)", self.start.elapsed().as_secs()));
+                thread::sleep(Duration::from_millis(10));
+            }
+            worker.join().unwrap_or_else(|panic| panic::resume_unwind(panic))
+        })
     }
 
     pub fn done(self, result: &str) {

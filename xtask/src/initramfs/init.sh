@@ -30,6 +30,9 @@ ln -s /proc/self/fd/2 /dev/stderr
 hostname node
 ip link set lo up
 
+# Kernel messages would tear the marks apart. A crash raises the level by itself.
+echo 1 >/proc/sys/kernel/printk
+
 . /vm/environment
 stty -F /dev/ttyS1 raw -echo rows "$LINES" cols "$COLUMNS"
 printf '\nSTALLPROBE-VM-UP\n' >/dev/ttyS0

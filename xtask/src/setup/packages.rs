@@ -34,18 +34,21 @@ pub fn ensure_installed() -> Result<()> {
         return Ok(());
     }
     let list = missing.join(" ");
-    let step = Step::start(format!("installing Debian packages: {list}"));
+    let mut step = Step::start(format!("installing Debian packages: {list}"));
     let install = || {
         let mut arguments = vec!["install", "-y", "--no-install-recommends"];
         arguments.extend(&missing);
         apt_get(&arguments)
     };
     // The indexes may be missing or old: refresh them when it does not work without.
-    if install().is_err() {
-        let installed = apt_get(&["update"]).and_then(|()| install());
-        if let Err(error) = installed {
-            bail!("{error:#}. Way out: install these yourself and run this again: {list}");
+    let installed = step.during(|| {
+        if install().is_ok() {
+            return Ok(());
         }
+        apt_get(&["update"]).and_then(|()| install())
+    });
+    if let Err(error) = installed {
+        bail!("{error:#}. Way out: install these yourself and run this again: {list}");
     }
     step.done("done");
     Ok(())

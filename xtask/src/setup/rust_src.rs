@@ -39,8 +39,9 @@ fn ensure_in(sysroot: &Path) -> Result<()> {
     if library.join("core/src/lib.rs").is_file() {
         return Ok(());
     }
-    let step = Step::start("installing rust-src by rustup");
-    let added = run_quietly(Command::new("rustup").args(["component", "add", "rust-src"]));
+    let mut step = Step::start("installing rust-src by rustup");
+    let added =
+        step.during(|| run_quietly(Command::new("rustup").args(["component", "add", "rust-src"])));
     if added.is_ok() && library.join("core/src/lib.rs").is_file() {
         step.done("done");
         return Ok(());
@@ -65,13 +66,13 @@ fn from_debian(library: &Path) -> Result<()> {
         Some(deb) => deb,
         None => download(&debs, &version).with_context(way_out)?,
     };
-    let step = Step::start(format!("unpacking rust-src {version}"));
+    let mut step = Step::start(format!("unpacking rust-src {version}"));
     let parent = library.parent().context("a sysroot without folders")?;
     create_dir(parent)?;
     let staging = Staging::beside(library)?;
     // The package has the whole compiler; only the library is needed.
     let wanted = format!("./usr/src/rustc-{version}/library");
-    extract(&deb, &wanted, staging.path())?;
+    step.during(|| extract(&deb, &wanted, staging.path()))?;
     let source = staging.path().join(wanted);
     ensure!(source.join("core/src/lib.rs").is_file(), "{} has no standard library", deb.display());
     if library.exists() {
