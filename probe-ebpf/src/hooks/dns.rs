@@ -153,15 +153,24 @@ fn sent(scratch: u32, skb: Ptr, tuple: &Tuple) -> Option<()> {
         }
         return None;
     }
-    if !is_dns_port(tuple.dport) {
+    if !is_dns_port(tuple.dport) || is_multicast(tuple) {
         return None;
     }
     let sk: Ptr = field(skb, offset!(skb_sk));
+    if sk == 0 {
+        return None;
+    }
     let scratch = DNS_SCRATCH.get_ptr_mut(scratch)?;
     // SAFETY: this CPU's own value, which only this hook uses.
     let scratch = unsafe { &mut *scratch };
     question(start, linear, id, scratch)?;
     asked(sk, tuple, scratch)
+}
+
+/// Multicast DNS (RFC 6762) asks everybody and often nobody answers: no lookup waits for that.
+#[inline(always)]
+fn is_multicast(tuple: &Tuple) -> bool {
+    if tuple.family == FAMILY_V4 { tuple.dst[0] >= 224 } else { tuple.dst[0] == 0xff }
 }
 
 /// Reads the question at `start` (RFC 1035 4.1.2) into the scratch space.

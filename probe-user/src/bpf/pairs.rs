@@ -16,6 +16,9 @@ const FORGET: u64 = 30_000_000_000;
 /// An answer that nobody reads.
 const FORGET_ANSWERED: u64 = 10_000_000_000;
 
+/// As in the kernel programs: set in a socket's count of open questions.
+const UNREADABLE: u32 = 1 << 31;
+
 /// As `QueryKey` in the kernel programs.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -47,6 +50,7 @@ unsafe impl aya::Pod for ServedKey {}
 pub struct Pairs {
     queries: HashMap<MapData, QueryKey, Wire<Dns>>,
     served: HashMap<MapData, ServedKey, Wire<Dns>>,
+    asking: HashMap<MapData, u64, u32>,
     told: HashSet<(u64, u16, u64)>,
     min_stall: u64,
 }
@@ -57,6 +61,7 @@ impl Pairs {
         Ok(Self {
             queries: HashMap::try_from(map("QUERIES")?).context("map QUERIES")?,
             served: HashMap::try_from(map("SERVED")?).context("map SERVED")?,
+            asking: HashMap::try_from(map("ASKING")?).context("map ASKING")?,
             told: HashSet::new(),
             min_stall,
         })
@@ -72,7 +77,7 @@ impl Pairs {
             let over = if dns.answered == 0 { FORGET } else { FORGET_ANSWERED };
             if now.saturating_sub(dns.last) > over {
                 forget(self.queries.remove(&key))?;
-            } else if dns.answered == 0 && age >= self.min_stall {
+            } else if dns.answered == 0 && age >= self.min_stall && !self.unreadable(key.sk) {
                 let id = (key.sk, key.id, dns.first);
                 if !self.told.contains(&id) {
                     dns.header.ts = now;
@@ -98,6 +103,12 @@ impl Pairs {
         }
         self.told = told;
         Ok(due)
+    }
+
+    /// Whether an answer came to this socket that could not be read: then nobody knows which of its
+    /// questions are still open.
+    fn unreadable(&self, sk: u64) -> bool {
+        self.asking.get(&sk, 0).is_ok_and(|asking| asking & UNREADABLE != 0)
     }
 
     /// The socket of `closed` was closed: its questions that stalled, as events of that moment.
