@@ -7,7 +7,7 @@ mod start;
 use std::{path::PathBuf, time::Duration};
 
 use anyhow::Result;
-use log::debug;
+use log::{debug, error};
 use probe_common::event::kind;
 
 use self::enrich::Known;
@@ -53,10 +53,11 @@ pub struct Live {
 }
 
 impl Live {
-    /// All that happened since the last call, closed by a tick. Call it a few times a second.
+    /// All that happened since the last call, closed by a tick. Call it a few times a second. What
+    /// cannot be read this time is logged, and tried again the next time.
     ///
     /// # Errors
-    /// When the kernel no longer gives what it gave before; the caller may try again.
+    /// When the kernel has no clock.
     pub fn pull(&mut self) -> Result<Vec<Event>> {
         let (now, clock) = self.sources.clock()?;
         let mut events = Vec::new();
@@ -69,18 +70,18 @@ impl Live {
             }
         });
         for event in records {
-            self.enrich(event, &mut events)?;
+            self.enrich(event, &mut events);
         }
         if now.saturating_sub(self.swept) >= SWEEP {
             self.swept = now;
-            for dns in self.probes.sweep(now)? {
+            for dns in self.probes.sweep(now).unwrap_or_else(failed) {
                 events.push(Event { ts: now, body: Body::Dns(Box::new(dns)) });
             }
         }
         if now.saturating_sub(self.looked) >= LOOK {
             self.looked = now;
             events.push(Event { ts: now, body: Body::Clock(clock) });
-            self.look(now, &mut events)?;
+            self.look(now, &mut events);
         }
         self.look_for_unknown(now, &mut events);
         events.push(Event { ts: now.saturating_sub(IN_FLIGHT), body: Body::Tick });
@@ -88,8 +89,8 @@ impl Live {
     }
 
     /// Modules, names and counters.
-    fn look(&mut self, now: u64, events: &mut Vec<Event>) -> Result<()> {
-        self.follow_modules(now, events)?;
+    fn look(&mut self, now: u64, events: &mut Vec<Event>) {
+        self.follow_modules(now, events);
         let deep = now.saturating_sub(self.deep) >= DEEP;
         self.scan_pods(now, deep, events);
         let targets: Vec<_> =
@@ -97,16 +98,17 @@ impl Live {
         for counters in self.sources.counters(&targets, COUNTERS_BUDGET) {
             events.push(Event { ts: now, body: Body::Counters(counters) });
         }
-        let totals = self.probes.totals()?;
-        events.push(Event { ts: now, body: Body::Totals(Box::new(totals)) });
-        Ok(())
+        match self.probes.totals() {
+            Ok(totals) => events.push(Event { ts: now, body: Body::Totals(Box::new(totals)) }),
+            Err(err) => error!("{err:#}"),
+        }
     }
 
     /// A probe on a module that went away stays dead when the module comes back: attach anew.
-    fn follow_modules(&mut self, now: u64, events: &mut Vec<Event>) -> Result<()> {
-        let changes = self.modules.poll()?;
+    fn follow_modules(&mut self, now: u64, events: &mut Vec<Event>) {
+        let changes = self.modules.poll().unwrap_or_else(failed);
         if changes.is_empty() {
-            return Ok(());
+            return;
         }
         for change in changes {
             if change.change != Change::Loaded {
@@ -119,7 +121,6 @@ impl Live {
         self.known.forget_symbols();
         self.reload_symbols();
         events.push(Event { ts: now, body: Body::Hooks(self.probes.hooks()) });
-        Ok(())
     }
 
     fn scan_pods(&mut self, now: u64, deep: bool, events: &mut Vec<Event>) {
@@ -146,7 +147,7 @@ impl Live {
     }
 
     /// Adds what the loader knows to what the kernel told, before it.
-    fn enrich(&mut self, event: Event, events: &mut Vec<Event>) -> Result<()> {
+    fn enrich(&mut self, event: Event, events: &mut Vec<Event>) {
         let ts = event.ts;
         match &event.body {
             Body::Listen(listen) => {
@@ -162,11 +163,11 @@ impl Live {
             }
             Body::Clash(clash) => self.known.address(&clash.loser.orig),
             Body::Dns(dns) if dns.header.kind == kind::DNS_CLOSE => {
-                for dns in self.probes.closed(dns)? {
+                for dns in self.probes.closed(dns).unwrap_or_else(failed) {
                     self.known.netns(dns.header.netns);
                     events.push(Event { ts, body: Body::Dns(Box::new(dns)) });
                 }
-                return Ok(());
+                return;
             }
             _ => {}
         }
@@ -174,6 +175,11 @@ impl Live {
             self.known.netns(netns);
         }
         events.push(event);
-        Ok(())
     }
+}
+
+/// Nothing this time.
+fn failed<T>(err: anyhow::Error) -> Vec<T> {
+    error!("{err:#}");
+    Vec::new()
 }
