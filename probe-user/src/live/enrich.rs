@@ -30,6 +30,8 @@ pub struct Known {
     listeners: HashSet<u64>,
     /// Namespaces whose counters findings may need.
     counted: BTreeSet<u32>,
+    /// Namespaces that are new: their counters are read once, to count from there.
+    fresh: BTreeSet<u32>,
     pods: HashMap<u32, Vec<IpAddr>>,
     addresses: HashSet<IpAddr>,
     /// Something without a name was seen since the last search.
@@ -53,14 +55,18 @@ impl Known {
         }
     }
 
-    pub fn counted(&self) -> impl Iterator<Item = u32> + '_ {
-        self.counted.iter().copied()
+    /// Whose counters to read now.
+    pub fn counted(&mut self) -> BTreeSet<u32> {
+        let fresh = std::mem::take(&mut self.fresh);
+        self.counted.union(&fresh).copied().collect()
     }
 
     pub fn pod(&mut self, change: &PodChange) {
         match change {
             PodChange::Up(pod) => {
-                self.pods.insert(pod.netns, pod.addresses.clone());
+                if self.pods.insert(pod.netns, pod.addresses.clone()).is_none() {
+                    self.fresh.insert(pod.netns);
+                }
             }
             PodChange::Gone { netns } => {
                 self.pods.remove(netns);

@@ -93,8 +93,9 @@ impl Live {
         self.follow_modules(now, events);
         let deep = now.saturating_sub(self.deep) >= DEEP;
         self.scan_pods(now, deep, events);
+        let counted = self.known.counted();
         let targets: Vec<_> =
-            self.known.counted().filter_map(|netns| self.pods.target(netns)).collect();
+            counted.into_iter().filter_map(|netns| self.pods.target(netns)).collect();
         for counters in self.sources.counters(&targets, COUNTERS_BUDGET) {
             events.push(Event { ts: now, body: Body::Counters(counters) });
         }
