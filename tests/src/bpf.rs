@@ -92,20 +92,13 @@ fn instruction(code: u8, register: u8, offset: i16, immediate: i32) -> Instructi
 
 fn load(program: &[Instruction]) -> Result<OwnedFd> {
     let license = c"GPL";
-    let mut log = vec![0u8; 1 << 16];
-    // prog_type, insn_cnt, insns, license, log_level, log_size, log_buf, and zeros.
+    // prog_type, insn_cnt, insns, license, and zeros: no log.
     let mut attributes = [0u32; 36];
     attributes[0] = PROG_TYPE_KPROBE;
     attributes[1] = program.len() as u32;
     put64(&mut attributes, 2, program.as_ptr() as u64);
     put64(&mut attributes, 4, license.as_ptr() as u64);
-    attributes[6] = 1;
-    attributes[7] = log.len() as u32;
-    put64(&mut attributes, 8, log.as_mut_ptr() as u64);
-    let fd = bpf(PROG_LOAD, &mut attributes).with_context(|| {
-        let text = String::from_utf8_lossy(&log);
-        format!("cannot load a kprobe program: {}", text.trim_end_matches('\0'))
-    })?;
+    let fd = bpf(PROG_LOAD, &mut attributes).context("cannot load a kprobe program")?;
     // SAFETY: just made, owned by nobody else.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

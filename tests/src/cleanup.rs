@@ -57,7 +57,8 @@ fn links() -> Result<()> {
     })
 }
 
-fn rules() -> Result<()> {
+/// Deletes every rule, of nft and of legacy iptables.
+pub fn rules() -> Result<()> {
     if Path::new("/sys/module/nf_tables").exists() {
         run("nft", &["flush", "ruleset"])?;
     }

@@ -16,6 +16,7 @@ mod nfqueue;
 mod probe;
 mod process;
 mod race;
+mod raw;
 mod runner;
 mod scenarios;
 mod services;

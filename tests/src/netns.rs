@@ -128,13 +128,6 @@ impl Pod {
         File::open(&path).with_context(|| format!("cannot open pod {}", path.display()))
     }
 
-    /// Inode number of the namespace.
-    pub fn inode(&self) -> Result<u64> {
-        use std::os::unix::fs::MetadataExt;
-        let path = self.path();
-        Ok(path.metadata().with_context(|| format!("cannot stat {}", path.display()))?.ino())
-    }
-
     /// Runs `f` inside the pod, on a thread of its own named after the pod. Sockets made there stay in the pod.
     pub fn inside<T: Send>(&self, f: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         let ns = self.open()?;

@@ -248,9 +248,9 @@ mod tests {
     fn a_message_is_read_back() {
         let raw = message(VERDICT, libc::NLM_F_REQUEST, &[(1, &[9, 8, 7]), (10, &[1])]);
         let all: Vec<_> = messages(&raw).collect();
-        let [(kind, body)] = all.as_slice() else { panic!("{all:?}") };
-        assert_eq!(*kind, VERDICT);
-        let read: Vec<_> = attributes(&body[4..]).collect();
+        assert_eq!(all.len(), 1);
+        assert_eq!(all[0].0, VERDICT);
+        let read: Vec<_> = attributes(&all[0].1[4..]).collect();
         assert_eq!(read, [(1, &[9u8, 8, 7][..]), (10, &[1][..])]);
     }
 

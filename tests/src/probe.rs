@@ -160,13 +160,18 @@ impl Probe {
         self.lines("finding").iter().filter(|f| wanted(f)).map(last).sum()
     }
 
-    /// No finding so far names one of these causes.
-    pub fn never(&self, causes: &[&str]) -> Result<()> {
-        let named = |f: &&Value| f["cause"].as_str().is_some_and(|c| causes.contains(&c));
-        match self.lines("finding").iter().find(named) {
-            Some(f) => bail!("{} was named, which it is not\n  {f}", f["cause"]),
-            None => Ok(()),
+    /// What was last said of the first finding of a cause: its last update, or itself.
+    pub fn last_word(&self, cause: &str) -> Result<Finding> {
+        if !self.present {
+            return Ok(Finding { line: None, at: Instant::now() });
         }
+        let findings = self.lines("finding");
+        let finding = findings.iter().find(|f| f["cause"] == cause);
+        let finding = finding.with_context(|| format!("no finding of {cause}"))?;
+        let seen = self.shared.lock();
+        let of_it = |l: &&Line| l.value["type"] == "update" && l.value["id"] == finding["id"];
+        let update = seen.lines.iter().rfind(of_it).map(|line| line.value.clone());
+        Ok(Finding { line: Some(update.unwrap_or_else(|| finding.clone())), at: Instant::now() })
     }
 
     /// Every finding so far names one of these causes.

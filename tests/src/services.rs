@@ -1,10 +1,7 @@
 //! Services and masquerading as kube-proxy writes them in iptables mode: KUBE-SERVICES,
 //! KUBE-SVC-…, KUBE-SEP-… and KUBE-POSTROUTING in the nat table.
 
-use std::{
-    fmt::Write,
-    net::{IpAddr, SocketAddr},
-};
+use std::{fmt::Write, net::SocketAddr};
 
 use anyhow::Result;
 
@@ -99,5 +96,5 @@ fn restore(v6: bool, rules: &str) -> Result<()> {
 
 /// Address and port as stallprobe writes a backend.
 pub fn shown(pod: &Pod, v6: bool) -> String {
-    SocketAddr::new(IpAddr::from(pod.address(v6)), 53).to_string()
+    SocketAddr::new(pod.address(v6), 53).to_string()
 }

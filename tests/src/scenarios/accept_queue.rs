@@ -12,8 +12,8 @@ use crate::{
     wait::{SOON, until},
 };
 
-const PORT: u16 = 8080;
-const LISTENER: &str = "shop-api";
+pub const PORT: u16 = 8080;
+pub const LISTENER: &str = "shop-api";
 /// A refused client learns of it only when its retransmit is due: 1 s, then 2 s more.
 const STALL: Duration = Duration::from_secs(20);
 

@@ -16,7 +16,7 @@ use crate::{
     lab::Lab,
     probe::STALLPROBE,
     snapshot::Snapshot,
-    wait::{self, SOON, until},
+    wait::{SOON, until},
 };
 
 /// Modules, sysctls and rulesets are the same before, during and after a run. The first case of a
@@ -28,7 +28,7 @@ pub fn leaves_node_unchanged(lab: &Lab) -> Result<()> {
     // Taking a snapshot loads what nft and tc need; the second one finds it loaded.
     Snapshot::take()?;
     let before = Snapshot::take()?;
-    let probe = lab.probe(&["--duration", "3"])?;
+    let probe = lab.probe(&["--duration", "3s"])?;
     let during = Snapshot::take()?;
     // A change could also come late, such as when the first status is made.
     let status = probe.exit(Duration::from_secs(60))?;
@@ -92,13 +92,13 @@ pub fn no_rights(lab: &Lab) -> Result<()> {
     }
     let mut child = Command::new("setpriv")
         .args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])
-        .args(["--bounding-set=-all", STALLPROBE, "watch", "--duration", "1"])
+        .args(["--bounding-set=-all", STALLPROBE, "watch", "--duration", "1s"])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .context("cannot run setpriv")?;
-    wait::until("stallprobe gives up", Duration::from_secs(60), || {
+    until("stallprobe gives up", Duration::from_secs(60), || {
         child.try_wait().context("cannot wait for stallprobe")
     })?;
     let out = child.wait_with_output().context("cannot read from stallprobe")?;

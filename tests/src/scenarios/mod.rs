@@ -4,8 +4,10 @@ mod accept_queue;
 mod clash_lookalikes;
 mod dnat_clash;
 mod dropped;
+mod flood;
 mod healthy;
 mod manners;
+mod module_reload;
 mod no_listener;
 mod resolvers;
 mod server_slow;
@@ -47,6 +49,8 @@ pub const ALL: &[Case] = &[
     Case::new("resolver_musl_dead_nameserver", resolvers::musl_dead_nameserver),
     Case::new("resolvers_answered", resolvers::answered),
     Case::new("healthy", healthy::run_case).limit(240),
+    Case::new("flood", flood::run_case).limit(300),
+    Case::new("module_reload", module_reload::run_case).limit(240),
     Case::new("sigkill_leaves_nothing", manners::sigkill_leaves_nothing),
     Case::new("no_rights", manners::no_rights),
 ];
