@@ -8,6 +8,7 @@ mod case;
 mod cleanup;
 mod command;
 mod counters;
+mod demo;
 mod dns;
 mod finding;
 mod lab;
@@ -51,6 +52,7 @@ fn run() -> Result<ExitCode> {
     match command.as_str() {
         "list" => runner::list()?,
         "test" => return Ok(ExitCode::from(u8::from(!runner::test(&flags)?))),
+        "demo" => demo::run()?,
         "case" => {
             let name = *flags.words().first().context("lab case NAME")?;
             let status = case::main(name, flags.has("--faults-only"))?;

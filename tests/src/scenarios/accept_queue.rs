@@ -8,6 +8,7 @@ use anyhow::{Result, bail, ensure};
 use crate::{
     counters,
     lab::Lab,
+    netns::Pod,
     tcp::{self, Attempt, State},
     wait::{SOON, until},
 };
@@ -40,20 +41,7 @@ fn syn_stage(lab: &Lab, v6: bool) -> Result<()> {
     let listener = tcp::listen(&server, LISTENER, any(v6), 1, false)?;
     let probe = lab.probe(&[])?;
 
-    let mut fitting = Vec::new();
-    for _ in 0..2 {
-        let attempt = Attempt::start(&client, to)?;
-        ensure!(attempt.wait(SOON)? == State::Connected, "the queue had room, yet no connection");
-        fitting.push(attempt);
-    }
-    let before = counters::net(&server, "ListenOverflows")?;
-    let refused = Attempt::start(&client, to)?;
-    until("the listener refuses a SYN twice", SOON, || {
-        Ok((counters::net(&server, "ListenOverflows")? >= before + 2).then_some(()))
-    })?;
-    if refused.wait(Duration::ZERO)? != State::Pending {
-        bail!("a connect into a full queue should hang");
-    }
+    let _connects = refuse_syn(&client, &server, to)?;
 
     let finding = probe.cause("accept-queue-overflow", "client", STALL)?;
     finding
@@ -73,6 +61,27 @@ fn syn_stage(lab: &Lab, v6: bool) -> Result<()> {
         .filled("/fix")?;
     probe.stop()?;
     probe.only(&["accept-queue-overflow"])
+}
+
+/// Two connections fill a backlog of 1; a third SYN is refused, and its retransmit too. Gives the
+/// connects.
+pub fn refuse_syn(client: &Pod, server: &Pod, to: SocketAddr) -> Result<Vec<Attempt>> {
+    let mut connects = Vec::new();
+    for _ in 0..2 {
+        let attempt = Attempt::start(client, to)?;
+        ensure!(attempt.wait(SOON)? == State::Connected, "the queue had room, yet no connection");
+        connects.push(attempt);
+    }
+    let before = counters::net(server, "ListenOverflows")?;
+    let refused = Attempt::start(client, to)?;
+    until("the listener refuses a SYN twice", SOON, || {
+        Ok((counters::net(server, "ListenOverflows")? >= before + 2).then_some(()))
+    })?;
+    if refused.wait(Duration::ZERO)? != State::Pending {
+        bail!("a connect into a full queue should hang");
+    }
+    connects.push(refused);
+    Ok(connects)
 }
 
 /// Backlog 4 holds five connections; three are there when four SYNs pass at once, and their ACKs,

@@ -66,8 +66,11 @@ impl CertainClash {
     /// A client pod whose resolver asks the DNS service; two dnsmasq behind it in turn; a slow
     /// upstream; new queries held until there are two.
     pub fn new(lab: &Lab) -> Result<Self> {
-        let client = lab.pod("client")?;
-        let backends = [lab.pod("dns-a")?, lab.pod("dns-b")?];
+        Self::between(lab, lab.pod("client")?, [lab.pod("dns-a")?, lab.pod("dns-b")?])
+    }
+
+    /// The same with pods of the caller's.
+    pub fn between(lab: &Lab, client: Pod, backends: [Pod; 2]) -> Result<Self> {
         let upstream = lab.outside("upstream")?;
         let behaviour = Behaviour { delay: SLOW, ..Behaviour::default() };
         let programs = [
@@ -80,7 +83,8 @@ impl CertainClash {
         let pairs = nfqueue::hold_first()?;
         let queue = nfqueue::QUEUE.to_string();
         let dport = "--ctstate NEW -p udp --dport 53 -j NFQUEUE --queue-num";
-        let mut rule = vec!["-A", "FORWARD", "-s", "10.244.2.2", "-m", "conntrack"];
+        let from = client.v4.to_string();
+        let mut rule = vec!["-A", "FORWARD", "-s", &from, "-m", "conntrack"];
         rule.extend(dport.split(' '));
         rule.push(&queue);
         run("iptables", &rule)?;

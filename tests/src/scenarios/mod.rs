@@ -1,8 +1,8 @@
 //! The scenarios, one a file.
 
-mod accept_queue;
+pub mod accept_queue;
 mod clash_lookalikes;
-mod dnat_clash;
+pub mod dnat_clash;
 mod dropped;
 mod flood;
 mod healthy;
@@ -11,9 +11,9 @@ mod module_reload;
 mod no_listener;
 mod resolvers;
 mod server_slow;
-mod snat_clash;
+pub mod snat_clash;
 mod syn_cookies;
-mod table_full;
+pub mod table_full;
 
 use crate::case::Case;
 
