@@ -1,6 +1,8 @@
 //! A small cluster and its events, for tests: a client, two DNS pods behind a service, a web pod
 //! and the host.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use probe_common::{
@@ -109,6 +111,11 @@ impl Run {
         }
         self.queued = events.collect();
         self
+    }
+
+    /// The pipeline alone.
+    pub fn take(&mut self) -> Pipeline {
+        std::mem::replace(&mut self.pipeline, Pipeline::new(Options::default()))
     }
 
     pub fn findings(&self) -> Vec<&Finding> {

@@ -4,7 +4,7 @@ use probe_common::{
     event::{
         Clash, DROP_TABLE_FULL, Dns, Listen, STAGE_ACK, SynAck, VERDICT_ACCEPT, VERDICT_DROP, kind,
     },
-    net::{Conntrack, ips},
+    net::ips,
 };
 
 use super::{
@@ -63,17 +63,13 @@ impl Case<'_> {
         let what = match e.verdict {
             VERDICT_DROP => "dropped the packet",
             VERDICT_ACCEPT if e.status_after & ips::NAT_CLASH != 0 => {
-                "let the packet pass with an entry that lives one second"
+                "keeps its translation for one second"
             }
             VERDICT_ACCEPT => "merged both and let the packet pass",
-            _ => "(outcome not seen)",
+            _ => "did something that was not seen",
         };
-        let text = format!(
-            "conntrack clash in {}: {} against {}; the kernel {what}",
-            self.world.place(&e.header, clash.ts),
-            translated(&e.loser),
-            translated(&e.winner),
-        );
+        let place = self.world.place(&e.header, clash.ts);
+        let text = format!("conntrack clash in {place}: {}; the kernel {what}", clashing(e));
         Evidence { ts: clash.ts, kind: "conntrack-clash", text }
     }
 
@@ -122,14 +118,13 @@ impl Case<'_> {
         let at = Flow::of(&e.tuple).dst;
         if e.header.kind == kind::DNS_SERVER_PENDING {
             let text = format!(
-                "the query reached {} ({at} in {place}) and was not answered in {}",
-                self.server_process(e),
+                "the query reached the server {at} in {place}, which had not answered {} later",
                 seconds(server.ts.saturating_sub(e.first))
             );
             return Evidence { ts: server.ts, kind: "server-pending", text };
         }
         let text = format!(
-            "{} ({at} in {place}) answered {} after the query arrived",
+            "{} in {place} answered {} after the query arrived",
             self.server_process(e),
             seconds(e.answered.saturating_sub(e.first))
         );
@@ -171,15 +166,18 @@ pub fn sorted(mut lines: Vec<Evidence>) -> Vec<Evidence> {
     lines
 }
 
-/// An entry as `udp a -> b`, with what it was translated to.
-fn translated(ct: &Conntrack) -> String {
-    let (orig, reply) = (Flow::of(&ct.orig), Flow::of(&ct.reply));
-    let mut text = orig.to_string();
-    if reply.src != orig.dst {
-        text.push_str(&format!(" (to {})", reply.src));
+/// Who ran into whom: the same flow translated to two servers, or two flows to one source port.
+fn clashing(e: &Clash) -> String {
+    let (loser, winner) = (Flow::of(&e.loser.orig), Flow::of(&e.winner.orig));
+    let (reply, other) = (Flow::of(&e.loser.reply), Flow::of(&e.winner.reply));
+    if loser == winner {
+        format!(
+            "two packets {loser} at once, this one sent to {}, the other to {}",
+            reply.src, other.src
+        )
+    } else if reply.dst == other.dst && reply.dst != loser.src {
+        format!("{loser} and {winner}, both to leave as {}", reply.dst)
+    } else {
+        format!("{loser} against {winner}")
     }
-    if reply.dst != orig.src {
-        text.push_str(&format!(" (from {})", reply.dst));
-    }
-    text
 }

@@ -13,6 +13,9 @@ use crate::finding::{Cause, Change, Details, Finding, Output};
 const PAUSE: u64 = 10_000_000_000;
 /// A stall that lasts so much longer than was said is said again.
 const LONGER: u64 = 1_000_000_000;
+/// Culprits of one cause and victim that are told apart; what more there are (a port scan, a crawl
+/// of dead hosts) fold into one.
+const CULPRITS: usize = 8;
 /// Findings kept for folding; one that is pushed out would be told anew.
 const CAPACITY: usize = 1024;
 
@@ -74,6 +77,7 @@ impl Findings {
     /// Tells a stall: as a new finding, or one more of a known one. Returns the finding's number.
     pub fn tell(&mut self, now: u64, key: Key, finding: Finding) -> (u64, Option<Output>) {
         self.counts.add(finding.cause);
+        let key = self.one_of_few(key);
         if let Some(id) = self.fold_in(&key, &finding) {
             return (id, None);
         }
@@ -91,6 +95,7 @@ impl Findings {
         finding: Finding,
     ) -> (u64, Option<Output>) {
         self.counts.renamed(finding.cause);
+        let key = self.one_of_few(key);
         let alone = self.all.get(&id).is_some_and(|told| told.finding.count <= 1);
         if !alone {
             if let Some(told) = self.all.get_mut(&id) {
@@ -112,6 +117,17 @@ impl Findings {
         let said_waited = finding.waited;
         self.all.insert(id, Told { key, finding, said_at: now, said_waited, dirty: false });
         (id, Some(out))
+    }
+
+    fn one_of_few(&self, key: Key) -> Key {
+        if self.by_key.contains_key(&key) {
+            return key;
+        }
+        let same = |k: &&Key| k.cause == key.cause && k.victim == key.victim;
+        if self.by_key.keys().filter(same).count() < CULPRITS {
+            return key;
+        }
+        Key { culprit: "others".to_owned(), ..key }
     }
 
     fn fold_in(&mut self, key: &Key, finding: &Finding) -> Option<u64> {

@@ -53,6 +53,9 @@ pub fn headline(symptom: &Symptom, world: &World) -> String {
             format!("{who} {asked} {end}")
         }
         SymptomKind::ConnectRefused => format!("{who} was refused by {server}"),
+        SymptomKind::ConnectStall if symptom.half_open => {
+            format!("{who} believes to be connected to {server}, which did not take the connection")
+        }
         SymptomKind::ConnectStall if symptom.side == Side::Packet => {
             if symptom.flow.proto == IPPROTO_TCP {
                 format!("{who} could not connect to {server}")

@@ -20,6 +20,9 @@ mod unknown;
 mod watch;
 mod world;
 
+#[cfg(test)]
+mod tests;
+
 use self::{
     fold::{Counts, Findings},
     join::Case,
@@ -154,16 +157,18 @@ impl Correlator {
         let due = told.is_none() && (at_end || now >= self.due(id)?);
         let stall = self.stalls.get_mut(id)?;
         let ready = match stall.symptom.kind {
-            _ if stall.symptom.side == Side::Packet => told.is_some(),
             SymptomKind::DnsStall => true,
             _ => now >= stall.symptom.opened.saturating_add(GRACE),
         };
         let news = stall.checked != Some(generation) || stall.certain_since.is_some();
-        if !due && !(ready && news) {
+        let looks = stall.symptom.side == Side::Client || told.is_some();
+        if !due && !(looks && news) {
             return None;
         }
+        let at_first = if due { stall.at_first.take() } else { None };
         stall.checked = Some(generation);
         let (verdict, ruled_out, not_seen) = self.case(id, told.is_some() || due)?;
+        let verdict = verdict.or(at_first.map(|verdict| *verdict));
         if let Some(finding) = told {
             let verdict = verdict?;
             let (key, finding_now) = self.finding(id, verdict, Vec::new(), Vec::new())?;
@@ -175,7 +180,7 @@ impl Correlator {
         let certain = verdict.as_ref().is_some_and(|v| v.confidence == Confidence::Certain);
         if certain {
             let since = *stall.certain_since.get_or_insert(now);
-            if !due && now.saturating_sub(since) < SETTLE {
+            if !due && (!ready || now.saturating_sub(since) < SETTLE) {
                 return None;
             }
         } else if !due {
@@ -187,6 +192,10 @@ impl Correlator {
             Worth::OnlyCertain => certain,
         };
         if !worth_it {
+            if at_end && stall.symptom.worth == Worth::Stall {
+                // Too young to judge: stays open, and is counted as such.
+                return None;
+            }
             self.stalls.set_state(id, State::Dismissed);
             return None;
         }
@@ -351,7 +360,7 @@ impl Correlator {
     }
 
     #[cfg(test)]
-    fn held(&self) -> usize {
+    pub fn held(&self) -> usize {
         self.stalls.len() + self.world.evidence.len() + self.findings.len()
     }
 }

@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::symptom::{Side, Symptom};
+use super::{
+    rules::Verdict,
+    symptom::{Side, Symptom},
+};
 use crate::finding::Flow;
 
 /// Stalls kept at once.
@@ -46,6 +49,9 @@ pub struct Stall {
     /// Generation of the evidence it was judged by last.
     pub checked: Option<u64>,
     pub certain_since: Option<u64>,
+    /// What was certain when it opened: in a flood the evidence may be pushed out before it is
+    /// judged.
+    pub at_first: Option<Box<Verdict>>,
     /// Evidence pushed out before this one began.
     pub evicted_before: u64,
 }
@@ -60,6 +66,7 @@ impl Stall {
             keys: Vec::new(),
             checked: None,
             certain_since: None,
+            at_first: None,
             evicted_before,
         }
     }
@@ -107,8 +114,9 @@ impl Stalls {
     /// taken over: if it was told already, so is this one. `None` when there is no room.
     pub fn add(&mut self, mut stall: Stall, keys: Vec<Key>) -> Option<u64> {
         for key in &keys {
-            if let Some(old) = self.id(*key).and_then(|id| self.remove(id))
-                && old.symptom.side == Side::Packet
+            let from_packet =
+                |id: &u64| self.get(*id).is_some_and(|old| old.symptom.side == Side::Packet);
+            if let Some(old) = self.id(*key).filter(from_packet).and_then(|id| self.remove(id))
                 && matches!(old.state, State::Told { .. })
             {
                 stall.state = old.state;

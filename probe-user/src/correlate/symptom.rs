@@ -97,6 +97,8 @@ pub struct Symptom {
     /// Nothing more will come.
     pub ended: Option<u64>,
     pub retries: u32,
+    /// The server refused the final ACK: the client believes that it is connected.
+    pub half_open: bool,
     /// `sk_err` of a connect that failed.
     pub err: u32,
     /// What was seen of it at the client, in order.
@@ -184,6 +186,7 @@ impl Symptom {
             answered: None,
             ended: None,
             retries: 0,
+            half_open: false,
             err: 0,
             notes: Vec::new(),
         }
@@ -250,7 +253,11 @@ impl Symptom {
 /// Nanoseconds as `1.4 s` or `230 ms`.
 pub fn seconds(ns: u64) -> String {
     let ms = ns / 1_000_000;
-    if ms < 1000 { format!("{ms} ms") } else { format!("{}.{} s", ms / 1000, ms % 1000 / 100) }
+    if ms < 1000 {
+        return format!("{ms} ms");
+    }
+    let tenths = (ms + 50) / 100;
+    format!("{}.{} s", tenths / 10, tenths % 10)
 }
 
 /// What a failed connect() told the program.

@@ -1,1 +1,30 @@
 //! Each cause and each of its look-alikes, from hand-made events.
+
+mod accept_queue;
+mod bounds;
+mod dnat_clash;
+mod dns;
+mod no_listener;
+mod snat_clash;
+mod stream;
+mod table_full;
+
+use crate::{
+    finding::Output,
+    output::{json::Json, text::Text},
+    testing::Run,
+};
+
+/// Everything a run said, as text for people.
+fn text(run: &Run) -> String {
+    let text = Text::new(100, false);
+    run.out.iter().map(|o| text.output(o, run.pipeline.clock())).collect()
+}
+
+/// One output as JSON, spread over lines for reading.
+fn json(run: &Run, output: &Output) -> String {
+    let json = Json { node: run.pipeline.header().node.name };
+    let line = json.output(output, run.pipeline.clock());
+    let value: serde_json::Value = serde_json::from_str(&line).expect("a JSON line");
+    serde_json::to_string_pretty(&value).expect("a JSON value")
+}

@@ -32,8 +32,8 @@ pub fn verdict(case: &Case<'_>) -> Verdict {
     let own: Vec<&str> = case.symptom.notes.iter().map(|n| n.kind).collect();
     let hint = evidence.iter().rev().find(|line| !own.contains(&line.kind));
     let title = match hint {
-        Some(line) => format!("no known cause; {}", line.text),
-        None => "no known cause, and nothing was seen of its packets on this node".to_owned(),
+        Some(line) => format!("seen last: {}", line.text),
+        None => "nothing was seen of its packets on this node".to_owned(),
     };
     Verdict {
         cause: Cause::Unknown,

@@ -11,11 +11,11 @@ use probe_common::{
 };
 
 use super::{
-    Correlator, dns,
+    Correlator, dns, rules,
     stalls::{Key, Stall, State},
     symptom::{Join, Symptom, Worth},
 };
-use crate::finding::{Flow, SymptomKind};
+use crate::finding::{Confidence, Flow, SymptomKind};
 
 const ECONNREFUSED: u32 = 111;
 /// A client on this node sends its SYN again after one second: it is then seen at its own socket.
@@ -74,23 +74,27 @@ impl Correlator {
                 let text = format!("an answer arrived{}", s.after(answered));
                 s.note(answered, "answer", text);
             }
-            kind::DNS_UNANSWERED => {
-                let closed = self.closes.at.get(&(e.header.netns, e.sk)).copied();
-                let closed = closed.filter(|closed| *closed >= e.last);
-                let waited = closed.unwrap_or(ts).saturating_sub(e.first);
-                let short = waited < self.min_stall() && e.attempts <= 1;
-                let is_new = self.stalls.id(dns_key(e)).is_none();
-                let Some(stall) = self.dns_stall(ts, e) else { return };
-                let s = &mut stall.symptom;
-                if is_new && short {
-                    // Closed early: no stall for the user, unless the query met a closed port.
-                    s.worth = Worth::OnlyCertain;
-                }
-                if let Some(end) = closed.or(short.then_some(ts)) {
-                    closed_at(s, end);
-                }
-            }
+            kind::DNS_UNANSWERED => self.on_unanswered(ts, e),
             _ => {}
+        }
+    }
+
+    fn on_unanswered(&mut self, ts: u64, e: &Dns) {
+        let closed = self.closes.at.get(&(e.header.netns, e.sk)).copied();
+        let closed = closed.filter(|closed| *closed >= e.last);
+        let waited = closed.unwrap_or(ts).saturating_sub(e.first);
+        let short = waited < self.min_stall() && e.attempts <= 1;
+        let is_new = self.stalls.client(dns_key(e)).is_none();
+        let Some(stall) = self.dns_stall(ts, e) else { return };
+        let s = &mut stall.symptom;
+        if is_new && short {
+            // Closed early: no stall for the user, unless the query was refused.
+            s.worth = Worth::OnlyCertain;
+        }
+        if let Some(end) = closed.or(short.then_some(ts))
+            && s.ended.is_none()
+        {
+            closed_at(s, end);
         }
     }
 
@@ -98,11 +102,8 @@ impl Correlator {
     /// a recording may hold the bare one too.
     fn on_close(&mut self, ts: u64, e: &Dns) {
         self.closes.note(e.header.netns, e.sk, ts);
-        if e.first != 0
-            && let Some(stall) = self.dns_stall(ts, e)
-            && stall.symptom.ended.is_none()
-        {
-            closed_at(&mut stall.symptom, ts);
+        if e.first != 0 {
+            self.on_unanswered(ts, e);
         }
         let (netns, sk) = (e.header.netns, e.sk);
         for stall in self.stalls.iter_mut() {
@@ -145,7 +146,8 @@ impl Correlator {
         let kind = match e.outcome {
             OUTCOME_FAILED if e.err == ECONNREFUSED => SymptomKind::ConnectRefused,
             // Given up in no time by the program itself (the slower of two addresses, say).
-            OUTCOME_FAILED if e.err == 0 && !slow && known.is_none() => return,
+            // Unless its SYN is known to have been refused or dropped.
+            OUTCOME_FAILED if e.err == 0 && !slow && self.stalls.id(key).is_none() => return,
             OUTCOME_ESTABLISHED if !slow && known.is_none() => return,
             OUTCOME_TRYING if e.header.kind != kind::SYN_RETRANSMIT => return,
             _ => SymptomKind::ConnectStall,
@@ -167,8 +169,13 @@ impl Correlator {
     }
 
     pub(super) fn on_listen(&mut self, ts: u64, e: &Listen) {
-        let wait = (e.stage == STAGE_ACK).then_some(AT_ONCE);
-        self.on_tcp_packet(ts, e.isn, Flow::of(&e.tuple), wait, Worth::Stall);
+        let flow = Flow::of(&e.tuple);
+        let half_open = e.stage == STAGE_ACK;
+        self.on_tcp_packet(ts, e.isn, flow, half_open.then_some(AT_ONCE), Worth::Stall);
+        let id = self.stalls.id(tcp_key(e.isn, flow));
+        if let Some(stall) = id.and_then(|id| self.stalls.get_mut(id)) {
+            stall.symptom.half_open |= half_open;
+        }
     }
 
     /// A SYN-ACK sent again says that the handshake hangs, but scanners that never answer make
@@ -254,7 +261,16 @@ impl Correlator {
         if let Some(judge_at) = judge_at {
             stall.judge_at = judge_at;
         }
-        self.stalls.add(stall, keys)
+        let is_flood_prone = judge_at.is_some();
+        let id = self.stalls.add(stall, keys)?;
+        if is_flood_prone {
+            let verdict = self.case_of(id, false).and_then(|case| rules::best(&case));
+            let certain = verdict.filter(|v| v.confidence == Confidence::Certain);
+            if let Some(stall) = self.stalls.get_mut(id) {
+                stall.at_first = certain.map(Box::new);
+            }
+        }
+        Some(id)
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
 };
 
 use probe_common::event::{DROP_HAS_REASON, DROP_TABLE_FULL, Drop, Header, Listen};
@@ -42,6 +42,8 @@ pub struct World {
     pub counters: PerNetns,
     pub losses: Losses,
     pub evidence: Index,
+    /// The latest overflow at each address that clients connect to.
+    full: Bounded<SocketAddr, (u64, Box<Listen>)>,
     /// Overflows by listener, as delivered in detail.
     pub refused: Tally<ListenerKey>,
     /// Packets refused by a full conntrack table, by the pod (or address) that sent them.
@@ -80,7 +82,10 @@ impl World {
                 self.counters.note(c, is_new);
             }
             Body::Totals(t) => self.losses.note(event.ts, t),
-            Body::Listen(l) if overflowed(l) => self.refused.add(listener_key(l)),
+            Body::Listen(l) if overflowed(l) => {
+                self.refused.add(listener_key(l));
+                self.full.insert(Flow::of(&l.tuple).dst, (event.ts, l.clone()));
+            }
             Body::Drop(d) if d.flags & DROP_TABLE_FULL != 0 => {
                 let who = self.who(Flow::of(&d.tuple).src.ip(), event.ts);
                 self.table_full.add(who);
@@ -127,6 +132,12 @@ impl World {
     /// The function a drop's location lies in, without offset and module.
     pub fn function(&self, address: u64) -> Option<&str> {
         self.symbols.get(&address)?.split(['+', ' ']).next()
+    }
+
+    /// The latest refusal by a full listener with this address, when it was not before `since`.
+    pub fn overflow_at(&self, address: SocketAddr, since: u64) -> Option<(u64, &Listen)> {
+        let (ts, listen) = self.full.get(&address)?;
+        (*ts >= since).then_some((*ts, listen))
     }
 
     pub fn listener(&self, ino: u64) -> Option<&Listener> {

@@ -82,8 +82,8 @@ impl Text {
     fn finding(&self, f: &Finding, clock: WallClock, before: &str) -> String {
         let mut out = String::new();
         let first = format!("{} {}  {}", short(clock, f.ts), f.id, f.symptom.id());
-        let first = format!("{}  {before}{}", self.bold(&first), f.headline);
-        block(&mut out, "", 0, &first, self.width);
+        let heading = format!("{}  ", self.bold(&first));
+        block(&mut out, &heading, INDENT, &format!("{before}{}", f.headline), self.width);
         let cause = match f.confidence {
             Confidence::Possible => self.paint(f.cause.id(), "33"),
             confidence => {
@@ -93,14 +93,17 @@ impl Text {
         };
         block(&mut out, "  cause", INDENT, &format!("{cause}: {}", f.title), self.width);
         self.evidence(&mut out, f);
-        for (n, fix) in f.fix.iter().enumerate() {
-            let heading = if n == 0 { "  fix" } else { "" };
-            let mut words = Vec::new();
-            words.extend(fix.now.as_ref().map(|now| format!("now: {now}")));
-            words.extend(fix.lasting.as_ref().map(|lasting| format!("lasting: {lasting}")));
-            words.extend(fix.caveat.as_ref().map(|caveat| format!("({caveat})")));
-            let text = format!("{}, {}", fix.place.id(), words.join(" "));
-            block(&mut out, heading, INDENT, &text, self.width);
+        let mut heading = "  fix";
+        for fix in &f.fix {
+            let place = fix.place.id();
+            let now = fix.now.as_ref().map(|now| format!("now ({place}): {now}"));
+            let lasting =
+                fix.lasting.as_ref().map(|lasting| format!("lasting ({place}): {lasting}"));
+            let caveat = fix.caveat.as_ref().map(|caveat| format!("  but: {caveat}"));
+            for text in [now, lasting, caveat].into_iter().flatten() {
+                block(&mut out, heading, INDENT, &text, self.width);
+                heading = "";
+            }
         }
         for (n, confirm) in f.confirm.iter().enumerate() {
             let heading = if n == 0 { "  confirm" } else { "" };
@@ -153,9 +156,9 @@ impl Text {
             (None, Some(address)) => address.to_string(),
             (None, None) => "clients elsewhere".to_owned(),
         };
+        let heading = format!("{}  ", self.bold(&format!("{} {}", short(clock, f.last), f.id)));
         let mut text = format!(
-            "{}  {}, {who}: {} since {}, longest {}",
-            self.bold(&format!("{} {}", short(clock, f.last), f.id)),
+            "{}, {who}: {} since {}, longest {}",
             f.cause,
             counted(f.count, "stall"),
             short(clock, f.first),
@@ -165,7 +168,7 @@ impl Text {
             text.push_str(&format!("; {counts}"));
         }
         let mut out = String::new();
-        block(&mut out, "", 0, &text, self.width);
+        block(&mut out, &heading, INDENT, &text, self.width);
         out
     }
 

@@ -55,7 +55,7 @@ pub fn span(ns: u64) -> String {
     let s = ms / 1000;
     match s {
         0 => format!("{ms} ms"),
-        1..60 => format!("{s}.{} s", ms % 1000 / 100),
+        1..60 => format!("{}.{} s", (ms + 50) / 1000, (ms + 50) / 100 % 10),
         60..3600 => format!("{}m{:02}s", s / 60, s % 60),
         _ => format!("{}h{:02}m", s / 3600, s / 60 % 60),
     }

@@ -4,10 +4,10 @@
 /// `width` columns where words allow; later lines begin at column `indent`.
 pub fn block(out: &mut String, heading: &str, indent: usize, text: &str, width: usize) {
     out.push_str(&format!("{heading:indent$}"));
-    let mut column = indent.max(heading.chars().count());
+    let mut column = indent.max(columns(heading));
     let mut is_first = true;
     for word in text.split(' ') {
-        let len = word.chars().count();
+        let len = columns(word);
         if !is_first && column + 1 + len > width {
             out.push('\n');
             out.push_str(&" ".repeat(indent));
@@ -21,6 +21,18 @@ pub fn block(out: &mut String, heading: &str, indent: usize, text: &str, width: 
         is_first = false;
     }
     out.push('\n');
+}
+
+/// Columns a text takes: colours take none.
+fn columns(text: &str) -> usize {
+    let mut is_colour = false;
+    text.chars()
+        .filter(|c| {
+            let hidden = is_colour || *c == '\x1b';
+            is_colour = hidden && *c != 'm';
+            !hidden
+        })
+        .count()
 }
 
 #[cfg(test)]

@@ -12,10 +12,11 @@ use crate::{
         describe::sorted,
         evidence::Seen,
         join::Case,
+        symptom::Side,
         world::{ListenerKey, World, listener_key, overflowed},
     },
     finding::{
-        Cause, Confidence, Details, Evidence, Fix, Flow, Party, Place,
+        Cause, Confidence, Details, Evidence, Fix, Flow, Party, Place, SymptomKind,
         details::{AcceptQueue, CappedBy, Stage},
     },
 };
@@ -24,48 +25,20 @@ pub fn judge(case: &Case<'_>) -> Option<Verdict> {
     let refusals = case.listens();
     match refusals.iter().find(|l| overflowed(&l.event)) {
         Some(refused) => Some(certain(case, refused)),
-        None => likely(case),
+        None => resent(case).or_else(|| left_out(case)),
     }
 }
 
 fn certain(case: &Case<'_>, refused: &Seen<Listen>) -> Verdict {
-    let (world, e) = (case.world, &*refused.event);
     let mut lines = case.symptom.notes.clone();
     lines.extend(case.listens().into_iter().map(|l| case.say_listen(l)));
     lines.extend(case.synacks().into_iter().map(|s| case.say_synack(s)));
-    let listener = world.listener(e.ino);
-    let at = Flow::of(&e.tuple).dst;
-    let mut details = AcceptQueue {
-        address: at.ip(),
-        port: at.port(),
-        process: listener.map(|l| l.comm.clone()),
-        pid: listener.map(|l| l.pid),
-        ack_backlog: e.ack_backlog,
-        max_ack_backlog: e.max_ack_backlog,
-        somaxconn: e.somaxconn,
-        stage: if e.stage == STAGE_ACK { Stage::Ack } else { Stage::Syn },
-        // listen() cuts the program's wish at somaxconn (inet_listen): equal means somaxconn caps.
-        capped_by: if e.max_ack_backlog >= e.somaxconn {
-            CappedBy::Somaxconn
-        } else {
-            CappedBy::Listen
-        },
-        refused: 0,
-        kernel_listen_overflows: None,
-        missed: 0,
-        details_left_out: 0,
-        netns: e.header.netns,
-        key: listener_key(e),
-    };
-    count(&mut details, world);
-    let mut verdict = verdict(case, details, Confidence::Certain, refused.ts);
-    lines.extend(counted(&verdict.details, world.now));
-    verdict.evidence = sorted(lines);
-    verdict
+    let details = details(case.world, &refused.event);
+    verdict(case, details, Confidence::Certain, refused.ts, lines)
 }
 
 /// The refusal itself was not delivered, but the SYN-ACK sent again found the queue full.
-fn likely(case: &Case<'_>) -> Option<Verdict> {
+fn resent(case: &Case<'_>) -> Option<Verdict> {
     let synacks = case.synacks();
     let full = synacks.iter().find(|s| s.event.ack_backlog > s.event.max_ack_backlog)?;
     let (world, e) = (case.world, &*full.event);
@@ -91,12 +64,66 @@ fn likely(case: &Case<'_>) -> Option<Verdict> {
     count(&mut details, world);
     let mut lines = case.symptom.notes.clone();
     lines.extend(synacks.iter().map(|s| case.say_synack(s)));
-    let mut verdict = verdict(case, details, Confidence::Likely, full.ts);
-    verdict.evidence = sorted(lines);
-    Some(verdict)
+    Some(verdict(case, details, Confidence::Likely, full.ts, lines))
 }
 
-fn verdict(case: &Case<'_>, details: AcceptQueue, confidence: Confidence, ts: u64) -> Verdict {
+/// Details of refusals were left out (too many at once), and the listener this client asks was
+/// refusing others in that time.
+fn left_out(case: &Case<'_>) -> Option<Verdict> {
+    let kinds = [probe_common::event::kind::LISTEN_DROP];
+    let (world, since) = (case.world, *case.symptom.span().start());
+    let is_tcp = case.symptom.kind == SymptomKind::ConnectStall;
+    if !case.last_word || !is_tcp || case.symptom.side != Side::Client {
+        return None;
+    }
+    let why = world.losses.since(since, &kinds)?;
+    let (ts, listen) = world.overflow_at(case.symptom.server(), since)?;
+    let seen = Seen { ts, event: Box::new(*listen) };
+    let mut lines = case.symptom.notes.clone();
+    let mut line = case.say_listen(&seen);
+    line.text.push_str(&format!(" (that of another client; {why})"));
+    lines.push(line);
+    let details = details(world, listen);
+    Some(verdict(case, details, Confidence::Likely, ts, lines))
+}
+
+fn details(world: &World, e: &Listen) -> AcceptQueue {
+    let listener = world.listener(e.ino);
+    let at = Flow::of(&e.tuple).dst;
+    let mut details = AcceptQueue {
+        address: at.ip(),
+        port: at.port(),
+        process: listener.map(|l| l.comm.clone()),
+        pid: listener.map(|l| l.pid),
+        ack_backlog: e.ack_backlog,
+        max_ack_backlog: e.max_ack_backlog,
+        somaxconn: e.somaxconn,
+        stage: if e.stage == STAGE_ACK { Stage::Ack } else { Stage::Syn },
+        // listen() cuts the program's wish at somaxconn (inet_listen): equal means somaxconn caps.
+        capped_by: if e.max_ack_backlog >= e.somaxconn {
+            CappedBy::Somaxconn
+        } else {
+            CappedBy::Listen
+        },
+        refused: 0,
+        kernel_listen_overflows: None,
+        missed: 0,
+        details_left_out: 0,
+        netns: e.header.netns,
+        key: listener_key(e),
+    };
+    count(&mut details, world);
+    details
+}
+
+fn verdict(
+    case: &Case<'_>,
+    details: AcceptQueue,
+    confidence: Confidence,
+    ts: u64,
+    mut lines: Vec<Evidence>,
+) -> Verdict {
+    lines.extend(counted(&details, case.world.now));
     let at = SocketAddr::new(details.address, details.port);
     let pod = case.world.pods.at(details.netns, 0, ts).map(|p| p.name.clone());
     let who = match (&details.process, details.pid) {
@@ -118,7 +145,7 @@ fn verdict(case: &Case<'_>, details: AcceptQueue, confidence: Confidence, ts: u6
         cause: Cause::AcceptQueueOverflow,
         confidence,
         title,
-        evidence: Vec::new(),
+        evidence: sorted(lines),
         culprit: Some(Party {
             pod,
             netns: Some(details.netns),
@@ -157,8 +184,7 @@ pub fn count(details: &mut AcceptQueue, world: &World) -> bool {
     before.0 < details.refused || grew
 }
 
-fn counted(details: &Details, now: u64) -> Option<Evidence> {
-    let Details::AcceptQueue(d) = details else { return None };
+fn counted(d: &AcceptQueue, now: u64) -> Option<Evidence> {
     let kernel = d.kernel_listen_overflows?;
     let mut text = format!(
         "refused so far: {} by this listener in detail, ListenOverflows +{kernel} in its namespace",
@@ -186,8 +212,12 @@ fn fix(details: &AcceptQueue) -> Vec<Fix> {
             now: None,
             lasting: Some(format!(
                 "raise the program's own listen() backlog, {} now (nginx: `listen ... backlog=N`, \
-                 511 by default whatever somaxconn is); somaxconn allows {}",
-                details.max_ack_backlog, details.somaxconn
+                 511 by default whatever somaxconn is){}",
+                details.max_ack_backlog,
+                match details.somaxconn {
+                    0 => String::new(),
+                    n => format!("; somaxconn allows {n}"),
+                }
             )),
             caveat: Some("counts only after the next listen(): restart or reload it".to_owned()),
         },

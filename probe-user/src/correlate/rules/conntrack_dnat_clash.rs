@@ -104,14 +104,14 @@ fn verdict(
     });
     let title = if resolved {
         format!(
-            "A and AAAA left one socket at the same moment and {service} sent them to two DNS \
-             pods, {other} and {lost}; conntrack keeps the second translation for one second only, \
-             the answer of {lost} came later and met no socket"
+            "two queries (A and AAAA) left one socket at the same moment and {service} sent them \
+             to {other} and {lost}; conntrack keeps the second translation for one second only, \
+             the answer came later and was lost"
         )
     } else {
         format!(
-            "A and AAAA left one socket at the same moment; their conntrack entries for {service} \
-             clashed and the kernel dropped the second query"
+            "two queries (A and AAAA) left one socket at the same moment; their conntrack entries \
+             for {service} clashed and the kernel dropped the second query"
         )
     };
     Verdict {
@@ -146,28 +146,21 @@ fn fix(resolved: bool) -> Vec<Fix> {
         Fix {
             place: Place::Pod,
             now: Some(
-                "`options single-request-reopen` by dnsConfig in the pod's spec: A and AAAA then \
-                 leave by two sockets"
+                "`options single-request-reopen` (two sockets) or `use-vc` (TCP) by dnsConfig in \
+                 the pod's spec"
                     .to_owned(),
             ),
             lasting: None,
             caveat: Some(
-                "glibc only: musl (Alpine) ignores it and Go's own resolver uses two sockets \
-                 anyway. For musl use a trailing dot to save lookups, and the fix on the node"
-                    .to_owned(),
+                "for glibc: musl (Alpine) ignores both, there only the node's fix helps".to_owned(),
             ),
-        },
-        Fix {
-            place: Place::Pod,
-            now: Some("or `options use-vc`: DNS over TCP".to_owned()),
-            lasting: None,
-            caveat: Some("glibc and Go; the DNS servers must answer on TCP".to_owned()),
         },
         Fix {
             place: Place::Node,
             now: None,
             lasting: Some(
-                "NodeLocal DNSCache: the pod asks an address that is not translated".to_owned(),
+                "NodeLocal DNSCache: the pod then asks an address that is not translated"
+                    .to_owned(),
             ),
             caveat: None,
         },

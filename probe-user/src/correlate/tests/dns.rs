@@ -1,0 +1,188 @@
+use probe_common::event::{Dns, kind};
+
+use super::text;
+use crate::{
+    event::Body,
+    finding::{Cause, Confidence, Details},
+    testing::*,
+};
+
+const ID: u16 = 0x2222;
+
+#[test]
+fn a_server_that_answers_late() {
+    let mut run = Run::new();
+    run.at(1500, unanswered(ID, AAAA, 500));
+    run.at(2900, served(kind::DNS_SERVER_ANSWER, ID, DNS_A, DNS_A_END, 501, 2900));
+    run.at(2901, answer(ID, AAAA, 500, 2901, 1));
+    run.until(9000);
+    insta::assert_snapshot!(text(&run));
+    let Details::ServerSlow(details) = &run.only().details else { panic!("details") };
+    assert_eq!((details.took_ms, details.waited_for.as_deref()), (Some(2399), None));
+}
+
+/// The query of dnsmasq in `dns-a` for the same name, in other letters, to its upstream.
+fn upstream_query(kind: u16, first: u64) -> Dns {
+    let mut q = query(kind, 0x7777, AAAA, first);
+    q.header.netns = DNS_A;
+    q.tuple = udp("10.244.2.2:33000", "10.0.0.2:53");
+    q.server[0] = q.tuple.dst;
+    q.sk = 0x99;
+    q.comm = comm("dnsmasq");
+    q.pid = 700;
+    q.question = question(0x7777, AAAA, b"\x03SvC\x07cLuster\x05local\0");
+    q
+}
+
+#[test]
+fn the_server_itself_waited_for_someone() {
+    let mut run = Run::new();
+    run.at(1500, unanswered(ID, AAAA, 500));
+    run.at(1502, Body::Dns(Box::new(upstream_query(kind::DNS_UNANSWERED, 502))));
+    run.at(2898, {
+        let q = upstream_query(kind::DNS_ANSWER, 502);
+        Body::Dns(Box::new(Dns { answered: START + 2898 * MS, ..q }))
+    });
+    run.at(2900, served(kind::DNS_SERVER_ANSWER, ID, DNS_A, DNS_A_END, 501, 2900));
+    run.at(2901, answer(ID, AAAA, 500, 2901, 1));
+    run.until(9000);
+    // The server's own stall is one of its own: its upstream is not on this node.
+    assert_eq!(run.causes(), [Cause::Unknown, Cause::ServerSlow]);
+    let [upstream, found] = run.findings()[..] else { panic!("two findings") };
+    let Details::ServerSlow(details) = &found.details else { panic!("details") };
+    assert_eq!(details.waited_for.as_deref(), Some("10.0.0.2:53"));
+    let want = "dnsmasq (pid 700) waited for 10.0.0.2 itself";
+    assert!(found.title.contains(want), "{}", found.title);
+    assert_eq!(upstream.victim.pod.as_deref(), Some("dns-a"));
+}
+
+#[test]
+fn a_server_that_never_answers_is_likely() {
+    let mut run = Run::new();
+    run.at(1000, served(kind::DNS_SERVER_PENDING, ID, DNS_A, DNS_A_END, 501, 0));
+    run.at(1500, unanswered(ID, AAAA, 500));
+    run.at(5500, retry(ID, AAAA, 500, 5500));
+    assert_eq!(run.first_finding_at(9000), Some(5800));
+    assert_eq!(run.only().cause, Cause::ServerSlow);
+    assert_eq!(run.only().confidence, Confidence::Likely);
+}
+
+#[test]
+fn a_late_answer_that_the_client_never_got_is_not_the_servers_fault() {
+    let mut run = Run::new();
+    run.at(1500, unanswered(ID, AAAA, 500));
+    run.at(1900, served(kind::DNS_SERVER_ANSWER, ID, DNS_A, DNS_A_END, 501, 1900));
+    run.at(5500, retry(ID, AAAA, 500, 5500));
+    run.until(9000);
+    assert_eq!(run.only().cause, Cause::Unknown);
+}
+
+#[test]
+fn a_server_that_explains_half_of_the_stall_is_not_named() {
+    let mut run = Run::new();
+    run.at(1500, unanswered(ID, AAAA, 500));
+    run.at(2900, served(kind::DNS_SERVER_ANSWER, ID, DNS_A, DNS_A_END, 1700, 2900));
+    run.at(2901, answer(ID, AAAA, 500, 2901, 1));
+    run.until(9000);
+    assert_eq!(run.only().cause, Cause::Unknown);
+}
+
+#[test]
+fn answered_after_the_client_gave_up() {
+    let mut run = Run::new();
+    run.at(1500, unanswered(ID, AAAA, 500));
+    run.at(5500, {
+        let mut closed = query(kind::DNS_CLOSE, ID, AAAA, 500);
+        closed.attempts = 1;
+        Body::Dns(Box::new(closed))
+    });
+    run.at(5600, served(kind::DNS_SERVER_ANSWER, ID, DNS_A, DNS_A_END, 501, 5600));
+    run.until(9000);
+    let found = run.only();
+    assert_eq!((found.cause, found.confidence), (Cause::ServerSlow, Confidence::Certain));
+    assert!(found.headline.ends_with("and waited 5.0 s without an answer"), "{}", found.headline);
+}
+
+#[test]
+fn a_dropped_query_is_unknown_with_the_place() {
+    for (reason, location, want) in [
+        (
+            NETFILTER_DROP,
+            0x200,
+            "was dropped by netfilter (NETFILTER_DROP) at nft_do_chain+0x1f [nf_tables] in host",
+        ),
+        (
+            NETFILTER_DROP,
+            0x100,
+            "was dropped by netfilter (NETFILTER_DROP) at nf_hook_slow+0x7b in host",
+        ),
+        (NEIGH_FAILED, 0x500, "was dropped (NEIGH_FAILED) at neigh_invalidate+0x33 in host"),
+    ] {
+        let mut run = Run::new();
+        run.at(
+            500,
+            drop_event(dns_drop(HOST, udp(CLIENT_END, SERVICE), ID, false, reason, location)),
+        );
+        run.at(1500, unanswered(ID, AAAA, 500));
+        run.at(5500, retry(ID, AAAA, 500, 5500));
+        run.until(9000);
+        let found = run.only();
+        assert_eq!((found.cause, found.confidence), (Cause::Unknown, Confidence::Possible));
+        assert!(found.title.contains(want), "{}", found.title);
+        assert_eq!(found.ruled_out.len(), 5, "{:?}", found.ruled_out);
+        assert!(found.not_seen.is_empty(), "{:?}", found.not_seen);
+    }
+}
+
+#[test]
+fn the_verdict_comes_soon_after_the_resolver_gave_up() {
+    // Seen by a retry, by a close, and not at all (a new socket with a new id).
+    let close = Body::Dns(Box::new(query(kind::DNS_CLOSE, ID, AAAA, 500)));
+    for (end, latest) in
+        [(Some(retry(ID, AAAA, 500, 5500)), 5900), (Some(close), 5900), (None, 6400)]
+    {
+        let mut run = Run::new();
+        run.at(1500, unanswered(ID, AAAA, 500));
+        if let Some(end) = end {
+            run.at(5500, end);
+        }
+        let at = run.first_finding_at(9000).expect("a finding");
+        assert!((5500..=latest).contains(&at), "found at {at}");
+        assert_eq!(run.causes(), [Cause::Unknown]);
+    }
+}
+
+#[test]
+fn quick_answers_and_early_closes_are_no_stalls() {
+    let mut run = Run::new();
+    run.at(600, answer(ID, AAAA, 500, 600, 1));
+    run.at(900, Body::Dns(Box::new(query(kind::DNS_UNANSWERED, 7, A, 500))));
+    run.at(900, Body::Dns(Box::new(query(kind::DNS_READ, 8, A, 500))));
+    run.until(20_000);
+    run.out.extend(run.pipeline.finish());
+    assert_eq!(run.out, []);
+    assert_eq!(run.pipeline.status().stalls, 0);
+}
+
+#[test]
+fn the_same_id_again_after_an_answer_is_a_new_stall() {
+    let mut run = Run::new();
+    run.at(1500, unanswered(ID, AAAA, 500));
+    run.at(2500, answer(ID, AAAA, 500, 2500, 1));
+    run.at(5000, unanswered(ID, AAAA, 4000));
+    run.until(20_000);
+    assert_eq!(run.pipeline.status().stalls, 2);
+}
+
+#[test]
+fn hostile_names_do_not_reach_the_terminal() {
+    let mut run = Run::new();
+    let mut hostile = query(kind::DNS_UNANSWERED, ID, AAAA, 500);
+    hostile.question = question(ID, AAAA, b"\x05\x1b[31m\x02\r\n\0");
+    hostile.comm = comm("\x1b]0;x\x07");
+    run.at(1500, Body::Dns(Box::new(hostile)));
+    run.until(9000);
+    assert!(text(&run).chars().all(|c| c == '\n' || !c.is_control()));
+    assert!(run.only().headline.contains("(\\x1b]0;x\\x07 812)"), "{}", run.only().headline);
+    assert!(run.only().headline.contains("\\x1b[31m.\\x0d\\x0a AAAA"), "{}", run.only().headline);
+}

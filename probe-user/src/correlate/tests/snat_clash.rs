@@ -1,0 +1,119 @@
+use probe_common::{
+    event::{OUTCOME_ESTABLISHED, kind},
+    net::{IPPROTO_TCP, IPPROTO_UDP, ips},
+};
+
+use super::{json, text};
+use crate::{
+    event::Body,
+    finding::{Cause, Confidence, Details, SymptomKind},
+    testing::*,
+};
+
+const OUTSIDE: &str = "198.51.100.7:443";
+
+#[test]
+fn tcp_recovers_after_a_second() {
+    let mut run = Run::new();
+    run.at(501, clashed(snat_clash(IPPROTO_TCP, CLIENT_END, OUTSIDE, ISN)));
+    run.at(1520, syn_again(OUTSIDE, 500, 1));
+    run.at(1540, connect_end(OUTSIDE, 500, 1, OUTCOME_ESTABLISHED, 0));
+    run.until(9000);
+    insta::assert_snapshot!(text(&run));
+    insta::assert_snapshot!(json(&run, &run.out[0]));
+    let Details::SnatClash(details) = &run.only().details else { panic!("details") };
+    assert_eq!(details.winner_age_jiffies, Some(0));
+}
+
+#[test]
+fn a_dns_query_is_one_stall_though_both_ends_show_it() {
+    let mut run = Run::new();
+    let resolver = "10.0.0.2:53";
+    let mut q = query(kind::DNS_UNANSWERED, 0x2222, A, 500);
+    q.tuple = udp(CLIENT_END, resolver);
+    q.server[0] = q.tuple.dst;
+    run.at(501, clashed(snat_clash(IPPROTO_UDP, CLIENT_END, resolver, 0x2222)));
+    run.at(1700, Body::Dns(Box::new(q)));
+    run.until(30_000);
+    let found = run.only();
+    assert_eq!((found.cause, found.confidence), (Cause::ConntrackSnatClash, Confidence::Certain));
+    assert_eq!((found.symptom, found.count), (SymptomKind::DnsStall, 1));
+    assert_eq!(found.victim.process.as_deref(), Some("getent"));
+    assert_eq!(run.pipeline.status().stalls, 1);
+}
+
+#[test]
+fn a_udp_packet_that_is_not_dns_is_told_by_its_drop_alone() {
+    let mut run = Run::new();
+    let outside = "198.51.100.7:9999";
+    run.at(501, clashed(snat_clash(IPPROTO_UDP, CLIENT_END, outside, 0x4141)));
+    run.at(700, clashed(snat_clash(IPPROTO_UDP, CLIENT_END, outside, 0x4242)));
+    assert_eq!(run.first_finding_at(9000), Some(900));
+    let found = run.only();
+    assert_eq!(found.cause, Cause::ConntrackSnatClash);
+    assert_eq!(found.victim.pod.as_deref(), Some("client"));
+}
+
+#[test]
+fn an_old_or_used_winner_means_that_ports_are_used_up() {
+    let young = snat_clash(IPPROTO_TCP, CLIENT_END, OUTSIDE, ISN);
+    let mut old = young;
+    old.winner.timeout -= 3000;
+    let mut used = young;
+    used.winner.status |= ips::SEEN_REPLY | ips::ASSURED;
+    for clash in [old, used] {
+        let mut run = Run::new();
+        run.at(501, clashed(clash));
+        run.at(1520, syn_again(OUTSIDE, 500, 1));
+        run.until(9000);
+        let found = run.only();
+        assert_eq!(found.cause, Cause::Unknown);
+        assert!(found.evidence.iter().any(|e| e.kind == "conntrack-clash"), "{found:#?}");
+        let why = found.ruled_out.iter().find(|n| n.cause == Cause::ConntrackSnatClash);
+        assert!(why.is_some_and(|n| n.why.contains("not with a young entry")), "{why:?}");
+    }
+}
+
+#[test]
+fn a_verdict_that_was_not_seen_needs_the_drop_of_the_same_packet() {
+    let mut clash = snat_clash(IPPROTO_TCP, CLIENT_END, OUTSIDE, ISN);
+    clash.verdict = u32::MAX;
+    let mut run = Run::new();
+    run.at(501, clashed(clash));
+    run.at(1520, syn_again(OUTSIDE, 500, 1));
+    run.until(9000);
+    assert_eq!(run.only().cause, Cause::Unknown);
+    let mut run = Run::new();
+    run.at(501, clashed(clash));
+    let mut drop = dropped(HOST, tcp("10.0.3.17:40312", OUTSIDE), ISN, NETFILTER_DROP, 0x100);
+    drop.skb = clash.skb;
+    drop.tcp_flags = 2;
+    run.at(502, drop_event(drop));
+    run.at(1520, syn_again(OUTSIDE, 500, 1));
+    run.until(9000);
+    assert_eq!(run.only().cause, Cause::ConntrackSnatClash);
+    assert_eq!(run.only().confidence, Confidence::Likely);
+}
+
+#[test]
+fn a_rule_that_drops_the_same_packet_is_not_a_clash() {
+    for location in [0x100, 0x200] {
+        let mut run = Run::new();
+        run.at(501, syn_drop(HOST, OUTSIDE, NETFILTER_DROP, location));
+        run.at(1520, syn_again(OUTSIDE, 500, 1));
+        run.until(9000);
+        assert_eq!(run.only().cause, Cause::Unknown);
+        assert!(run.only().title.contains("was dropped by netfilter"), "{}", run.only().title);
+        assert!(run.only().not_seen.is_empty());
+    }
+}
+
+#[test]
+fn a_program_that_gives_up_early_is_named_when_its_syn_was_dropped() {
+    let mut run = Run::new();
+    run.at(501, clashed(snat_clash(IPPROTO_TCP, CLIENT_END, OUTSIDE, ISN)));
+    run.at(900, connect_end(OUTSIDE, 500, 0, probe_common::event::OUTCOME_FAILED, 0));
+    run.until(9000);
+    assert_eq!(run.only().cause, Cause::ConntrackSnatClash);
+    assert_eq!(run.only().victim.process.as_deref(), Some("curl"));
+}

@@ -1,0 +1,63 @@
+use super::{json, text};
+use crate::{
+    event::{Body, ConntrackCounters, Counters},
+    finding::{Cause, Confidence, Details, Output},
+    testing::*,
+};
+
+fn table(max: u64) -> Body {
+    let conntrack = ConntrackCounters { entries: max, max, ..ConntrackCounters::default() };
+    Body::Counters(Counters { netns: HOST, conntrack: Some(conntrack), ..Counters::default() })
+}
+
+#[test]
+fn a_syn_refused_by_a_full_table() {
+    let mut run = Run::new();
+    run.at(400, table(262_144));
+    run.at(500, table_full_drop(HOST, tcp(CLIENT_END, WEB_END), ISN));
+    run.at(1520, syn_again(WEB_END, 500, 1));
+    run.at(1520, table_full_drop(HOST, tcp(CLIENT_END, WEB_END), ISN));
+    run.until(9000);
+    insta::assert_snapshot!(text(&run));
+    insta::assert_snapshot!(json(&run, &run.out[0]));
+}
+
+#[test]
+fn each_pod_that_lost_packets_is_named() {
+    let mut run = Run::new();
+    run.at(400, table(20));
+    for n in 0..40 {
+        let src = format!("10.244.1.2:{}", 30_000 + n);
+        run.at(500 + n, table_full_drop(HOST, udp(&src, "10.96.0.9:9999"), 0x4141));
+    }
+    for n in 0..3 {
+        let src = format!("10.244.4.2:{}", 30_000 + n);
+        run.at(600 + n, table_full_drop(HOST, udp(&src, "10.96.0.9:9999"), 0x4141));
+    }
+    run.until(9000);
+    run.out.extend(run.pipeline.finish());
+    assert_eq!(run.causes(), [Cause::ConntrackTableFull; 2]);
+    for name in ["client", "web"] {
+        let told = run.findings().into_iter().find(|f| f.victim.pod.as_deref() == Some(name));
+        assert_eq!(told.map(|f| f.confidence), Some(Confidence::Certain), "{name}");
+    }
+    let last = run.out.iter().rfind(|o| matches!(o, Output::Update(..))).expect("an update");
+    let Details::TableFull(details) = &last.finding().details else { panic!("details") };
+    let pods: Vec<_> = details.pods.iter().map(|p| (p.pod.as_str(), p.dropped)).collect();
+    assert_eq!(pods, [("client", 40), ("web", 3)]);
+    assert_eq!((details.limit, details.count), (Some(20), Some(20)));
+    assert_eq!(run.pipeline.status().stalls, 43);
+}
+
+#[test]
+fn a_dropped_query_of_a_local_resolver_is_the_resolvers_stall() {
+    let mut run = Run::new();
+    let mut drop = dns_drop(HOST, udp(CLIENT_END, SERVICE), 0x2222, false, NETFILTER_DROP, 0x100);
+    drop.flags |= probe_common::event::DROP_TABLE_FULL;
+    run.at(500, drop_event(drop));
+    run.at(1600, unanswered(0x2222, AAAA, 500));
+    run.until(30_000);
+    assert_eq!(run.only().cause, Cause::ConntrackTableFull);
+    assert_eq!(run.only().victim.process.as_deref(), Some("getent"));
+    assert_eq!(run.pipeline.status().stalls, 1);
+}
