@@ -1,4 +1,5 @@
 //! Each cause and each of its look-alikes, from hand-made events.
+#![expect(clippy::panic, reason = "tests")]
 
 mod accept_queue;
 mod bounds;

@@ -8,3 +8,6 @@ pub mod text;
 pub mod time;
 
 mod wrap;
+
+#[cfg(test)]
+mod tests;

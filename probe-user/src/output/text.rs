@@ -150,19 +150,21 @@ impl Text {
     }
 
     fn again(&self, f: &Finding, clock: WallClock) -> String {
-        let who = match (&f.victim.pod, f.victim.address) {
-            (Some(pod), _) if pod == "host" => "the node itself".to_owned(),
-            (Some(pod), _) => format!("pod {pod}"),
-            (None, Some(address)) => address.to_string(),
-            (None, None) => "clients elsewhere".to_owned(),
+        let who = match &f.victim.pod {
+            Some(pod) if pod == "host" => "the node itself".to_owned(),
+            Some(pod) => format!("pod {pod}"),
+            None => "clients elsewhere".to_owned(),
         };
         let heading = format!("{}  ", self.bold(&format!("{} {}", short(clock, f.last), f.id)));
         let mut text = format!(
-            "{}, {who}: {} since {}, longest {}",
+            "{}, {who}: {} since {}{}",
             f.cause,
             counted(f.count, "stall"),
             short(clock, f.first),
-            span(f.waited)
+            match f.waited {
+                0 => String::new(),
+                waited => format!(", longest {}", span(waited)),
+            }
         );
         if let Some(counts) = counts(&f.details) {
             text.push_str(&format!("; {counts}"));
