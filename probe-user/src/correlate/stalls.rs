@@ -174,8 +174,12 @@ impl Stalls {
         }
     }
 
+    /// All stalls, those that began first at the front.
     pub fn ids(&self) -> Vec<u64> {
-        self.all.keys().copied().collect()
+        let mut ids: Vec<(u64, u64)> =
+            self.all.iter().map(|(id, stall)| (stall.symptom.first, *id)).collect();
+        ids.sort_unstable();
+        ids.into_iter().map(|(_, id)| id).collect()
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Stall> {

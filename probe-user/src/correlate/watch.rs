@@ -199,30 +199,34 @@ impl Correlator {
 
     pub(super) fn on_clash(&mut self, ts: u64, e: &Clash) {
         if e.verdict != VERDICT_ACCEPT {
-            self.on_packet(ts, Flow::of(&e.loser.orig), e.ident, None);
+            self.on_packet(ts, Flow::of(&e.loser.orig), e.ident, None, Worth::Stall);
         }
     }
 
     pub(super) fn on_drop(&mut self, ts: u64, e: &Drop) {
-        if e.flags & DROP_TABLE_FULL == 0 {
-            return;
-        }
+        let table_full = e.flags & DROP_TABLE_FULL != 0;
         let captured = usize::try_from(e.captured).unwrap_or(usize::MAX);
         let message = dns::of_packet(e.packet.get(..captured).unwrap_or(&e.packet));
-        let hash = message.and_then(|m| m.question).map(|q| q.hash);
-        self.on_packet(ts, Flow::of(&e.tuple), e.ident, hash);
+        // A query that meets a closed port fails at once: the client's socket shows no stall.
+        let is_query = message.is_some_and(|m| !m.answer && m.question.is_some());
+        let refused = is_query && rules::no_listener::is_without_socket(&self.world, e);
+        if table_full || refused {
+            let hash = message.and_then(|m| m.question).map(|q| q.hash);
+            let worth = if table_full { Worth::Stall } else { Worth::OnlyNamed };
+            self.on_packet(ts, Flow::of(&e.tuple), e.ident, hash, worth);
+        }
     }
 
-    /// The first packet of a flow was dropped for want of a conntrack entry.
-    fn on_packet(&mut self, ts: u64, flow: Flow, ident: u32, hash: Option<u64>) {
+    /// The first packet of a flow was dropped.
+    fn on_packet(&mut self, ts: u64, flow: Flow, ident: u32, hash: Option<u64>, worth: Worth) {
         if flow.proto == IPPROTO_TCP {
-            self.on_tcp_packet(ts, ident, flow, None, Worth::Stall);
+            self.on_tcp_packet(ts, ident, flow, None, worth);
             return;
         }
         let is_dns = self.opts.dns_ports.contains(&flow.dst.port());
         // The payload of what is not DNS joins nothing: such a flow is told once.
         let key = Key::Flow(flow, if is_dns { ident } else { 0 });
-        if self.touch(key, ts, Worth::Stall) {
+        if self.touch(key, ts, worth) {
             return;
         }
         let here = self.world.pods.owner(flow.src.ip(), ts).is_some();
@@ -235,7 +239,8 @@ impl Correlator {
             (Some(hash), Ok(id)) if is_dns => Join::Dns { id, hash },
             _ => Join::Flow,
         };
-        let symptom = Symptom::packet(ts, kind, flow, join);
+        let mut symptom = Symptom::packet(ts, kind, flow, join);
+        symptom.worth = worth;
         self.open_stall(symptom, vec![key], Some(ts.saturating_add(wait)));
     }
 

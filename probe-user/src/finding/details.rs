@@ -55,7 +55,7 @@ pub struct AcceptQueue {
     pub somaxconn: u32,
     pub stage: Stage,
     pub capped_by: CappedBy,
-    /// Refusals by this listener that were delivered in detail.
+    /// Refusals by this listener that the hook saw, in detail or not.
     pub refused: u64,
     /// The kernel's `ListenOverflows` of that namespace since stallprobe's start.
     pub kernel_listen_overflows: Option<u64>,
@@ -79,7 +79,7 @@ pub struct SnatClash {
     /// The address and port both were translated to.
     pub snat_to: String,
     /// How long before the clash the winner entered the table; `None` when it cannot be told.
-    pub winner_age_jiffies: Option<i32>,
+    pub winner_age_jiffies: Option<i64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -255,7 +255,7 @@ fn seen(status: &Status) -> String {
 fn counts(details: &Details) -> Option<String> {
     match details {
         Details::AcceptQueue(d) => {
-            let mut text = format!("{} refused in detail", number(d.refused));
+            let mut text = format!("{} refused", number(d.refused));
             if let Some(kernel) = d.kernel_listen_overflows {
                 text.push_str(&format!(", the kernel counted {}", number(kernel)));
             }

@@ -173,13 +173,16 @@ pub fn count(details: &mut AcceptQueue, world: &World) -> bool {
     let of = |counts: &[u64]| counts.get(kind).copied().unwrap_or(0);
     let totals = &world.losses.latest;
     let left_out = of(&totals.limited).saturating_add(of(&totals.lost));
-    details.refused = world.refused.get(&key);
     details.details_left_out = left_out;
     details.kernel_listen_overflows = world.counters.listen_overflows(details.netns);
-    // What was left out cannot be told apart by namespace: it may all have been this one.
-    let seen = world.refused.sum(|(netns, _)| *netns == details.netns).saturating_add(left_out);
-    details.missed =
-        details.kernel_listen_overflows.map_or(0, |kernel| kernel.saturating_sub(seen));
+    let mine = world.refused.get(&key);
+    let in_detail = world.refused.sum(|(netns, _)| *netns == details.netns);
+    // What was left out is counted for the whole node. As much of it as the kernel's counter leaves
+    // room for was here, shared by the listeners of the namespace.
+    let room = details.kernel_listen_overflows.unwrap_or(0).saturating_sub(in_detail);
+    let here = left_out.min(room);
+    details.refused = mine.saturating_add(here.saturating_mul(mine) / in_detail.max(1));
+    details.missed = room - here;
     let grew = before.1.zip(details.kernel_listen_overflows).is_some_and(|(old, new)| old < new);
     before.0 < details.refused || grew
 }
@@ -187,7 +190,7 @@ pub fn count(details: &mut AcceptQueue, world: &World) -> bool {
 fn counted(d: &AcceptQueue, now: u64) -> Option<Evidence> {
     let kernel = d.kernel_listen_overflows?;
     let mut text = format!(
-        "refused so far: {} by this listener in detail, ListenOverflows +{kernel} in its namespace",
+        "refused so far: {} by this listener, ListenOverflows +{kernel} in its namespace",
         d.refused
     );
     if d.details_left_out > 0 {

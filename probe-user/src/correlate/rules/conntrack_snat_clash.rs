@@ -8,7 +8,7 @@ use probe_common::{
     net::ips,
 };
 
-use super::Verdict;
+use super::{Verdict, winner_age};
 use crate::{
     correlate::{
         describe::sorted,
@@ -19,10 +19,6 @@ use crate::{
 
 /// [`Clash::hit_dir`]: the reply tuple was hit, which is where SNAT puts the chosen port.
 const REPLY: u32 = 1;
-/// Jiffies within which the winner counts as "at the same moment": 50 ms to 500 ms by HZ. A little
-/// below zero, for the winner's timer may have started in the next jiffy.
-const YOUNG: std::ops::RangeInclusive<i32> = -5..=50;
-
 pub fn judge(case: &Case<'_>) -> Option<Verdict> {
     let clash = case.clashes().into_iter().find(|c| is_snat_race(&c.event))?;
     let e = &*clash.event;
@@ -59,7 +55,7 @@ pub fn judge(case: &Case<'_>) -> Option<Verdict> {
             loser: format!("{} -> {}", loser.src, loser.dst),
             winner: format!("{} -> {}", winner.src, winner.dst),
             snat_to: to.to_string(),
-            winner_age_jiffies: age(e),
+            winner_age_jiffies: winner_age::jiffies(e),
         }),
         fix: fix(),
         confirm: vec![
@@ -74,18 +70,7 @@ fn is_snat_race(e: &Clash) -> bool {
     e.verdict != VERDICT_ACCEPT
         && (e.loser.status & ips::SRC_NAT != 0 || e.hit_dir == REPLY)
         && Flow::of(&e.loser.orig) != Flow::of(&e.winner.orig)
-        && age(e).is_some_and(|age| YOUNG.contains(&age))
-}
-
-/// How many jiffies ago the winner was confirmed, from the two timeouts: both began with the same
-/// value, the loser's is still relative, the winner's is the jiffy at which it ends. Answers
-/// prolong the winner's: then it cannot be told, and it is not young either.
-pub fn age(e: &Clash) -> Option<i32> {
-    if e.winner.status & (ips::SEEN_REPLY | ips::ASSURED) != 0 {
-        return None;
-    }
-    let left = e.winner.timeout.wrapping_sub(e.jiffies);
-    Some(e.loser.timeout.wrapping_sub(left).cast_signed())
+        && winner_age::is_young(e)
 }
 
 fn fix() -> Vec<Fix> {
@@ -113,27 +98,4 @@ fn fix() -> Vec<Fix> {
             caveat: None,
         },
     ]
-}
-
-#[cfg(test)]
-mod tests {
-    use probe_common::net::Conntrack;
-
-    use super::*;
-    use crate::testing::clash;
-
-    #[test]
-    fn age_survives_the_wrap_of_jiffies() {
-        let mut e = clash();
-        e.loser = Conntrack { timeout: 7500, ..e.loser };
-        e.jiffies = u32::MAX - 10;
-        e.winner.timeout = (u32::MAX - 13).wrapping_add(7500);
-        assert_eq!(age(&e), Some(3));
-        e.winner.timeout = e.jiffies.wrapping_add(500);
-        assert_eq!(age(&e), Some(7000));
-        e.winner.timeout = e.jiffies.wrapping_add(7502);
-        assert_eq!(age(&e), Some(-2));
-        e.winner.status |= ips::SEEN_REPLY;
-        assert_eq!(age(&e), None);
-    }
 }

@@ -5,8 +5,9 @@ pub mod accept_queue_overflow;
 mod conntrack_dnat_clash;
 mod conntrack_snat_clash;
 pub mod conntrack_table_full;
-mod no_listener;
+pub mod no_listener;
 mod server_slow;
+mod winner_age;
 
 use super::join::Case;
 use crate::finding::{Cause, Confidence, Details, Evidence, Fix, Party};

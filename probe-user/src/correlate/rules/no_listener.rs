@@ -2,6 +2,8 @@
 //! (`tcp_v4_rcv`, `__udp4_lib_rcv` and their IPv6 twins: NO_SOCKET). An *answer* that meets no
 //! socket is something else.
 
+use probe_common::event::Drop;
+
 use super::Verdict;
 use crate::{
     correlate::{
@@ -9,6 +11,7 @@ use crate::{
         evidence::SeenDrop,
         join::{Case, Direction},
         symptom::Join,
+        world::World,
     },
     finding::{
         Cause, Confidence, Details, Fix, Flow, Party, Place, SymptomKind, details::NoListener,
@@ -68,6 +71,16 @@ pub fn judge(case: &Case<'_>) -> Option<Verdict> {
             at.port()
         )],
     })
+}
+
+/// Whether a dropped packet seems to have met no socket, from what the kernel says of it alone.
+pub fn is_without_socket(world: &World, drop: &Drop) -> bool {
+    match world.reason(drop).as_deref() {
+        Some(reason) => reason == "NO_SOCKET",
+        None => world
+            .function(drop.location)
+            .is_some_and(|place| TCP_PLACES.contains(&place) || UDP_PLACES.contains(&place)),
+    }
 }
 
 fn met_no_socket(case: &Case<'_>, drop: &SeenDrop) -> Option<Confidence> {

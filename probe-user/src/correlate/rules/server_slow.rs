@@ -67,6 +67,11 @@ fn verdict(case: &Case<'_>, server: &Seen<Dns>, confidence: Confidence) -> Verdi
     let took = (!pending).then(|| e.answered.saturating_sub(e.first));
     let process = case.server_process(e);
     let what = match took {
+        // It answered what was sent again, and perhaps at once.
+        Some(took) if e.attempts > 1 => format!(
+            "did not answer the first query; it answered the one sent again, {} later",
+            seconds(took)
+        ),
         Some(took) => format!("answered only after {}", seconds(took)),
         None => "got the query and has not answered it".to_owned(),
     };

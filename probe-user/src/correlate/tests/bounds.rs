@@ -40,6 +40,7 @@ fn a_hundred_thousand_refused_syns() {
     assert_eq!(details.refused, 100_000);
     assert_eq!(details.kernel_listen_overflows, Some(100_005));
     assert_eq!(details.missed, 5);
+    assert_eq!(details.refused + details.missed, 100_005);
     assert!(run.pipeline.summary().left_out > 0);
 }
 
@@ -178,4 +179,26 @@ fn a_port_scan_is_a_few_findings() {
     assert_eq!(run.causes(), [Cause::NoListener; 9]);
     assert_eq!(run.pipeline.status().stalls, 500);
     assert_eq!(run.pipeline.status().explained, 500);
+}
+
+#[test]
+fn what_was_left_out_is_shared_and_never_more_than_the_kernel_counted() {
+    for (kernel, seen, missed) in [(10, 10, 0), (600, 501, 99), (1, 2, 0)] {
+        let mut run = Run::new();
+        let overflows = |n| {
+            let listen_overflows = Some(n);
+            Body::Counters(Counters { netns: WEB, listen_overflows, ..Counters::default() })
+        };
+        run.at(0, overflows(0));
+        run.at(500, refused("192.0.2.1:5000", 1));
+        run.at(500, refused("192.0.2.2:5000", 2));
+        let mut totals = totals();
+        totals.limited[usize::from(kind::LISTEN_DROP)] = 499;
+        run.at(600, Body::Totals(Box::new(totals)));
+        run.at(700, overflows(kernel));
+        run.until(9000);
+        let Details::AcceptQueue(details) = &run.only().details else { panic!("details") };
+        assert_eq!((details.refused, details.missed), (seen, missed), "of {kernel}");
+        assert_eq!(details.details_left_out, 499);
+    }
 }

@@ -186,3 +186,22 @@ fn hostile_names_do_not_reach_the_terminal() {
     assert!(run.only().headline.contains("(\\x1b]0;x\\x07 812)"), "{}", run.only().headline);
     assert!(run.only().headline.contains("\\x1b[31m.\\x0d\\x0a AAAA"), "{}", run.only().headline);
 }
+
+#[test]
+fn a_query_that_the_server_forgot_and_its_second_try() {
+    let mut run = Run::new();
+    run.at(1000, served(kind::DNS_SERVER_PENDING, ID, DNS_A, DNS_A_END, 501, 0));
+    run.at(1500, unanswered(ID, AAAA, 500));
+    run.at(5500, retry(ID, AAAA, 500, 5500));
+    let Body::Dns(mut at_server) = served(kind::DNS_SERVER_ANSWER, ID, DNS_A, DNS_A_END, 501, 5502)
+    else {
+        panic!("a Dns event")
+    };
+    at_server.attempts = 2;
+    run.at(5502, Body::Dns(at_server));
+    run.at(5503, answer(ID, AAAA, 500, 5503, 2));
+    run.until(30_000);
+    assert_eq!(run.only().cause, Cause::ServerSlow);
+    assert!(run.only().title.contains("did not answer the first query"), "{}", run.only().title);
+    assert_eq!(run.pipeline.status().stalls, 1);
+}

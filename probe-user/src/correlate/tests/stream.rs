@@ -171,3 +171,25 @@ fn the_end_of_the_stream_tells_what_is_known() {
     let summary = run.pipeline.summary();
     assert_eq!((summary.status.stalls, summary.status.explained), (1, 1));
 }
+
+#[test]
+fn of_stalls_named_at_once_the_first_comes_first() {
+    let mut run = Run::new();
+    for (port, first, sk) in [(3u16, 520, 3u64), (1, 500, 1), (2, 510, 2)] {
+        let end = format!("10.244.1.2:{port}");
+        let mut clash = clash();
+        clash.loser.orig = udp(&end, SERVICE);
+        clash.winner.orig = clash.loser.orig;
+        clash.loser.reply = udp(DNS_B_END, &end);
+        run.at(first + 1, clashed(clash));
+        let mut q = query(kind::DNS_UNANSWERED, ID, AAAA, first);
+        q.tuple = udp(&end, SERVICE);
+        (q.sk, q.pid) = (sk, u32::from(port));
+        run.at(1600, Body::Dns(Box::new(q)));
+        let answer = udp(DNS_B_END, &end);
+        run.at(1902, drop_event(dns_drop(CLIENT, answer, ID, true, NO_SOCKET, 0x300)));
+    }
+    run.until(2500);
+    assert_eq!(run.only().victim.pid, Some(1));
+    assert_eq!(run.pipeline.status().stalls, 3);
+}
