@@ -159,6 +159,9 @@ wire! {
         pub winner: Conntrack,
         /// Address of the packet's `struct sk_buff`; equals [`Drop::skb`] of the same packet.
         pub skb: u64,
+        /// TCP: boot-time nanoseconds of the winner's connect(), when it was made on this node not
+        /// long ago; else 0.
+        pub winner_started: u64,
         /// Low 32 bits of jiffies64 at the event, to compare with [`Conntrack::timeout`].
         pub jiffies: u32,
         /// [`VERDICT_DROP`] or [`VERDICT_ACCEPT`]; [`u32::MAX`] when the return could not be seen.

@@ -43,8 +43,20 @@ wire! {
         pub info: u8,
         /// 1 when the packet had an entry, else all of this struct is zero.
         pub present: u8,
-        pub _pad: [u8; 6],
+        /// TCP: `ct->proto.tcp.state`, see [`ct_tcp`]; 0 for other protocols.
+        pub tcp_state: u8,
+        pub _pad: [u8; 5],
+        /// UDP: `ct->proto.udp.stream_ts`, the jiffies two seconds after the entry's first packet:
+        /// the difference of two tells which came when. 0 for other protocols.
+        pub born: u64,
     }
+}
+
+/// `enum tcp_conntrack` (uapi/linux/netfilter/nf_conntrack_tcp.h).
+pub mod ct_tcp {
+    pub const SYN_SENT: u8 = 1;
+    pub const SYN_RECV: u8 = 2;
+    pub const ESTABLISHED: u8 = 3;
 }
 
 /// `IPS_*` bits of `ct->status` (uapi, the same on 5.10 to 7.2).

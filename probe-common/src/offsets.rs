@@ -85,6 +85,8 @@ offsets! {
     ct_tuplehash = "nf_conn"."tuplehash",
     ct_status = "nf_conn"."status",
     ct_timeout = "nf_conn"."timeout",
+    ct_tcp_state = "nf_conn"."proto.tcp.state",
+    ct_udp_stream_ts = "nf_conn"."proto.udp.stream_ts",
     ct_net = "nf_conn"."ct_net.net",
     tuplehash_tuple = "nf_conntrack_tuple_hash"."tuple",
     tuple_src = "nf_conntrack_tuple"."src.u3",

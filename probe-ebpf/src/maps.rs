@@ -7,6 +7,7 @@ use aya_ebpf::{
 use probe_common::{
     config::Config,
     event::{Clash, Dns, kind},
+    net::Tuple,
     offsets::Offsets,
     stats::Stats,
 };
@@ -97,6 +98,11 @@ pub struct Started {
 
 #[map]
 pub static CONNECTS: HashMap<u64, Started> = HashMap::with_max_entries(16384, 0);
+
+/// When clients on this node that are connected now called connect(), by their own tuple. Only the
+/// latest are needed: whether a connection is younger than a moment.
+#[map]
+pub static CONNECTED: LruHashMap<Tuple, u64> = LruHashMap::with_max_entries(8192, 0);
 
 /// A question of a client's socket.
 #[repr(C)]

@@ -2,7 +2,7 @@
 
 use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid};
 use probe_common::{
-    net::{Conntrack, FAMILY_V4, FAMILY_V6, IPPROTO_TCP, Tuple},
+    net::{Conntrack, FAMILY_V4, FAMILY_V6, IPPROTO_TCP, IPPROTO_UDP, Tuple},
     offsets::ABSENT,
 };
 
@@ -131,6 +131,11 @@ pub unsafe fn conntrack(ct: Ptr, info: u8, to: *mut Conntrack) {
     ct_tuple(orig + u64::from(offset!(tuplehash_size)), &mut to.reply);
     to.status = field(ct, offset!(ct_status));
     to.timeout = field(ct, offset!(ct_timeout));
+    match to.orig.proto {
+        IPPROTO_TCP => to.tcp_state = field(ct, offset!(ct_tcp_state)),
+        IPPROTO_UDP => to.born = field(ct, offset!(ct_udp_stream_ts)),
+        _ => {}
+    }
     to.info = info;
     to.present = 1;
 }

@@ -310,7 +310,7 @@ pub fn clash() -> Clash {
             timeout: 7500,
             info: 2,
             present: 1,
-            _pad: [0; 6],
+            ..Conntrack::default()
         },
         winner: Conntrack {
             orig: udp(CLIENT_END, SERVICE),
@@ -319,9 +319,10 @@ pub fn clash() -> Clash {
             timeout: 50_000 + 7500,
             info: 0xff,
             present: 1,
-            _pad: [0; 6],
+            ..Conntrack::default()
         },
         skb: 0xffff_8880_0000_3000,
+        winner_started: 0,
         jiffies: 50_000,
         verdict: VERDICT_ACCEPT,
         status_after: ips::NAT_CLASH | ips::DST_NAT,

@@ -22,7 +22,7 @@ use probe_common::event::{Clash, TableFull, kind};
 
 use crate::{
     emit,
-    maps::{CLASH_SCRATCH, CLASHES, EARLY_DROPS, TABLE_FULL_MARK, offset, seen, stats},
+    maps::{CLASH_SCRATCH, CLASHES, CONNECTED, EARLY_DROPS, TABLE_FULL_MARK, offset, seen, stats},
     packet,
     read::{Ptr, field},
     socket,
@@ -112,6 +112,7 @@ fn clash_entry(stack: u64, skb: Ptr, hash: Ptr) -> Option<()> {
         socket::conntrack(loser, info, &raw mut (*scratch).loser);
         socket::conntrack(winner, 0xff, &raw mut (*scratch).winner);
         (*scratch).skb = skb;
+        (*scratch).winner_started = CONNECTED.get(&(*scratch).winner.orig).copied().unwrap_or(0);
         (*scratch).jiffies = bpf_jiffies64() as u32;
         (*scratch).verdict = u32::MAX;
         (*scratch).status_after = 0;

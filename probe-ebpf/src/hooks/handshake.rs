@@ -15,7 +15,7 @@ use probe_common::{
 
 use crate::{
     emit,
-    maps::{CONNECTS, Started, offset, seen, setting, stats},
+    maps::{CONNECTED, CONNECTS, Started, offset, seen, setting, stats},
     read::{self, Ptr, field},
     socket::{self, TCP_ESTABLISHED, TCP_SYN_RECV, TCP_SYN_SENT},
 };
@@ -82,6 +82,9 @@ fn end(sk: Ptr, established: bool) -> Option<()> {
                 s.connect_slowest = took;
             }
         });
+        if let Some(tuple) = socket::tcp_tuple(sk) {
+            let _ = CONNECTED.insert(&tuple, &started.ts, 0);
+        }
         if started.retransmits == 0 && took < setting!(min_stall) {
             return None;
         }

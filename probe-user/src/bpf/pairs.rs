@@ -111,7 +111,7 @@ impl Pairs {
         self.asking.get(&sk, 0).is_ok_and(|asking| asking & UNREADABLE != 0)
     }
 
-    /// The socket of `closed` was closed: its questions that stalled, as events of that moment.
+    /// The socket of `closed` was closed: its questions without an answer, as events of that moment.
     pub fn closed(&mut self, closed: &Dns) -> Result<Vec<Dns>> {
         let mut due = Vec::new();
         for (key, mut dns) in entries(&self.queries)? {
@@ -119,8 +119,7 @@ impl Pairs {
                 continue;
             }
             forget(self.queries.remove(&key))?;
-            let age = closed.header.ts.saturating_sub(dns.first);
-            if dns.answered == 0 && (age >= self.min_stall || dns.attempts > 1) {
+            if dns.answered == 0 {
                 dns.header = closed.header;
                 due.push(dns);
             }

@@ -80,7 +80,9 @@ async fn watch(args: &Watch) -> Result<()> {
             () = &mut end => break,
         }
     }
-    pull(&mut live, &mut pipeline, &mut printer)?;
+    for event in live.finish()? {
+        printer.take(&mut pipeline, event)?;
+    }
     printer.end(&mut pipeline)
 }
 

@@ -88,6 +88,16 @@ impl Live {
         Ok(events)
     }
 
+    /// The last call: counters are read whenever they were read before.
+    ///
+    /// # Errors
+    /// When the kernel has no clock.
+    pub fn finish(&mut self) -> Result<Vec<Event>> {
+        self.swept = 0;
+        self.looked = 0;
+        self.pull()
+    }
+
     /// Modules, names and counters.
     fn look(&mut self, now: u64, events: &mut Vec<Event>) {
         self.follow_modules(now, events);
