@@ -42,8 +42,9 @@ pub fn run_case(lab: &Lab) -> Result<()> {
         until("stallprobe is attached to the new nf_conntrack", SOON, || {
             let text =
                 fs::read_to_string(KPROBES).with_context(|| format!("cannot read {KPROBES}"))?;
-            let hooked = |l: &str| l.contains("nf_ct_resolve_clash") && !l.contains("GONE");
-            Ok(text.lines().any(hooked).then_some(()))
+            // Entry and return are two probes, attached one after the other.
+            let is_live = |l: &&str| l.contains("nf_ct_resolve_clash") && !l.contains("GONE");
+            Ok((text.lines().filter(is_live).count() >= 2).then_some(()))
         })?;
     }
     lose_query(&race, &clients, to)?.context("no clash after the modules were loaded again")?;
