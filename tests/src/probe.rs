@@ -227,7 +227,8 @@ impl Probe {
     pub fn report(&self) -> String {
         let seen = self.shared.lock();
         let mut out = String::from("stallprobe said:");
-        let shown = |l: &&Line| l.value["type"] != "event";
+        // The header's list of hooks is long and says little about a failure.
+        let shown = |l: &&Line| l.value["type"] != "event" && l.value["hooks"].is_null();
         let lines: Vec<_> = seen.lines.iter().filter(shown).collect();
         for line in lines.iter().rev().take(30).rev() {
             out.push_str(&format!("\n  {}", line.value));

@@ -82,7 +82,8 @@ fn run(case: &Case, faults_only: bool) -> Verdict {
 }
 
 fn run_in_process(case: &Case, faults_only: bool) -> Result<Verdict> {
-    let mut command = Command::new("/proc/self/exe");
+    let lab = std::env::current_exe().context("cannot tell where the lab's binary is")?;
+    let mut command = Command::new(lab);
     command.args(["case", case.name]).stdin(Stdio::null()).stdout(Stdio::piped()).process_group(0);
     if faults_only {
         command.arg("--faults-only");

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::{
     args::Flags,
@@ -124,16 +124,25 @@ impl Attempt {
         })
     }
 
-    /// Waits until the connect has succeeded or failed, at most for `limit`.
-    pub fn wait(&self, limit: Duration) -> Result<State> {
-        let mut poll =
-            libc::pollfd { fd: self.socket.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
+    /// Waits until the peer, having accepted it, closes the connection.
+    pub fn wait_closed(&self, limit: Duration) -> Result<()> {
+        ensure!(self.poll(libc::POLLRDHUP, limit)?, "the peer does not close the connection");
+        Ok(())
+    }
+
+    fn poll(&self, events: i16, limit: Duration) -> Result<bool> {
+        let mut poll = libc::pollfd { fd: self.socket.as_raw_fd(), events, revents: 0 };
         let millis = i32::try_from(limit.as_millis()).unwrap_or(i32::MAX);
         // SAFETY: one valid pollfd.
         if unsafe { libc::poll(&raw mut poll, 1, millis) } < 0 {
             bail!("cannot poll: {}", io::Error::last_os_error());
         }
-        if poll.revents == 0 {
+        Ok(poll.revents != 0)
+    }
+
+    /// Waits until the connect has succeeded or failed, at most for `limit`.
+    pub fn wait(&self, limit: Duration) -> Result<State> {
+        if !self.poll(libc::POLLOUT, limit)? {
             return Ok(State::Pending);
         }
         let mut error = 0i32;

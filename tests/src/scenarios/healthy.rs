@@ -58,6 +58,8 @@ pub fn run_case(lab: &Lab) -> Result<()> {
             attempt.fire(to)?;
             let state = attempt.wait(SOON)?;
             ensure!(state == State::Connected, "connect {i} was {state:?}");
+            // Until it was accepted: a queue that fills would be no healthy node.
+            attempt.wait_closed(SOON)?;
         }
         Ok(())
     })?;
