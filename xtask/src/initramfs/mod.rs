@@ -14,6 +14,7 @@ use std::{
     io::{BufWriter, Write as _},
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result};
@@ -79,9 +80,23 @@ pub fn base(cache: &Cache, kernel: &Kernel) -> Result<PathBuf> {
     let part = path.with_extension(format!("part-{}", std::process::id()));
     write(&tree, &part)?;
     fs::rename(&part, &path).with_context(|| format!("cannot rename {}", part.display()))?;
+    prune(&folder);
     let size = fs::metadata(&path).map_or(0, |meta| meta.len());
     step.done(&megabytes(size));
     Ok(path)
+}
+
+/// Removes archives older than a week: other inputs have taken their place, and one that is still
+/// wanted is made again in seconds.
+fn prune(folder: &Path) {
+    const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
+    for entry in folder.read_dir().into_iter().flatten().flatten() {
+        let modified = entry.metadata().and_then(|meta| meta.modified());
+        let age = modified.ok().and_then(|time| time.elapsed().ok());
+        if entry.path().is_file() && age.is_some_and(|age| age > WEEK) {
+            let _removed = fs::remove_file(entry.path());
+        }
+    }
 }
 
 /// Writes `tree` behind a copy of `base`.
