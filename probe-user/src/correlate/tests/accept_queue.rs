@@ -155,3 +155,46 @@ fn a_refusal_left_out_is_likely_when_others_were_refused_there() {
     assert_eq!(run.findings()[1].confidence, Confidence::Likely);
     assert_eq!(run.findings()[1].victim.pod.as_deref(), Some("client"));
 }
+
+#[test]
+fn an_unknown_sequence_number_joins_only_the_same_flow() {
+    let mut run = Run::new();
+    run.at(500, refused("192.0.2.9:5000", 0));
+    let connect = connect(probe_common::event::kind::SYN_RETRANSMIT, WEB_END, 500, 1);
+    let connect = probe_common::event::Connect { isn: 0, ..connect };
+    run.at(1520, Body::Connect(Box::new(connect)));
+    run.until(9000);
+    assert_eq!(run.causes(), [Cause::AcceptQueueOverflow, Cause::Unknown]);
+}
+
+#[test]
+fn a_client_that_shows_late_is_the_same_stall() {
+    let mut run = Run::new();
+    run.at(500, refused(CLIENT_END, ISN));
+    run.until(3500);
+    assert_eq!(run.only().victim.pod.as_deref(), Some("client"));
+    run.at(3600, syn_again(WEB_END, 500, 1));
+    run.until(30_000);
+    assert_eq!(run.findings().len(), 1);
+    assert_eq!(run.pipeline.status().stalls, 1);
+}
+
+#[test]
+fn a_family_of_hooks_of_which_one_cannot_happen_is_still_watched() {
+    use crate::event::{HookState, Rung};
+    let mut run = Run::with(
+        node(),
+        hooks(|name| match name {
+            "tcp_v4_syn_recv_sock" => HookState::CannotHappen { why: "no IPv6".to_owned() },
+            _ => HookState::Watched { rung: Rung::Fentry },
+        }),
+    );
+    run.at(1520, syn_again(WEB_END, 500, 1));
+    run.until(9000);
+    let found = run.only();
+    let why = found.ruled_out.iter().find(|n| n.cause == Cause::AcceptQueueOverflow);
+    assert_eq!(
+        why.map(|n| n.why.as_str()),
+        Some("no listener on this node refused this connection")
+    );
+}

@@ -205,3 +205,49 @@ fn a_query_that_the_server_forgot_and_its_second_try() {
     assert!(run.only().title.contains("did not answer the first query"), "{}", run.only().title);
     assert_eq!(run.pipeline.status().stalls, 1);
 }
+
+#[test]
+fn a_very_late_answer_that_was_lost_is_not_the_servers_fault_alone() {
+    let mut run = Run::new();
+    run.at(1500, unanswered(ID, AAAA, 500));
+    run.at(5300, served(kind::DNS_SERVER_ANSWER, ID, DNS_A, DNS_A_END, 501, 5300));
+    run.at(5500, retry(ID, AAAA, 500, 5500));
+    run.until(9000);
+    assert_eq!(run.only().cause, Cause::Unknown);
+}
+
+#[test]
+fn another_client_that_waits_for_the_same_name_is_no_upstream() {
+    let mut run = Run::new();
+    let mut other = upstream_query(kind::DNS_UNANSWERED, 502);
+    other.header.netns = WEB;
+    run.at(1502, Body::Dns(Box::new(other)));
+    run.at(1500, unanswered(ID, AAAA, 500));
+    run.at(2900, served(kind::DNS_SERVER_ANSWER, ID, DNS_A, DNS_A_END, 501, 2900));
+    run.at(2901, answer(ID, AAAA, 500, 2901, 1));
+    run.until(4000);
+    let Details::ServerSlow(details) = &run.only().details else { panic!("details") };
+    assert_eq!(details.waited_for, None);
+}
+
+#[test]
+fn evidence_of_other_names_and_other_times_does_not_join() {
+    let drop = |at: u64, name_matters: bool| {
+        let mut run = Run::new();
+        let mut drop = dns_drop(DNS_A, udp(CLIENT_END, DNS_A_END), ID, false, NO_SOCKET, 0x300);
+        if name_matters {
+            drop.packet[41] ^= 1;
+        }
+        run.at(at, drop_event(drop));
+        run.at(20_000 + 1000, unanswered(ID, AAAA, 20_000));
+        run.until(40_000);
+        run.findings()
+            .iter()
+            .filter(|f| f.victim.pid.is_some())
+            .map(|f| f.cause)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(drop(20_001, false), [Cause::NoListener]);
+    assert_eq!(drop(20_001, true), [Cause::Unknown], "another name");
+    assert_eq!(drop(9000, false), [Cause::Unknown], "long before");
+}

@@ -93,3 +93,12 @@ fn a_query_refused_at_once_is_told_though_its_socket_shows_nothing() {
     run.until(9000);
     assert_eq!(run.out, []);
 }
+
+#[test]
+fn without_reasons_a_drop_there_alone_says_nothing() {
+    let mut run = Run::new();
+    run.at(500, syn_drop(WEB, WEB_END, 0, 0x400));
+    run.at(1520, syn_again(WEB_END, 500, 1));
+    run.until(9000);
+    assert_eq!(run.only().cause, Cause::Unknown);
+}

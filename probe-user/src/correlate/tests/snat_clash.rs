@@ -117,3 +117,40 @@ fn a_program_that_gives_up_early_is_named_when_its_syn_was_dropped() {
     assert_eq!(run.only().cause, Cause::ConntrackSnatClash);
     assert_eq!(run.only().victim.process.as_deref(), Some("curl"));
 }
+
+#[test]
+fn a_flow_that_clashes_with_itself_is_no_snat_clash() {
+    let mut clash = snat_clash(IPPROTO_TCP, CLIENT_END, OUTSIDE, ISN);
+    clash.winner.orig = clash.loser.orig;
+    let mut run = Run::new();
+    run.at(501, clashed(clash));
+    run.at(1520, syn_again(OUTSIDE, 500, 1));
+    run.until(9000);
+    assert_eq!(run.only().cause, Cause::Unknown);
+}
+
+#[test]
+fn the_sequence_number_joins_behind_another_translation() {
+    // The client's own namespace translates too: the host's table never saw its address.
+    let mut run = Run::new();
+    run.at(501, clashed(snat_clash(IPPROTO_TCP, "10.244.1.2:61000", OUTSIDE, ISN)));
+    run.at(1520, syn_again("10.96.7.7:443", 500, 1));
+    run.until(9000);
+    assert_eq!(run.only().cause, Cause::ConntrackSnatClash);
+}
+
+#[test]
+fn a_packet_in_the_same_memory_long_after_is_another() {
+    for at in [400, 1700] {
+        let mut clash = snat_clash(IPPROTO_TCP, CLIENT_END, OUTSIDE, ISN);
+        clash.verdict = u32::MAX;
+        let mut run = Run::new();
+        run.at(501, clashed(clash));
+        let mut drop = dropped(HOST, tcp("10.0.3.17:9", OUTSIDE), 7, NETFILTER_DROP, 0x100);
+        (drop.skb, drop.tcp_flags) = (clash.skb, 2);
+        run.at(at, drop_event(drop));
+        run.at(1520, syn_again(OUTSIDE, 500, 1));
+        run.until(9000);
+        assert_eq!(run.only().cause, Cause::Unknown);
+    }
+}

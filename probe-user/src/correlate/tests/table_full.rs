@@ -61,3 +61,13 @@ fn a_dropped_query_of_a_local_resolver_is_the_resolvers_stall() {
     assert_eq!(run.only().victim.process.as_deref(), Some("getent"));
     assert_eq!(run.pipeline.status().stalls, 1);
 }
+
+#[test]
+fn of_two_certain_causes_the_first_in_the_catalogue_is_named() {
+    let mut run = Run::new();
+    run.at(500, table_full_drop(HOST, tcp(CLIENT_END, WEB_END), ISN));
+    run.at(1520, syn_again(WEB_END, 500, 1));
+    run.at(1521, syn_drop(WEB, WEB_END, NO_SOCKET, 0x400));
+    run.until(9000);
+    assert_eq!(run.only().cause, Cause::ConntrackTableFull);
+}
