@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::{
     rules::Verdict,
-    symptom::{Side, Symptom},
+    symptom::{Side, Symptom, Worth},
 };
 use crate::finding::Flow;
 
@@ -41,6 +41,8 @@ pub enum State {
 pub struct Stall {
     pub symptom: Symptom,
     pub state: State,
+    /// A packet of it is known to have been refused: a stall, however early it was given up.
+    pub is_refused: bool,
     keys: Vec<Key>,
     /// Latest event of it.
     pub touched: u64,
@@ -63,6 +65,7 @@ impl Stall {
             judge_at: symptom.opened,
             symptom,
             state: State::Open,
+            is_refused: false,
             keys: Vec::new(),
             checked: None,
             certain_since: None,
@@ -114,12 +117,13 @@ impl Stalls {
     /// taken over: if it was told already, so is this one. `None` when there is no room.
     pub fn add(&mut self, mut stall: Stall, keys: Vec<Key>) -> Option<u64> {
         for key in &keys {
-            let from_packet =
-                |id: &u64| self.get(*id).is_some_and(|old| old.symptom.side == Side::Packet);
-            if let Some(old) = self.id(*key).filter(from_packet).and_then(|id| self.remove(id))
-                && matches!(old.state, State::Told { .. })
-            {
-                stall.state = old.state;
+            let id = self.id(*key);
+            let is_packet = |old: &Stall| old.symptom.side == Side::Packet;
+            let id = id.filter(|id| self.get(*id).is_some_and(is_packet));
+            let Some(old) = id.and_then(|id| self.remove(id)) else { continue };
+            match old.state {
+                State::Told { .. } => stall.state = old.state,
+                _ => stall.is_refused |= old.symptom.worth == Worth::Stall,
             }
         }
         if self.all.len() >= CAPACITY && !self.make_room() {

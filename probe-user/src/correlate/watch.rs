@@ -86,8 +86,9 @@ impl Correlator {
         let short = waited < self.min_stall() && e.attempts <= 1;
         let is_new = self.stalls.client(dns_key(e)).is_none();
         let Some(stall) = self.dns_stall(ts, e) else { return };
+        let is_refused = stall.is_refused;
         let s = &mut stall.symptom;
-        if is_new && short {
+        if is_new && short && !is_refused {
             // Closed early: no stall for the user, unless the query was refused.
             s.worth = Worth::OnlyCertain;
         }

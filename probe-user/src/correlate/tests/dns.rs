@@ -251,3 +251,15 @@ fn evidence_of_other_names_and_other_times_does_not_join() {
     assert_eq!(drop(20_001, true), [Cause::Unknown], "another name");
     assert_eq!(drop(9000, false), [Cause::Unknown], "long before");
 }
+
+#[test]
+fn a_query_given_up_early_is_told_when_it_is_known_to_be_dropped() {
+    let mut run = Run::new();
+    let mut used = snat_clash(probe_common::net::IPPROTO_UDP, CLIENT_END, SERVICE, u32::from(ID));
+    used.winner.status |= probe_common::net::ips::SEEN_REPLY;
+    run.at(501, clashed(used));
+    run.at(900, Body::Dns(Box::new(query(kind::DNS_CLOSE, ID, AAAA, 500))));
+    run.until(9000);
+    let found = run.only();
+    assert_eq!((found.cause, found.victim.pid), (Cause::Unknown, Some(812)));
+}
