@@ -22,6 +22,9 @@ use crate::{
 /// How often events are fetched.
 const TICK: Duration = Duration::from_millis(100);
 
+/// A little more than the watermark stays behind.
+const SETTLE: Duration = Duration::from_millis(15);
+
 /// Watches until the duration is over, SIGINT or SIGTERM comes, or nobody reads any more.
 ///
 /// # Errors
@@ -54,7 +57,11 @@ async fn watch(args: &Watch) -> Result<()> {
     for event in events {
         printer.take(&mut pipeline, event)?;
     }
-    pull(&mut live, &mut pipeline, &mut printer)?;
+    // The stream's beginning comes out of the order once the watermark has passed it.
+    while pipeline.header().hooks.is_empty() {
+        sleep(SETTLE).await;
+        pull(&mut live, &mut pipeline, &mut printer)?;
+    }
     printer.header(&pipeline)?;
     if let Some(path) = &args.ready_file {
         std::fs::write(path, "").with_context(|| format!("cannot write {}", path.display()))?;

@@ -131,8 +131,8 @@ fn verdict(
         _ => "the program".to_owned(),
     };
     let title = format!(
-        "{who} behind {at} in {} does not accept() fast enough: {} connections wait, {} are \
-         allowed, so the kernel refuses {}",
+        "{who} behind {at} in {} does not accept() fast enough: {} connections wait, more \
+         than the limit of {}, so the kernel refuses {}",
         pod.clone().unwrap_or_else(|| format!("netns:{}", details.netns)),
         details.ack_backlog,
         details.max_ack_backlog,
