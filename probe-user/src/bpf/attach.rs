@@ -136,7 +136,10 @@ impl Attachments {
         };
         match result {
             Ok(rung) => HookState::Watched { rung },
-            Err(err) => HookState::CannotSee { why: format!("{err:#}") },
+            Err(err) => {
+                log::info!("{}: {err:#}", spec.name);
+                HookState::CannotSee { why: in_short(spec, &err) }
+            }
         }
     }
 
@@ -160,6 +163,22 @@ impl Attachments {
                 Err(err)
             }
         }
+    }
+}
+
+/// Where the kernel tells that it has kprobes at all.
+const KPROBE_PMU: &str = "/sys/bus/event_source/devices/kprobe";
+
+/// A reason for the header; the whole error, with the verifier's log, goes to the log.
+fn in_short(spec: &Spec, err: &anyhow::Error) -> String {
+    let is_function = !matches!(spec.target, Target::Tracepoint { .. });
+    if is_function && !std::path::Path::new(KPROBE_PMU).exists() {
+        return "this kernel allows no fentry and has no kprobes".to_owned();
+    }
+    let whole = format!("{err:#}");
+    match whole.split_once(". Verifier output") {
+        Some((first, _)) => first.to_owned(),
+        None => whole,
     }
 }
 
