@@ -8,6 +8,8 @@ use std::{
 
 /// How often the status is printed where it cannot stay in place.
 const STATUS_EVERY: Duration = Duration::from_secs(60);
+/// How often it is drawn anew where it stays in place.
+const REDRAW: Duration = Duration::from_millis(500);
 /// Width of a terminal that does not tell.
 const WIDTH: usize = 80;
 
@@ -56,6 +58,10 @@ impl Screen {
     /// Shows how it goes.
     pub fn status(&mut self, line: &str) {
         if self.in_place {
+            if self.shown && self.last.elapsed() < REDRAW {
+                return;
+            }
+            self.last = Instant::now();
             let fits: String = line.chars().take(self.width.saturating_sub(1)).collect();
             let _ = write!(io::stderr(), "\r\x1b[2K{fits}");
             let _ = io::stderr().flush();

@@ -123,7 +123,7 @@ fn verdict(
     ts: u64,
     mut lines: Vec<Evidence>,
 ) -> Verdict {
-    lines.extend(counted(&details, case.world.now));
+    lines.push(counted(&details, case.world.now));
     let at = SocketAddr::new(details.address, details.port);
     let pod = case.world.pods.at(details.netns, 0, ts).map(|p| p.name.clone());
     let who = match (&details.process, details.pid) {
@@ -187,19 +187,19 @@ pub fn count(details: &mut AcceptQueue, world: &World) -> bool {
     before.0 < details.refused || grew
 }
 
-fn counted(d: &AcceptQueue, now: u64) -> Option<Evidence> {
-    let kernel = d.kernel_listen_overflows?;
-    let mut text = format!(
-        "refused so far: {} by this listener, ListenOverflows +{kernel} in its namespace",
-        d.refused
-    );
+fn counted(d: &AcceptQueue, now: u64) -> Evidence {
+    let mut text = format!("refused so far: {} by this listener", d.refused);
+    // The kernel's counter is read once a second and may lag behind the events.
+    if let Some(kernel) = d.kernel_listen_overflows.filter(|kernel| *kernel >= d.refused) {
+        text.push_str(&format!(", ListenOverflows +{kernel} in its namespace"));
+    }
     if d.details_left_out > 0 {
         text.push_str(&format!(", {} details left out", d.details_left_out));
     }
     if d.missed > 0 {
         text.push_str(&format!(", {} missed by the hook", d.missed));
     }
-    Some(Evidence { ts: now, kind: "counter", text })
+    Evidence { ts: now, kind: "counter", text }
 }
 
 fn fix(details: &AcceptQueue) -> Vec<Fix> {
