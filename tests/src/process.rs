@@ -103,11 +103,33 @@ pub fn set_name(name: &str) -> Result<()> {
 
 /// Whether a UDP socket is bound to a port inside a pod.
 pub fn udp_bound(pod: &Pod, port: u16) -> Result<bool> {
-    pod.inside(|| {
-        let path = "/proc/thread-self/net/udp";
-        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
-        Ok(text.lines().any(|l| {
-            l.split_whitespace().nth(1).is_some_and(|a| a.ends_with(&format!(":{port:04X}")))
-        }))
-    })
+    Ok(sockets(pod, "udp")?.iter().any(|s| s.port == port))
+}
+
+/// How many connections to a listener's port are half open inside a pod.
+pub fn half_open(pod: &Pod, port: u16) -> Result<usize> {
+    const SYN_RECV: u8 = 3;
+    let sockets = sockets(pod, "tcp")?;
+    Ok(sockets.iter().filter(|s| s.port == port && s.state == SYN_RECV).count())
+}
+
+struct Socket {
+    port: u16,
+    state: u8,
+}
+
+/// The sockets of `/proc/net/tcp` or `/proc/net/udp` in a pod: number, local address and port,
+/// remote ones, state, all in hexadecimal.
+fn sockets(pod: &Pod, table: &str) -> Result<Vec<Socket>> {
+    let text = pod.inside(|| {
+        let path = format!("/proc/thread-self/net/{table}");
+        std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))
+    })?;
+    let read = |line: &str| {
+        let mut words = line.split_whitespace().skip(1);
+        let port = u16::from_str_radix(words.next()?.split_once(':')?.1, 16).ok()?;
+        let state = u8::from_str_radix(words.nth(1)?, 16).ok()?;
+        Some(Socket { port, state })
+    };
+    Ok(text.lines().filter_map(read).collect())
 }
