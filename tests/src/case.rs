@@ -33,13 +33,16 @@ impl Case {
 
     /// Whether it applies to a kernel release such as `6.1.0-40-cloud-amd64`.
     pub fn applies(&self, release: &str) -> bool {
-        let series = |k: &&str| {
-            release
-                .strip_prefix(k)
-                .is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_digit()))
-        };
-        self.kernels.is_empty() || self.kernels.iter().any(series)
+        self.kernels.is_empty() || is_of(self.kernels, release)
     }
+}
+
+/// Whether a kernel release is of one of these series.
+pub fn is_of(series: &[&str], release: &str) -> bool {
+    let of = |s: &&str| {
+        release.strip_prefix(s).is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_digit()))
+    };
+    series.iter().any(of)
 }
 
 /// A reason not to run a case here; given as the error of its function.

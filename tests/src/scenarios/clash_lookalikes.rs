@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 
-use super::dnat_clash::{CertainClash, fire_pair};
+use super::dnat_clash::{World, fire_pair};
 use crate::{
     command::run,
     counters,
@@ -47,7 +47,7 @@ pub fn untranslated(lab: &Lab) -> Result<()> {
 /// On 6.1 the set-up of a certain clash makes none: the second packet is translated anew after it
 /// was routed, and dies for want of a neighbour.
 pub fn nfqueue_neighbour(lab: &Lab) -> Result<()> {
-    let world = CertainClash::new(lab)?;
+    let world = World::certain(lab)?;
     let probe = lab.probe(&[])?;
     let clashes = counters::conntrack("clashres")?;
 

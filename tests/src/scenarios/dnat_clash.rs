@@ -3,9 +3,11 @@
 //! from the backend's own address and meets no socket.
 
 use std::{
-    net::SocketAddr,
-    sync::Arc,
-    sync::atomic::Ordering,
+    net::{SocketAddr, UdpSocket},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -54,23 +56,31 @@ pub fn dnsmasq(pod: &Pod, upstream: &Pod) -> Result<Process> {
     Process::daemon(pod, "dnsmasq", &args, || udp_bound(pod, 53))
 }
 
-/// Everything around a certain clash; programs live as long as this.
-pub struct CertainClash {
+/// Kernels on which a packet that waited in a queue goes on as it was translated, so that holding
+/// the first of two makes a clash. Older ones translate it anew (`nf_conntrack_update`).
+pub const CERTAIN: &[&str] = &["6.12", "7.2"];
+pub const UNCERTAIN: &[&str] = &["5.10", "6.1"];
+
+/// Everything around a clash; programs live as long as this.
+pub struct World {
     pub client: Pod,
     pub backends: [Pod; 2],
+    pub service: SocketAddr,
     _programs: [Process; 3],
-    pairs: Arc<std::sync::atomic::AtomicU64>,
+    pairs: Arc<AtomicU64>,
 }
 
-impl CertainClash {
-    /// A client pod whose resolver asks the DNS service; two dnsmasq behind it in turn; a slow
-    /// upstream; new queries held until there are two.
-    pub fn new(lab: &Lab) -> Result<Self> {
-        Self::between(lab, lab.pod("client")?, [lab.pod("dns-a")?, lab.pod("dns-b")?])
+impl World {
+    /// A client pod whose resolver asks the DNS service, and new queries held until there are two.
+    pub fn certain(lab: &Lab) -> Result<Self> {
+        let client = lab.pod("client")?;
+        let mut world = Self::new(lab, client, [lab.pod("dns-a")?, lab.pod("dns-b")?])?;
+        world.hold()?;
+        Ok(world)
     }
 
-    /// The same with pods of the caller's.
-    pub fn between(lab: &Lab, client: Pod, backends: [Pod; 2]) -> Result<Self> {
+    /// Two dnsmasq behind the DNS service in turn, and a slow upstream.
+    pub fn new(lab: &Lab, client: Pod, backends: [Pod; 2]) -> Result<Self> {
         let upstream = lab.outside("upstream")?;
         let behaviour = Behaviour { delay: SLOW, ..Behaviour::default() };
         let programs = [
@@ -80,15 +90,16 @@ impl CertainClash {
         ];
         let service = services::dns(&backends, Choice::InTurn)?;
         lab.resolv_conf(&client, &format!("nameserver {}\n", service.ip()))?;
-        let pairs = nfqueue::hold_first()?;
-        let queue = nfqueue::QUEUE.to_string();
-        let dport = "--ctstate NEW -p udp --dport 53 -j NFQUEUE --queue-num";
-        let from = client.v4.to_string();
-        let mut rule = vec!["-A", "FORWARD", "-s", &from, "-m", "conntrack"];
-        rule.extend(dport.split(' '));
-        rule.push(&queue);
-        run("iptables", &rule)?;
-        Ok(Self { client, backends, _programs: programs, pairs })
+        Ok(Self { client, backends, service, _programs: programs, pairs: Arc::default() })
+    }
+
+    /// Holds new queries of the client until there are two.
+    pub fn hold(&mut self) -> Result<()> {
+        self.pairs = nfqueue::hold_first()?;
+        let (from, queue) = (self.client.v4.to_string(), nfqueue::QUEUE.to_string());
+        let mut rule = vec!["-A", "FORWARD", "-s", &from, "-m", "conntrack", "--ctstate", "NEW"];
+        rule.extend(["-p", "udp", "--dport", "53", "-j", "NFQUEUE", "--queue-num", &queue]);
+        run("iptables", &rule).map(drop)
     }
 
     /// Pairs of first queries that were let go together.
@@ -98,7 +109,7 @@ impl CertainClash {
 }
 
 pub fn getaddrinfo(lab: &Lab) -> Result<()> {
-    let world = CertainClash::new(lab)?;
+    let world = World::certain(lab)?;
     let probe = lab.probe(&[])?;
     let resolved = counters::conntrack("clashres")?;
     let unmet = counters::net(&world.client, "Udp:NoPorts")?;
@@ -141,7 +152,6 @@ pub fn getaddrinfo(lab: &Lab) -> Result<()> {
 
 /// Two threads on one socket, as a resolver that sends from two threads: no rule helps the race.
 pub fn two_threads(lab: &Lab) -> Result<()> {
-    const BATCH: usize = 20;
     let client = lab.pod("client")?;
     let backends = [lab.pod("dns-a")?, lab.pod("dns-b")?];
     let slow = Behaviour { delay: SLOW, ..Behaviour::default() };
@@ -149,53 +159,56 @@ pub fn two_threads(lab: &Lab) -> Result<()> {
         [server::start(&backends[0], "dns", slow)?, server::start(&backends[1], "dns", slow)?];
     let service = services::dns(&backends, Choice::Random)?;
     let probe = lab.probe(&[])?;
-    let race = Race::new()?;
     let unmet = counters::net(&client, "Udp:NoPorts")?;
 
+    let lost = lose_answers(&Race::new()?, &client, service)?;
+    ensure!(
+        counters::net(&client, "Udp:NoPorts")? > unmet,
+        "an answer is missing, yet none met a closed port"
+    );
+
+    let finding = probe.finding("the clash of a lost answer", SOON, |f| {
+        f["cause"] == "conntrack-dnat-clash"
+            && f["details"]["name"].as_str().is_some_and(|name| lost.iter().any(|l| l == name))
+    })?;
+    finding
+        .is("/symptom", "dns-stall")?
+        .is("/confidence", "certain")?
+        .is("/victim/pod", "client")?
+        .is_set("/details/backends", &self::backends(&backends))?
+        .is("/details/resolved", true)?
+        .filled("/fix")?;
+    probe.stop()?;
+    probe.only(&["conntrack-dnat-clash", "server-slow"])
+}
+
+/// Sends pairs of queries from one socket each until answers are lost, asks for the first of those
+/// again as a resolver does, and gives the names.
+pub fn lose_answers(race: &Race, client: &Pod, service: SocketAddr) -> Result<Vec<String>> {
+    const BATCH: usize = 20;
     for batch in 0..10 {
         let mut sent = Vec::new();
         for round in 0..BATCH {
             let name = format!("r{}.example.com", batch * BATCH + round);
-            sent.push((fire_pair(&race, &client, service, &name)?, name));
+            sent.push((fire_pair(race, client, service, &name)?, name));
         }
         let mut lost = Vec::new();
         for (socket, name) in &sent {
             lost.extend(missing(socket, name)?);
         }
         let Some((socket, name, qtype)) = lost.first() else { continue };
-        ensure!(
-            counters::net(&client, "Udp:NoPorts")? > unmet,
-            "an answer is missing, yet none met a closed port"
-        );
         // What a resolver does when its patience ends: the same question, socket and id.
         let id = client::id_of(name, *qtype);
         client::send(socket, id, name, *qtype)?;
         let outcome = client::wait(socket, id, SOON)?;
         ensure!(outcome == Outcome::Answered, "the second try of {name} was {outcome:?}");
-
-        let finding = probe.finding("the clash of the lost answer", SOON, |f| {
-            f["cause"] == "conntrack-dnat-clash" && f["details"]["name"] == **name
-        })?;
-        finding
-            .is("/symptom", "dns-stall")?
-            .is("/confidence", "certain")?
-            .is("/victim/pod", "client")?
-            .is_set("/details/backends", &self::backends(&backends))?
-            .is("/details/resolved", true)?
-            .filled("/fix")?;
-        probe.stop()?;
-        return probe.only(&["conntrack-dnat-clash", "server-slow"]);
+        return Ok(lost.iter().map(|(_, name, _)| (*name).to_owned()).collect());
     }
     bail!("no answer was lost in 200 rounds; {} clashes", counters::conntrack("clashres")?)
 }
 
 /// Sends A and AAAA for a name at the same moment from one socket.
-pub fn fire_pair(
-    race: &Race,
-    client: &Pod,
-    service: SocketAddr,
-    name: &str,
-) -> Result<std::net::UdpSocket> {
+pub fn fire_pair(race: &Race, client: &Pod, service: SocketAddr, name: &str) -> Result<UdpSocket> {
     let socket = client.inside(|| client::connect(service, 0))?;
     let shot = |qtype| {
         let socket = socket.try_clone().context("cannot clone a socket")?;
@@ -211,9 +224,9 @@ pub fn fire_pair(
 
 /// Reads the answers to both questions of a socket; gives the question whose answer did not come.
 fn missing<'a>(
-    socket: &'a std::net::UdpSocket,
+    socket: &'a UdpSocket,
     name: &'a str,
-) -> Result<Option<(&'a std::net::UdpSocket, &'a str, u16)>> {
+) -> Result<Option<(&'a UdpSocket, &'a str, u16)>> {
     let (a, aaaa) = (client::id_of(name, A), client::id_of(name, AAAA));
     let got = client::wait_all(socket, &[a, aaaa], SLOW + Duration::from_secs(1))?;
     Ok(match (got.contains(&a), got.contains(&aaaa)) {

@@ -24,7 +24,7 @@ pub const ALL: &[Case] = &[
     Case::new("accept_queue_syn_v6", accept_queue::syn_v6),
     Case::new("accept_queue_ack", accept_queue::ack),
     Case::new("accept_queue_ack_v6", accept_queue::ack_v6),
-    Case::new("dnat_clash_getaddrinfo", dnat_clash::getaddrinfo).kernels(&["6.12"]),
+    Case::new("dnat_clash_getaddrinfo", dnat_clash::getaddrinfo).kernels(dnat_clash::CERTAIN),
     Case::new("dnat_clash_two_threads", dnat_clash::two_threads),
     Case::new("snat_clash_udp", snat_clash::udp).limit(180),
     Case::new("snat_clash_udp_v6", snat_clash::udp_v6).limit(180),
@@ -39,7 +39,8 @@ pub const ALL: &[Case] = &[
     Case::new("iptables_nft_drop", dropped::iptables_nft),
     Case::new("iptables_legacy_drop", dropped::iptables_legacy),
     Case::new("untranslated_answer", clash_lookalikes::untranslated),
-    Case::new("nfqueue_neighbour", clash_lookalikes::nfqueue_neighbour).kernels(&["6.1"]),
+    Case::new("nfqueue_neighbour", clash_lookalikes::nfqueue_neighbour)
+        .kernels(dnat_clash::UNCERTAIN),
     Case::new("clash_answered", clash_lookalikes::answered),
     Case::new("snat_exhausted", clash_lookalikes::snat_exhausted),
     Case::new("syn_cookies", syn_cookies::run_case),
