@@ -164,6 +164,7 @@ pub fn node() -> Node {
         netns: HOST,
         drop_reasons: reasons.map(|(n, name)| (n, name.to_owned())).collect(),
         min_stall: 1000 * MS,
+        dns_ports: Vec::new(),
         modules: vec!["nf_conntrack".to_owned(), "nf_nat".to_owned()],
     }
 }

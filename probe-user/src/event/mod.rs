@@ -66,6 +66,9 @@ pub struct Node {
     pub drop_reasons: Vec<(u32, String)>,
     /// Nanoseconds from which a lookup or handshake counts as a stall.
     pub min_stall: u64,
+    /// UDP ports that are DNS; empty in a stream that does not tell.
+    #[serde(default)]
+    pub dns_ports: Vec<u16>,
     /// Loaded (or built in) modules that matter: nf_conntrack, nf_nat, ip_vs, br_netfilter,
     /// nf_tables.
     pub modules: Vec<String>,

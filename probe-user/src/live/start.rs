@@ -90,8 +90,12 @@ pub fn start(options: &Options) -> Result<(Live, Vec<Event>)> {
     }
     let sources = Sources::new(&root);
     let (now, clock) = sources.clock()?;
-    let node =
-        Node { drop_reasons: drop_reasons(&btf), min_stall: options.min_stall, ..sources.node() };
+    let node = Node {
+        drop_reasons: drop_reasons(&btf),
+        min_stall: options.min_stall,
+        dns_ports: DNS_PORTS.to_vec(),
+        ..sources.node()
+    };
     let mut live = Live {
         pods: PodTable::new(&root),
         root,
