@@ -76,10 +76,10 @@ pub fn main(name: &str, faults_only: bool) -> Result<i32> {
     let lab = Lab::new(faults_only)?;
     let Err(error) = (case.run)(&lab) else { return Ok(0) };
     if let Some(Skip(why)) = error.downcast_ref() {
-        crate::say(why)?;
+        crate::cli::say(why)?;
         return Ok(EXIT_SKIPPED);
     }
-    crate::say(&format!("{error:#}\n{}", lab.report()))?;
+    crate::cli::say(&format!("{error:#}\n{}", lab.report()))?;
     Ok(EXIT_FAILED)
 }
 

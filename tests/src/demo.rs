@@ -15,6 +15,7 @@ use anyhow::{Context, Result, ensure};
 use crate::{
     case::{is_of, kernel_release},
     cleanup,
+    cli::say,
     dns::{
         A,
         client::{self, Outcome},
@@ -26,7 +27,7 @@ use crate::{
     probe::STALLPROBE,
     process::Process,
     race::Race,
-    runner, say,
+    runner,
     scenarios::{
         accept_queue,
         dnat_clash::{self, World},

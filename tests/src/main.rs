@@ -6,6 +6,7 @@ mod args;
 mod bpf;
 mod case;
 mod cleanup;
+mod cli;
 mod command;
 mod counters;
 mod demo;
@@ -28,14 +29,8 @@ mod wait;
 
 use std::{io::Write, process::ExitCode};
 
-use anyhow::{Context, Result, bail};
-
-const USAGE: &str = "usage: lab list
-       lab test [PART]... [--faults-only]      cases whose name has one of the parts
-       lab demo";
-
 fn main() -> ExitCode {
-    match run() {
+    match cli::run() {
         Ok(status) => status,
         Err(error) => {
             // Nothing is left to do when even this cannot be written.
@@ -43,29 +38,4 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         }
     }
-}
-
-fn run() -> Result<ExitCode> {
-    let mut words = std::env::args().skip(1);
-    let command = words.next().context(USAGE)?;
-    let flags = args::Flags::new(words);
-    match command.as_str() {
-        "list" => runner::list()?,
-        "test" => return Ok(ExitCode::from(u8::from(!runner::test(&flags)?))),
-        "demo" => demo::run()?,
-        "case" => {
-            let name = *flags.words().first().context("lab case NAME")?;
-            let status = case::main(name, flags.has("--faults-only"))?;
-            return Ok(ExitCode::from(u8::try_from(status)?));
-        }
-        "dns-server" => dns::server::main(&flags)?,
-        "tcp-server" => tcp::main(&flags)?,
-        _ => bail!("no sub-command {command:?}\n{USAGE}"),
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-/// Writes one line for the person, or the program, that started the lab.
-fn say(line: &str) -> Result<()> {
-    writeln!(std::io::stdout(), "{line}").context("cannot write to standard output")
 }

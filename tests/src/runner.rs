@@ -14,7 +14,9 @@ use anyhow::{Context, Result, bail};
 use crate::{
     args::Flags,
     case::{Case, EXIT_SKIPPED, kernel_release},
-    cleanup, say, scenarios,
+    cleanup,
+    cli::say,
+    scenarios,
 };
 
 enum Verdict {

@@ -46,7 +46,7 @@ pub fn main(flags: &Flags) -> Result<()> {
     if unsafe { libc::listen(listener.as_raw_fd(), backlog) } != 0 {
         return Err(io::Error::last_os_error()).context("cannot set the backlog");
     }
-    crate::say(READY)?;
+    crate::cli::say(READY)?;
     if flags.has("--accept") {
         loop {
             // A client that went away before it was accepted is no error of the listener's.

@@ -50,7 +50,7 @@ pub fn main(flags: &Flags) -> Result<()> {
     set_name(flags.value("--name")?)?;
     let socket =
         Arc::new(UdpSocket::bind(listen).with_context(|| format!("cannot bind {listen}"))?);
-    crate::say(READY)?;
+    crate::cli::say(READY)?;
     let mut seen = HashSet::new();
     let mut buffer = [0; 1500];
     loop {

@@ -1,0 +1,37 @@
+//! The lab's command line: what people start, and the helpers that it starts in pods itself.
+
+use std::{io::Write, process::ExitCode};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{args::Flags, case, demo, dns, runner, tcp};
+
+const USAGE: &str = "usage: lab list
+       lab test [PART]... [--faults-only]      cases whose name has one of the parts
+       lab demo";
+
+/// Runs the sub-command that the arguments name.
+pub fn run() -> Result<ExitCode> {
+    let mut words = std::env::args().skip(1);
+    let command = words.next().context(USAGE)?;
+    let flags = Flags::new(words);
+    match command.as_str() {
+        "list" => runner::list()?,
+        "test" => return Ok(ExitCode::from(u8::from(!runner::test(&flags)?))),
+        "demo" => demo::run()?,
+        "case" => {
+            let name = *flags.words().first().context("lab case NAME")?;
+            let status = case::main(name, flags.has("--faults-only"))?;
+            return Ok(ExitCode::from(u8::try_from(status)?));
+        }
+        "dns-server" => dns::server::main(&flags)?,
+        "tcp-server" => tcp::main(&flags)?,
+        _ => bail!("no sub-command {command:?}\n{USAGE}"),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Writes one line for the person, or the program, that started the lab.
+pub fn say(line: &str) -> Result<()> {
+    writeln!(std::io::stdout(), "{line}").context("cannot write to standard output")
+}
