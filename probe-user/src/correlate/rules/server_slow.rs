@@ -12,7 +12,7 @@ use crate::{
     correlate::{
         describe::sorted,
         evidence::Seen,
-        join::Case,
+        join::{Case, Direction},
         symptom::{Side, Symptom, seconds},
     },
     finding::{
@@ -36,6 +36,9 @@ pub fn judge(case: &Case<'_>) -> Option<Verdict> {
 
 fn explains(case: &Case<'_>, server: &Seen<Dns>) -> Option<Confidence> {
     let (s, e) = (case.symptom, &*server.event);
+    if was_dropped_there(case, e) {
+        return None;
+    }
     if e.header.kind == kind::DNS_SERVER_PENDING {
         let unanswered = s.answered.is_none() || s.gave_up.is_some();
         return (case.last_word && unanswered).then_some(Confidence::Likely);
@@ -57,6 +60,15 @@ fn explains(case: &Case<'_>, server: &Seen<Dns>) -> Option<Confidence> {
     let in_time = e.answered.min(end).saturating_sub(e.first);
     (took > 0 && in_time.saturating_mul(100) >= waited.saturating_mul(MOST))
         .then_some(Confidence::Certain)
+}
+
+/// A query that came as far as the server's socket may still be dropped there, when its receive
+/// buffer is full.
+fn was_dropped_there(case: &Case<'_>, e: &Dns) -> bool {
+    let at = Flow::of(&e.tuple).dst;
+    case.drops().into_iter().any(|(drop, way)| {
+        way == Direction::ToServer && drop.ts >= e.first && Flow::of(&drop.event.tuple).dst == at
+    })
 }
 
 fn verdict(case: &Case<'_>, server: &Seen<Dns>, confidence: Confidence) -> Verdict {
@@ -132,15 +144,26 @@ fn verdict(case: &Case<'_>, server: &Seen<Dns>, confidence: Confidence) -> Verdi
     }
 }
 
-/// The server's own stalled query for the same name, while it had ours.
+/// The server's own stalled query for the same name, while it had ours. Where both share a
+/// namespace (`hostNetwork`, 127.0.0.53) the client's queries are there too: they are not it.
 fn upstream<'a>(case: &Case<'a>, server: &Seen<Dns>) -> Option<&'a Symptom> {
     let e = &server.event;
     let name = &case.symptom.question.as_ref()?.folded;
     let end = if e.answered == 0 { case.world.now } else { e.answered };
+    let at = Flow::of(&e.tuple).dst;
+    let victim = case.symptom;
+    let is_shared = e.header.netns == victim.netns || e.header.netns == case.world.node.netns;
+    let is_servers = |s: &Symptom| match e.pid {
+        // Who serves is known only once it answers.
+        0 => !is_shared,
+        pid => s.pid == pid || (s.pid == 0 && !is_shared),
+    };
     case.stalls.iter().map(|stall| &stall.symptom).find(|s| {
         s.kind == SymptomKind::DnsStall
             && s.side == Side::Client
             && s.netns == e.header.netns
+            && s.server() != at
+            && is_servers(s)
             && s.question.as_ref().is_some_and(|q| q.folded == *name)
             && s.first >= e.first
             && s.first <= end

@@ -263,3 +263,49 @@ fn a_query_given_up_early_is_told_when_it_is_known_to_be_dropped() {
     let found = run.only();
     assert_eq!((found.cause, found.victim.pid), (Cause::Unknown, Some(812)));
 }
+
+#[test]
+fn the_clients_own_other_query_is_no_upstream_of_a_server_in_its_namespace() {
+    let found = |pid: u32, server_pid: u32, asked: &str| {
+        let mut run = Run::new();
+        let here = |q: Dns, server: &str| {
+            let tuple = udp("10.0.3.17:40312", server);
+            let mut q = Dns { tuple, ..q };
+            (q.header.netns, q.server[0]) = (HOST, tuple.dst);
+            q
+        };
+        let at = "10.0.3.17:53";
+        run.at(1500, Body::Dns(Box::new(here(query(kind::DNS_UNANSWERED, ID, AAAA, 500), at))));
+        let other = here(query(kind::DNS_UNANSWERED, 0x3333, A, 502), asked);
+        run.at(1501, Body::Dns(Box::new(Dns { pid, sk: 0x99, ..other })));
+        let Body::Dns(late) = served(kind::DNS_SERVER_ANSWER, ID, HOST, at, 501, 2900) else {
+            panic!("a Dns event")
+        };
+        run.at(2900, Body::Dns(Box::new(Dns { pid: server_pid, ..here(*late, at) })));
+        let end = Dns { answered: START + 2901 * MS, ..query(kind::DNS_ANSWER, ID, AAAA, 500) };
+        run.at(2901, Body::Dns(Box::new(here(end, at))));
+        run.until(9000);
+        let slow = |f: &&crate::finding::Finding| f.cause == Cause::ServerSlow;
+        let found = run.findings().into_iter().find(slow).expect("a slow server").clone();
+        let Details::ServerSlow(details) = found.details else { panic!("details") };
+        details.waited_for
+    };
+    assert_eq!(found(700, 700, "10.0.0.2:53").as_deref(), Some("10.0.0.2:53"));
+    assert_eq!(found(812, 700, "10.0.0.2:53"), None, "of the client");
+    assert_eq!(found(812, 0, "10.0.0.2:53"), None, "whose is not known");
+    assert_eq!(found(700, 700, "10.0.3.17:53"), None, "to the server itself");
+}
+
+#[test]
+fn a_server_whose_socket_had_no_room_for_the_query_is_not_slow() {
+    for (at, want) in [(501, Cause::Unknown), (400, Cause::ServerSlow)] {
+        let mut run = Run::new();
+        let to_pod = udp(CLIENT_END, DNS_A_END);
+        run.at(at, drop_event(dns_drop(DNS_A, to_pod, ID, false, 6, 0x300)));
+        run.at(1000, served(kind::DNS_SERVER_PENDING, ID, DNS_A, DNS_A_END, 501, 0));
+        run.at(1500, unanswered(ID, AAAA, 500));
+        run.at(5500, retry(ID, AAAA, 500, 5500));
+        run.until(9000);
+        assert_eq!(run.only().cause, want, "dropped at {at}");
+    }
+}
