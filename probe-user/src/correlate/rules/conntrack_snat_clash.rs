@@ -4,7 +4,7 @@
 //! not named here.
 
 use probe_common::{
-    event::{Clash, VERDICT_ACCEPT, VERDICT_DROP},
+    event::{Clash, VERDICT_DROP},
     net::ips,
 };
 
@@ -17,17 +17,10 @@ use crate::{
     finding::{Cause, Confidence, Details, Fix, Flow, Place, details::SnatClash},
 };
 
-/// [`Clash::hit_dir`]: the reply tuple was hit, which is where SNAT puts the chosen port.
-const REPLY: u32 = 1;
 pub fn judge(case: &Case<'_>) -> Option<Verdict> {
     let clash = case.clashes().into_iter().find(|c| is_snat_race(&c.event))?;
     let e = &*clash.event;
     let dropped = case.drop_of(clash);
-    let confidence = match (e.verdict, dropped) {
-        (VERDICT_DROP, _) => Confidence::Certain,
-        (_, Some(_)) => Confidence::Likely,
-        _ => return None,
-    };
     let world = case.world;
     let (loser, winner) = (Flow::of(&e.loser.orig), Flow::of(&e.winner.orig));
     let to = Flow::of(&e.loser.reply).dst;
@@ -41,7 +34,7 @@ pub fn judge(case: &Case<'_>) -> Option<Verdict> {
     };
     Some(Verdict {
         cause: Cause::ConntrackSnatClash,
-        confidence,
+        confidence: Confidence::Certain,
         title: format!(
             "this packet and one of {other} ({}) were masqueraded to the same source port {} at \
              the same moment; the kernel dropped this one",
@@ -67,9 +60,12 @@ pub fn judge(case: &Case<'_>) -> Option<Verdict> {
 }
 
 fn is_snat_race(e: &Clash) -> bool {
-    e.verdict != VERDICT_ACCEPT
-        && (e.loser.status & ips::SRC_NAT != 0 || e.hit_dir == REPLY)
-        && Flow::of(&e.loser.orig) != Flow::of(&e.winner.orig)
+    let (orig, reply) = (Flow::of(&e.loser.orig), Flow::of(&e.loser.reply));
+    e.verdict == VERDICT_DROP
+        && e.loser.status & ips::SRC_NAT != 0
+        // Two services with the same server clash in the reply direction too, untouched by SNAT.
+        && reply.dst != orig.src
+        && orig != Flow::of(&e.winner.orig)
         && winner_age::is_young(e)
 }
 
