@@ -104,13 +104,13 @@ fn verdict(
     });
     let title = if resolved {
         format!(
-            "two queries (A and AAAA) left one socket at the same moment and {service} sent them \
+            "two queries left one socket at the same moment and {service} sent them \
              to {other} and {lost}; conntrack keeps the second translation for one second only, \
              the answer came later and was lost"
         )
     } else {
         format!(
-            "two queries (A and AAAA) left one socket at the same moment; their conntrack entries \
+            "two queries left one socket at the same moment; their conntrack entries \
              for {service} clashed and the kernel dropped the second query"
         )
     };
