@@ -4,6 +4,8 @@
 //! together with the name asked for. Only where these are not known are addresses and ports
 //! compared.
 
+use std::net::SocketAddr;
+
 use probe_common::{
     event::{Clash, Dns, Listen, SynAck, kind},
     net::{IPPROTO_TCP, IPPROTO_UDP},
@@ -12,7 +14,7 @@ use probe_common::{
 use super::{
     evidence::{Key, Seen, SeenDrop},
     stalls::Stalls,
-    symptom::{Join, Symptom},
+    symptom::{Join, Side, Symptom},
     world::World,
 };
 use crate::finding::Flow;
@@ -144,12 +146,45 @@ impl<'a> Case<'a> {
         if tuple.proto != IPPROTO_UDP || !same_family {
             return false;
         }
-        if let Some(question) = drop.dns.and_then(|m| m.question) {
-            return question.hash == hash;
+        let (flow, client) = (Flow::of(tuple), self.symptom.flow.src);
+        if let Some(message) = drop.dns
+            && let Some(question) = message.question
+        {
+            let end = if message.answer { flow.dst } else { flow.src };
+            let ct = &drop.event.ct;
+            let was_translated = ct.present != 0 && Flow::of(&ct.orig).src == client;
+            return question.hash == hash
+                && (was_translated || self.may_be_client(end, drop.ts))
+                && self.is_reached(flow, drop.event.header.netns);
         }
         // The name was cut off or could not be read: the client's end must be the same.
-        let (flow, client) = (Flow::of(tuple), self.symptom.flow.src);
         flow.src == client || flow.dst == client
+    }
+
+    /// Whether this may be the client's end as seen elsewhere. Resolvers ask the next server with
+    /// the same id from another socket, and busy names are asked with equal ids by several pods:
+    /// only an address that SNAT may have put there says nothing.
+    fn may_be_client(&self, end: SocketAddr, ts: u64) -> bool {
+        let own = self.symptom.flow.src;
+        if end.ip() == own.ip() {
+            return end.port() == own.port();
+        }
+        let (pods, host) = (&self.world.pods, self.world.node.netns);
+        match pods.owner(end.ip(), ts) {
+            Some(pod) if pod.netns != host => {
+                // The client's other address; or what is known of the client is behind SNAT.
+                pod.netns == self.symptom.netns
+                    || (self.symptom.side == Side::Packet
+                        && pods.owner(own.ip(), ts).is_none_or(|pod| pod.netns == host))
+            }
+            _ => true,
+        }
+    }
+
+    /// Loopback reaches the client's own namespace only.
+    fn is_reached(&self, flow: Flow, netns: u32) -> bool {
+        let is_loopback = flow.src.ip().is_loopback() || flow.dst.ip().is_loopback();
+        !is_loopback || self.symptom.netns == 0 || netns == self.symptom.netns
     }
 
     fn direction(&self, drop: &SeenDrop) -> Direction {
@@ -177,16 +212,23 @@ impl<'a> Case<'a> {
 
     /// This query as servers saw it: answered late, or not yet.
     pub fn servers(&self) -> Vec<&'a Seen<Dns>> {
-        let found = self.same_question(&self.world.evidence.servers);
-        in_order(found.filter(|s| {
+        in_order(self.served().filter(|s| {
             // A pending query that was answered later is told by its answer.
             s.event.header.kind == kind::DNS_SERVER_ANSWER
-                || !self.same_question(&self.world.evidence.servers).any(|other| {
+                || !self.served().any(|other| {
                     other.event.header.kind == kind::DNS_SERVER_ANSWER
                         && other.event.sk == s.event.sk
                         && other.event.header.netns == s.event.header.netns
                 })
         }))
+    }
+
+    fn served(&self) -> impl Iterator<Item = &'a Seen<Dns>> + use<'a> {
+        let case = *self;
+        self.same_question(&self.world.evidence.servers).filter(move |s| {
+            let flow = Flow::of(&s.event.tuple);
+            case.may_be_client(flow.src, s.ts) && case.is_reached(flow, s.event.header.netns)
+        })
     }
 
     fn same_question(

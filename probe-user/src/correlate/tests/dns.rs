@@ -309,3 +309,50 @@ fn a_server_whose_socket_had_no_room_for_the_query_is_not_slow() {
         assert_eq!(run.only().cause, want, "dropped at {at}");
     }
 }
+
+#[test]
+fn the_same_id_and_name_of_another_client_does_not_join() {
+    let causes = |from: &str| {
+        let mut run = Run::new();
+        let Body::Dns(late) = served(kind::DNS_SERVER_ANSWER, ID, DNS_A, DNS_A_END, 501, 2900)
+        else {
+            panic!("a Dns event")
+        };
+        run.at(1500, unanswered(ID, AAAA, 500));
+        run.at(2900, Body::Dns(Box::new(Dns { tuple: udp(from, DNS_A_END), ..*late })));
+        run.at(2901, answer(ID, AAAA, 500, 2901, 1));
+        let mut by_drop = Run::new();
+        let drop = dns_drop(DNS_A, udp(from, DNS_A_END), ID, false, NO_SOCKET, 0x300);
+        by_drop.at(501, drop_event(drop));
+        by_drop.at(1500, unanswered(ID, AAAA, 500));
+        [run, by_drop].map(|mut run| {
+            run.until(9000);
+            let told = run.findings().into_iter().find(|f| f.victim.pid.is_some());
+            told.expect("the client's stall").cause
+        })
+    };
+    let joined = [Cause::ServerSlow, Cause::NoListener];
+    assert_eq!(causes(CLIENT_END), joined);
+    assert_eq!(causes("10.0.3.17:61000"), joined, "masqueraded to the node's address");
+    assert_eq!(causes("198.51.100.9:61000"), joined, "to one that nobody here has");
+    assert_eq!(causes("10.244.1.2:40313"), [Cause::Unknown; 2], "another socket of the client");
+    assert_eq!(causes("10.244.4.2:40312"), [Cause::Unknown; 2], "another pod");
+}
+
+#[test]
+fn a_server_on_loopback_serves_its_own_namespace_only() {
+    for (netns, want) in [(CLIENT, Cause::ServerSlow), (WEB, Cause::Unknown)] {
+        let mut run = Run::new();
+        let (src, at) = ("127.0.0.1:40312", "127.0.0.53:53");
+        let here = |q: Dns| Dns { tuple: udp(src, at), ..q };
+        let Body::Dns(late) = served(kind::DNS_SERVER_ANSWER, ID, netns, at, 501, 2900) else {
+            panic!("a Dns event")
+        };
+        run.at(1500, Body::Dns(Box::new(here(query(kind::DNS_UNANSWERED, ID, AAAA, 500)))));
+        run.at(2900, Body::Dns(Box::new(here(*late))));
+        let end = Dns { answered: START + 2901 * MS, ..query(kind::DNS_ANSWER, ID, AAAA, 500) };
+        run.at(2901, Body::Dns(Box::new(here(end))));
+        run.until(9000);
+        assert_eq!(run.only().cause, want);
+    }
+}
