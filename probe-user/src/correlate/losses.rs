@@ -13,6 +13,8 @@ struct Sample {
     ts: u64,
     lost: u64,
     missed: u64,
+    unpaired: u64,
+    unreadable: u64,
     limited: Vec<u64>,
 }
 
@@ -33,6 +35,8 @@ impl Losses {
             ts,
             lost: sum(&totals.lost),
             missed: totals.missed,
+            unpaired: totals.unpaired,
+            unreadable: totals.dns_unreadable,
             limited: totals.limited.clone(),
         });
     }
@@ -40,8 +44,7 @@ impl Losses {
     /// Why events of these kinds may be absent from the stream since `from`, in words; `None` when
     /// nothing was lost. Before the first sample everything counts from zero.
     pub fn since(&self, from: u64, kinds: &[u16]) -> Option<String> {
-        let now = self.samples.back()?;
-        let before = self.samples.iter().rev().find(|s| s.ts <= from);
+        let (now, before) = self.span(from)?;
         let lost = now.lost.saturating_sub(before.map_or(0, |s| s.lost));
         if lost > 0 {
             return Some(format!("{lost} events were lost meanwhile (ring buffer full)"));
@@ -59,6 +62,23 @@ impl Losses {
             .sum();
         (limited > 0).then(|| format!("details of {limited} such events were left out meanwhile"))
     }
+
+    /// Why packets may have been seen and yet show in no event, in words.
+    pub fn unseen_since(&self, from: u64, is_dns: bool) -> Option<String> {
+        let (now, before) = self.span(from)?;
+        let unpaired = now.unpaired.saturating_sub(before.map_or(0, |s| s.unpaired));
+        if unpaired > 0 {
+            return Some(format!("there was no room to follow {unpaired} queries or connects"));
+        }
+        let unreadable = now.unreadable.saturating_sub(before.map_or(0, |s| s.unreadable));
+        (is_dns && unreadable > 0)
+            .then(|| format!("{unreadable} DNS packets could not be read meanwhile"))
+    }
+
+    fn span(&self, from: u64) -> Option<(&Sample, Option<&Sample>)> {
+        let before = self.samples.iter().rev().find(|s| s.ts <= from);
+        Some((self.samples.back()?, before))
+    }
 }
 
 /// Sum of a per-kind counter.
@@ -72,6 +92,18 @@ mod tests {
 
     fn totals(lost: u64, limited: u64, missed: u64) -> Totals {
         Totals { lost: vec![lost], limited: vec![limited, 0], missed, ..Totals::default() }
+    }
+
+    #[test]
+    fn what_could_not_be_followed_or_read_counts() {
+        let mut losses = Losses::default();
+        losses.note(10, &Totals { unpaired: 5, dns_unreadable: 5, ..Totals::default() });
+        assert_eq!(losses.unseen_since(10, true), None);
+        losses.note(20, &Totals { unpaired: 5, dns_unreadable: 7, ..Totals::default() });
+        assert!(losses.unseen_since(15, true).is_some_and(|why| why.starts_with("2 DNS")));
+        assert_eq!(losses.unseen_since(15, false), None);
+        losses.note(30, &Totals { unpaired: 6, dns_unreadable: 7, ..Totals::default() });
+        assert!(losses.unseen_since(25, false).is_some_and(|why| why.contains("follow 1 queries")));
     }
 
     #[test]

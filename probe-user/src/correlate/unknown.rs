@@ -86,7 +86,9 @@ pub fn not_named(case: &Case<'_>) -> (Vec<NotNamed>, Vec<NotNamed>) {
 }
 
 fn incomplete(case: &Case<'_>, kinds: &[u16]) -> Option<String> {
-    if let Some(why) = case.world.losses.since(*case.symptom.span().start(), kinds) {
+    let (losses, since) = (&case.world.losses, *case.symptom.span().start());
+    let is_dns = case.symptom.kind == SymptomKind::DnsStall;
+    if let Some(why) = losses.since(since, kinds).or_else(|| losses.unseen_since(since, is_dns)) {
         return Some(why);
     }
     case.evicted.then(|| "too much happened at once to keep it all".to_owned())
