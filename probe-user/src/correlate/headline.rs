@@ -12,6 +12,11 @@ use crate::finding::{Party, SymptomKind};
 pub fn victim(symptom: &Symptom, world: &World) -> Party {
     let address = symptom.flow.src.ip();
     let mut party = world.party(address, None, symptom.first);
+    if symptom.side == Side::Packet && address.is_loopback() && symptom.netns != 0 {
+        // Everybody has this address: it is the one of the namespace the packet was in.
+        party.pod = Some(world.pods.name(symptom.netns, symptom.cookie, symptom.first));
+        party.netns = Some(symptom.netns);
+    }
     if symptom.side == Side::Client {
         party.pod = Some(world.pods.name(symptom.netns, symptom.cookie, symptom.first));
         party.netns = Some(symptom.netns);

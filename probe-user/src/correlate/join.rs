@@ -19,8 +19,8 @@ use super::{
 };
 use crate::finding::Flow;
 
-const TCP_SYN: u32 = 0x02;
-const TCP_ACK: u32 = 0x10;
+pub const TCP_SYN: u32 = 0x02;
+pub const TCP_ACK: u32 = 0x10;
 /// A packet's memory is used again for others; this soon after the clash it is still the same one.
 const SAME_SKB: u64 = 1_000_000_000;
 /// How long a DNS id stays the same question.

@@ -41,7 +41,7 @@ pub struct Options {
     /// Nanoseconds from which a lookup or handshake counts as a stall, unless the stream's
     /// [`Node::min_stall`] says so.
     pub min_stall: u64,
-    /// UDP ports that are DNS.
+    /// UDP ports that are DNS, unless the stream's [`Node::dns_ports`] says so.
     pub dns_ports: Vec<u16>,
 }
 
@@ -125,6 +125,11 @@ impl Correlator {
             0 => self.opts.min_stall,
             ns => ns,
         }
+    }
+
+    fn is_dns_port(&self, port: u16) -> bool {
+        let told = &self.world.node.dns_ports;
+        (if told.is_empty() { &self.opts.dns_ports } else { told }).contains(&port)
     }
 
     pub fn counts(&self) -> &Counts {

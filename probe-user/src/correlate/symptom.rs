@@ -166,6 +166,13 @@ impl Symptom {
         Self { join, ..Self::of(kind, Side::Packet, flow, ts) }
     }
 
+    /// The namespace a packet was seen in: the client's own only where it came by loopback.
+    pub fn is_in(&mut self, netns: u32) {
+        if self.flow.src.ip().is_loopback() {
+            self.netns = netns;
+        }
+    }
+
     fn of(kind: SymptomKind, side: Side, flow: Flow, ts: u64) -> Self {
         Self {
             kind,

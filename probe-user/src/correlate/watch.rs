@@ -11,7 +11,9 @@ use probe_common::{
 };
 
 use super::{
-    Correlator, dns, rules,
+    Correlator, dns,
+    join::{Case, Direction, TCP_ACK, TCP_SYN},
+    rules,
     stalls::{Key, Stall, State},
     symptom::{Join, Symptom, Worth},
 };
@@ -85,12 +87,20 @@ impl Correlator {
         let waited = closed.unwrap_or(ts).saturating_sub(e.first);
         let short = waited < self.min_stall() && e.attempts <= 1;
         let is_new = self.stalls.client(dns_key(e)).is_none();
+        // Kernels without drop reasons never make this certain.
+        let met_closed_port = is_new && short && {
+            let symptom = Symptom::dns(ts, e);
+            self.case_for(&symptom).drops().into_iter().any(|(drop, way)| {
+                way == Direction::ToServer
+                    && rules::no_listener::is_without_socket(&self.world, &drop.event)
+            })
+        };
         let Some(stall) = self.dns_stall(ts, e) else { return };
         let is_refused = stall.is_refused;
         let s = &mut stall.symptom;
         if is_new && short && !is_refused {
             // Closed early: no stall for the user, unless the query was refused.
-            s.worth = Worth::OnlyCertain;
+            s.worth = if met_closed_port { Worth::OnlyNamed } else { Worth::OnlyCertain };
         }
         if let Some(end) = closed.or(short.then_some(ts))
             && s.ended.is_none()
@@ -113,6 +123,11 @@ impl Correlator {
                 closed_at(&mut stall.symptom, ts);
             }
         }
+    }
+
+    fn case_for<'a>(&'a self, symptom: &'a Symptom) -> Case<'a> {
+        let (world, stalls) = (&self.world, &self.stalls);
+        Case { symptom, world, stalls, last_word: false, evicted: false }
     }
 
     /// The stall of this query, opened if need be.
@@ -172,7 +187,14 @@ impl Correlator {
     pub(super) fn on_listen(&mut self, ts: u64, e: &Listen) {
         let flow = Flow::of(&e.tuple);
         let half_open = e.stage == STAGE_ACK;
-        self.on_tcp_packet(ts, e.isn, flow, half_open.then_some(AT_ONCE), Worth::Stall);
+        self.on_tcp_packet(
+            ts,
+            e.header.netns,
+            e.isn,
+            flow,
+            half_open.then_some(AT_ONCE),
+            Worth::Stall,
+        );
         let id = self.stalls.id(tcp_key(e.isn, flow));
         if let Some(stall) = id.and_then(|id| self.stalls.get_mut(id)) {
             stall.symptom.half_open |= half_open;
@@ -182,11 +204,19 @@ impl Correlator {
     /// A SYN-ACK sent again says that the handshake hangs, but scanners that never answer make
     /// them too: a finding only if its cause is named.
     pub(super) fn on_synack(&mut self, ts: u64, e: &SynAck) {
-        self.on_tcp_packet(ts, e.isn, Flow::of(&e.tuple), None, Worth::OnlyNamed);
+        self.on_tcp_packet(ts, e.header.netns, e.isn, Flow::of(&e.tuple), None, Worth::OnlyNamed);
     }
 
     /// A packet of a handshake was refused. `wait`: for how long the client itself may still show.
-    fn on_tcp_packet(&mut self, ts: u64, isn: u32, flow: Flow, wait: Option<u64>, worth: Worth) {
+    fn on_tcp_packet(
+        &mut self,
+        ts: u64,
+        netns: u32,
+        isn: u32,
+        flow: Flow,
+        wait: Option<u64>,
+        worth: Worth,
+    ) {
         let key = tcp_key(isn, flow);
         if self.touch(key, ts, worth) {
             return;
@@ -194,37 +224,56 @@ impl Correlator {
         let here = self.world.pods.owner(flow.src.ip(), ts).is_some();
         let wait = wait.unwrap_or(if here { HERE } else { ELSEWHERE });
         let mut symptom = Symptom::packet(ts, SymptomKind::ConnectStall, flow, Join::Tcp { isn });
+        symptom.is_in(netns);
         symptom.worth = worth;
         self.open_stall(symptom, vec![key], Some(ts.saturating_add(wait)));
     }
 
     pub(super) fn on_clash(&mut self, ts: u64, e: &Clash) {
         if e.verdict != VERDICT_ACCEPT {
-            self.on_packet(ts, Flow::of(&e.loser.orig), e.ident, None, Worth::Stall);
+            let flow = Flow::of(&e.loser.orig);
+            // The same SYN twice: the first one is on its way.
+            let is_twin = flow.proto == IPPROTO_TCP && flow == Flow::of(&e.winner.orig);
+            let worth = if is_twin { Worth::OnlyNamed } else { Worth::Stall };
+            self.on_packet(ts, e.header.netns, flow, e.ident, None, worth);
         }
     }
 
     pub(super) fn on_drop(&mut self, ts: u64, e: &Drop) {
-        let table_full = e.flags & DROP_TABLE_FULL != 0;
+        // A query that met a closed port stalls nobody yet: the client may have asked another
+        // server too. Its own socket tells when it was left without an answer.
+        if e.flags & DROP_TABLE_FULL == 0 {
+            return;
+        }
         let captured = usize::try_from(e.captured).unwrap_or(usize::MAX);
         let message = dns::of_packet(e.packet.get(..captured).unwrap_or(&e.packet));
-        // A query that meets a closed port fails at once: the client's socket shows no stall.
-        let is_query = message.is_some_and(|m| !m.answer && m.question.is_some());
-        let refused = is_query && rules::no_listener::is_without_socket(&self.world, e);
-        if table_full || refused {
-            let hash = message.and_then(|m| m.question).map(|q| q.hash);
-            let worth = if table_full { Worth::Stall } else { Worth::OnlyNamed };
-            self.on_packet(ts, Flow::of(&e.tuple), e.ident, hash, worth);
-        }
+        let hash = message.and_then(|m| m.question).map(|q| q.hash);
+        let flow = Flow::of(&e.tuple);
+        // Only the packets of a handshake carry the initial sequence number.
+        let (flow, ident) = match e.tcp_flags & (TCP_SYN | TCP_ACK) {
+            _ if flow.proto != IPPROTO_TCP => (flow, e.ident),
+            TCP_SYN => (flow, e.ident),
+            flags if flags & TCP_SYN != 0 => (flow.reversed(), e.ident),
+            _ => (flow, 0),
+        };
+        self.on_packet(ts, e.header.netns, flow, ident, hash, Worth::Stall);
     }
 
     /// The first packet of a flow was dropped.
-    fn on_packet(&mut self, ts: u64, flow: Flow, ident: u32, hash: Option<u64>, worth: Worth) {
+    fn on_packet(
+        &mut self,
+        ts: u64,
+        netns: u32,
+        flow: Flow,
+        ident: u32,
+        hash: Option<u64>,
+        worth: Worth,
+    ) {
         if flow.proto == IPPROTO_TCP {
-            self.on_tcp_packet(ts, ident, flow, None, worth);
+            self.on_tcp_packet(ts, netns, ident, flow, None, worth);
             return;
         }
-        let is_dns = self.opts.dns_ports.contains(&flow.dst.port());
+        let is_dns = self.is_dns_port(flow.dst.port());
         // The payload of what is not DNS joins nothing: such a flow is told once.
         let key = Key::Flow(flow, if is_dns { ident } else { 0 });
         if self.touch(key, ts, worth) {
@@ -241,6 +290,7 @@ impl Correlator {
             _ => Join::Flow,
         };
         let mut symptom = Symptom::packet(ts, kind, flow, join);
+        symptom.is_in(netns);
         symptom.worth = worth;
         self.open_stall(symptom, vec![key], Some(ts.saturating_add(wait)));
     }

@@ -129,6 +129,11 @@ fn a_flow_that_clashes_with_itself_is_no_snat_clash() {
     run.at(1520, syn_again(OUTSIDE, 500, 1));
     run.until(9000);
     assert_eq!(run.only().cause, Cause::Unknown);
+    // A twin of a SYN that went through.
+    let mut run = Run::new();
+    run.at(501, clashed(clash));
+    run.until(9000);
+    assert_eq!(run.out, []);
 }
 
 #[test]
