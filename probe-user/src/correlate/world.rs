@@ -46,8 +46,9 @@ pub struct World {
     full: Bounded<SocketAddr, (u64, Box<Listen>)>,
     /// Overflows by listener, as delivered in detail.
     pub refused: Tally<ListenerKey>,
-    /// Packets refused by a full conntrack table, by the pod (or address) that sent them.
-    pub table_full: Tally<String>,
+    /// Packets refused by a full conntrack table, by the table's namespace and the pod (or address)
+    /// that sent them.
+    pub table_full: Tally<(u32, String)>,
 }
 
 /// Whether the hooks a cause needs are there.
@@ -88,7 +89,7 @@ impl World {
             }
             Body::Drop(d) if d.flags & DROP_TABLE_FULL != 0 => {
                 let who = self.who(Flow::of(&d.tuple).src.ip(), event.ts);
-                self.table_full.add(who);
+                self.table_full.add((d.header.netns, who));
             }
             _ => {}
         }

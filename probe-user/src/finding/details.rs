@@ -102,6 +102,8 @@ pub struct TableFull {
     pub count: Option<u64>,
     /// Who lost packets, most first.
     pub pods: Vec<PodDrops>,
+    /// Packets refused by full tables but not sent in detail, on the whole node.
+    pub details_left_out: u64,
     /// Namespace of the table.
     #[serde(skip)]
     pub netns: u32,

@@ -7,7 +7,7 @@ use super::Verdict;
 use crate::{
     correlate::{describe::sorted, join::Case, world::World},
     finding::{
-        Cause, Confidence, Details, Fix, Party, Place,
+        Cause, Confidence, Details, Evidence, Fix, Party, Place,
         details::{PodDrops, TableFull},
     },
 };
@@ -26,6 +26,13 @@ pub fn judge(case: &Case<'_>) -> Option<Verdict> {
     let table = world.place(&refused.event.header, refused.ts);
     let mut lines = case.symptom.notes.clone();
     lines.extend(drops.iter().map(|(d, way)| case.say_drop(d, *way)));
+    if details.details_left_out > 0 {
+        let text = format!(
+            "refused by full tables so far: {} on this node, details of {} left out",
+            world.losses.latest.table_full, details.details_left_out
+        );
+        lines.push(Evidence { ts: world.now, kind: "counter", text });
+    }
     let full = match (details.count, details.limit) {
         (Some(count), Some(limit)) => format!("{count} entries, limit {limit}"),
         (None, Some(limit)) => format!("limit {limit}"),
@@ -60,17 +67,21 @@ pub fn details(world: &World, netns: u32) -> TableFull {
         .table_full
         .sorted()
         .into_iter()
-        .map(|(pod, dropped)| PodDrops { pod, dropped })
+        .filter(|((table, _), _)| *table == netns)
+        .map(|((_, pod), dropped)| PodDrops { pod, dropped })
         .collect();
     pods.sort_by_key(|p| std::cmp::Reverse(p.dropped));
     pods.truncate(PODS);
-    TableFull { limit, count: counters(netns).map(|c| c.entries), pods, netns }
+    let count = counters(netns).map(|c| c.entries);
+    let in_detail = world.table_full.sum(|_| true).saturating_add(world.table_full.others);
+    let details_left_out = world.losses.latest.table_full.saturating_sub(in_detail);
+    TableFull { limit, count, pods, details_left_out, netns }
 }
 
 /// Brings the counts up to date; whether more packets were dropped than before.
 pub fn count(old: &mut TableFull, world: &World) -> bool {
     let new = details(world, old.netns);
-    let more = new.pods != old.pods;
+    let more = new.pods != old.pods || new.details_left_out > old.details_left_out;
     *old = new;
     more
 }
