@@ -5,6 +5,9 @@ use crate::wire;
 /// How many UDP ports count as DNS: servers listen on other ports behind DNAT.
 pub const DNS_PORTS: usize = 4;
 
+/// See [`Config::burst`].
+pub const NODE: u64 = 32;
+
 wire! {
     /// Settings of one run.
     #[derive(Default)]
@@ -16,7 +19,8 @@ wire! {
         pub nf_hook_slow: [u64; 2],
         /// Nanoseconds in which a (kind, pod) earns the right to send another event.
         pub token_ns: u64,
-        /// Events a (kind, pod) may send at once.
+        /// Events a (kind, pod) may send at once. All pods together may send [`NODE`] times as many
+        /// of a kind, at once and per second.
         pub burst: u32,
         /// UDP ports that are DNS, 0 for unused places. Host order.
         pub dns_ports: [u16; DNS_PORTS],
@@ -24,6 +28,7 @@ wire! {
         pub kfree_skb_args: u32,
         /// Value of `SKB_CONSUMED` in `enum skb_drop_reason`; [`u32::MAX`] when there is none.
         pub reason_consumed: u32,
-        pub _pad: u32,
+        /// Value of `NETFILTER_DROP`; [`u32::MAX`] when there is none.
+        pub reason_netfilter_drop: u32,
     }
 }

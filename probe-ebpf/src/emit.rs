@@ -1,7 +1,7 @@
 //! The only place that reserves and submits events.
 
 use aya_ebpf::helpers::{bpf_get_smp_processor_id, generated::bpf_ktime_get_boot_ns};
-use probe_common::{Plain, event::Header};
+use probe_common::{Plain, config::NODE, event::Header};
 
 use crate::{
     maps::{BUCKETS, Bucket, BucketKey, EVENTS, setting, stats},
@@ -53,22 +53,29 @@ pub fn send<T: Plain>(kind: u16, pod: u64, ts: u64, fill: impl FnOnce(*mut T)) {
     }
 }
 
-/// Takes a token from the bucket of (kind, pod). Two CPUs may take the same token: a few events
-/// more than the rate do no harm.
+/// Takes a token from the pod's bucket and one from the node's, which bounds what a flood from ever
+/// new sources can send.
 #[inline(always)]
 fn allowed(kind: u16, pod: u64, ts: u64) -> bool {
-    let key = BucketKey { kind: u32::from(kind), _pad: 0, pod };
-    let burst = u64::from(setting!(burst));
-    let Some(bucket) = BUCKETS.get_ptr_mut(&key) else {
+    let (burst, token_ns) = (u64::from(setting!(burst)), setting!(token_ns));
+    let kind = u32::from(kind);
+    take(&BucketKey { kind, whole_node: 0, pod }, ts, burst, token_ns)
+        && take(&BucketKey { kind, whole_node: 1, pod: 0 }, ts, burst * NODE, token_ns / NODE)
+}
+
+/// Two CPUs may take the same token: a few events more than the rate do no harm.
+#[inline(always)]
+fn take(key: &BucketKey, ts: u64, burst: u64, token_ns: u64) -> bool {
+    let Some(bucket) = BUCKETS.get_ptr_mut(key) else {
         let full = Bucket { filled: ts, tokens: burst.saturating_sub(1) };
-        return BUCKETS.insert(&key, &full, 0).is_ok();
+        return BUCKETS.insert(key, &full, 0).is_ok();
     };
     // SAFETY: the pointer is to a live map value; a torn update costs a token at most.
     let bucket = unsafe { &mut *bucket };
-    let per_token = setting!(token_ns).max(1);
-    let earned = ts.saturating_sub(bucket.filled) / per_token;
+    let token_ns = token_ns.max(1);
+    let earned = ts.saturating_sub(bucket.filled) / token_ns;
     if earned > 0 {
-        bucket.filled += earned * per_token;
+        bucket.filled += earned * token_ns;
         bucket.tokens += earned;
         if bucket.tokens > burst {
             bucket.tokens = burst;

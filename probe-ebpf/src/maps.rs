@@ -27,7 +27,7 @@ static CONFIG: Config = Config {
     dns_ports: [0; 4],
     kfree_skb_args: 2,
     reason_consumed: u32::MAX,
-    _pad: 0,
+    reason_netfilter_drop: u32::MAX,
 };
 
 pub fn offsets() -> &'static Offsets {
@@ -69,7 +69,8 @@ pub static STATS: PerCpuArray<Stats> = PerCpuArray::with_max_entries(1, 0);
 #[derive(Clone, Copy)]
 pub struct BucketKey {
     pub kind: u32,
-    pub _pad: u32,
+    /// 1: the bucket of all pods together.
+    pub whole_node: u32,
     /// Network namespace for what happens at sockets, original source address for what happens in
     /// the host's namespace.
     pub pod: u64,
@@ -142,13 +143,31 @@ pub struct ServedKey {
 #[map]
 pub static SERVED: HashMap<ServedKey, Dns> = HashMap::with_max_entries(8192, 0);
 
-/// A clash between entry and return of `nf_ct_resolve_clash`, by the stack pointer at entry.
+/// What the last arrival on a CPU was paired with: undone when the socket then refuses the
+/// datagram.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Arrival {
+    /// 0: nothing was paired.
+    pub sk: u64,
+    pub id: u16,
+    /// 1: an answer at a client's socket, 0: a question at a server's, which is `served`.
+    pub is_answer: u16,
+    pub _pad: u32,
+    pub served: ServedKey,
+}
+
 #[map]
-pub static CLASHES: HashMap<u64, Clash> = HashMap::with_max_entries(1024, 0);
+pub static LAST_ARRIVAL: PerCpuArray<Arrival> = PerCpuArray::with_max_entries(1, 0);
+
+/// A clash between entry and return of `nf_ct_resolve_clash`, by the stack pointer at entry. An
+/// entry whose return was missed goes when room is needed.
+#[map]
+pub static CLASHES: LruHashMap<u64, Clash> = LruHashMap::with_max_entries(1024, 0);
 
 /// `struct net *` between entry and return of `early_drop`, by the stack pointer at entry.
 #[map]
-pub static EARLY_DROPS: HashMap<u64, u64> = HashMap::with_max_entries(1024, 0);
+pub static EARLY_DROPS: LruHashMap<u64, u64> = LruHashMap::with_max_entries(1024, 0);
 
 /// When `early_drop` last failed on this CPU and the packet it failed for was not yet seen freed.
 #[map]

@@ -12,8 +12,8 @@
 //! 7.2. A question answered and read in time leaves only a count.
 
 use aya_ebpf::{
-    macros::{fentry, kprobe},
-    programs::{FEntryContext, ProbeContext},
+    macros::{fentry, kprobe, raw_tracepoint},
+    programs::{FEntryContext, ProbeContext, RawTracePointContext},
 };
 use probe_common::{
     event::{Dns, Question, SERVERS, kind},
@@ -23,8 +23,8 @@ use probe_common::{
 use crate::{
     emit,
     maps::{
-        ASKING, DNS_SCRATCH, DnsScratch, QUERIES, QueryKey, SCRATCH_ARRIVE, SCRATCH_SEND4,
-        SCRATCH_SEND6, SERVED, ServedKey, UNREADABLE, offset, seen, setting, stats,
+        ASKING, Arrival, DNS_SCRATCH, DnsScratch, LAST_ARRIVAL, QUERIES, QueryKey, SCRATCH_ARRIVE,
+        SCRATCH_SEND4, SCRATCH_SEND6, SERVED, ServedKey, UNREADABLE, offset, seen, setting, stats,
     },
     packet,
     read::{self, Ptr, at, field},
@@ -56,6 +56,14 @@ rungs!(dns_arrive_fe, dns_arrive_kp, |sk @ 0, skb @ 1| arrive(sk, skb));
 rungs!(dns_read_fe, dns_read_kp, |sk @ 0, skb @ 1| consumed(sk, skb));
 rungs!(dns_close4_fe, dns_close4_kp, |sk @ 0| closed(sk));
 rungs!(dns_close6_fe, dns_close6_kp, |sk @ 0| closed(sk));
+
+/// The tracepoint `udp:udp_fail_queue_rcv_skb(int rc, struct sock *sk[, struct sk_buff *skb])`: the
+/// same first arguments on 5.10, 6.1, 6.12, 6.18 and 7.2. It fires right after the arrival.
+#[raw_tracepoint]
+pub fn dns_refused(ctx: RawTracePointContext) -> i32 {
+    refused(ctx.arg(1));
+    0
+}
 
 /// A message's flags word (RFC 1035 4.1.1): response bit and opcode.
 const QR: u16 = 1 << 15;
@@ -261,11 +269,15 @@ fn asked(sk: Ptr, tuple: &Tuple, scratch: &mut DnsScratch) -> Option<()> {
     dns.reported = 0;
     dns.server = [tuple.dst, [0; 16], [0; 16]];
     dns._pad = 0;
-    if QUERIES.insert(&key, &*dns, 0).is_err() {
+    // The count first: the loader takes a question of a socket without one for a closed socket's.
+    if !outstanding(sk, 1) {
         stats(|s| s.dns_unpaired += 1);
         return None;
     }
-    outstanding(sk, 1);
+    if QUERIES.insert(&key, &*dns, 0).is_err() {
+        outstanding(sk, -1);
+        stats(|s| s.dns_unpaired += 1);
+    }
     Some(())
 }
 
@@ -309,9 +321,9 @@ fn same(a: &[u8; 16], b: &[u8; 16]) -> bool {
     different == 0
 }
 
-/// Changes the number of unanswered questions of a socket.
+/// Changes the number of unanswered questions of a socket; false when there is no room for it.
 #[inline(always)]
-fn outstanding(sk: Ptr, by: i32) {
+fn outstanding(sk: Ptr, by: i32) -> bool {
     match ASKING.get_ptr_mut(&sk) {
         // SAFETY: a live map value.
         Some(n) => unsafe {
@@ -321,24 +333,28 @@ fn outstanding(sk: Ptr, by: i32) {
             } else if count > 0 {
                 *n -= 1;
             }
+            true
         },
-        None => {
-            if by > 0 {
-                let _ = ASKING.insert(&sk, &1, 0);
-            }
-        }
+        None => by < 0 || ASKING.insert(&sk, &1, 0).is_ok(),
     }
 }
 
 /// A datagram arrived at a socket.
 #[inline(always)]
 fn arrive(sk: Ptr, skb: Ptr) -> Option<()> {
-    let packet = packet::parse(skb)?;
-    let from_server = is_dns_port(packet.tuple.sport);
-    let to_server = is_dns_port(packet.tuple.dport);
+    // Every datagram of the node passes here: look at the ports before anything else.
+    let head: Ptr = field(skb, offset!(skb_head));
+    let transport: u16 = field(skb, offset!(skb_transport_header));
+    let ports: [u8; 4] = at(head + u64::from(transport));
+    let from_server = is_dns_port(u16::from_be_bytes([ports[0], ports[1]]));
+    let to_server = is_dns_port(u16::from_be_bytes([ports[2], ports[3]]));
     if !from_server && !to_server {
         return None;
     }
+    let last = LAST_ARRIVAL.get_ptr_mut(0)?;
+    // SAFETY: this CPU's own value.
+    unsafe { (*last).sk = 0 };
+    let packet = packet::parse(skb)?;
     let (start, linear) = payload(skb)?;
     if linear < HEADER {
         stats(|s| s.dns_unreadable += 1);
@@ -350,9 +366,9 @@ fn arrive(sk: Ptr, skb: Ptr) -> Option<()> {
     }
     let (id, flags) = message(start, linear)?;
     if flags & QR != 0 {
-        if from_server { answered(sk, &packet.tuple, id, flags) } else { None }
-    } else if to_server && flags & OPCODE == 0 {
-        served(sk, &packet.tuple, start, linear, id)
+        if from_server { answered(sk, &packet.tuple, id, flags, last) } else { None }
+    } else if to_server && flags & OPCODE == 0 && !is_multicast(&packet.tuple) {
+        served(sk, &packet.tuple, start, linear, id, last)
     } else {
         None
     }
@@ -360,7 +376,7 @@ fn arrive(sk: Ptr, skb: Ptr) -> Option<()> {
 
 /// An answer arrived at a client's socket.
 #[inline(always)]
-fn answered(sk: Ptr, tuple: &Tuple, id: u16, flags: u16) -> Option<()> {
+fn answered(sk: Ptr, tuple: &Tuple, id: u16, flags: u16, last: *mut Arrival) -> Option<()> {
     let now = emit::now();
     let key = QueryKey { sk, id, _pad: [0; 3] };
     // SAFETY: a live map value; arrivals at one socket are one at a time.
@@ -389,6 +405,12 @@ fn answered(sk: Ptr, tuple: &Tuple, id: u16, flags: u16) -> Option<()> {
     }
     known.answered = now;
     known.rcode = rcode;
+    // SAFETY: this CPU's own value.
+    unsafe {
+        (*last).id = id;
+        (*last).is_answer = 1;
+        (*last).sk = sk;
+    }
     let took = now.saturating_sub(known.first);
     stats(|s| {
         s.dns_answers += 1;
@@ -409,7 +431,14 @@ fn answered(sk: Ptr, tuple: &Tuple, id: u16, flags: u16) -> Option<()> {
 
 /// A question arrived at a server's socket.
 #[inline(always)]
-fn served(sk: Ptr, tuple: &Tuple, start: Ptr, linear: u64, id: u16) -> Option<()> {
+fn served(
+    sk: Ptr,
+    tuple: &Tuple,
+    start: Ptr,
+    linear: u64,
+    id: u16,
+    last: *mut Arrival,
+) -> Option<()> {
     let now = emit::now();
     let scratch = DNS_SCRATCH.get_ptr_mut(SCRATCH_ARRIVE)?;
     // SAFETY: this CPU's own value, which only this hook uses.
@@ -451,7 +480,37 @@ fn served(sk: Ptr, tuple: &Tuple, start: Ptr, linear: u64, id: u16) -> Option<()
     dns._pad = 0;
     if SERVED.insert(&key, &*dns, 0).is_err() {
         stats(|s| s.server_unpaired += 1);
+        return None;
     }
+    // SAFETY: this CPU's own value.
+    unsafe {
+        (*last).served = key;
+        (*last).is_answer = 0;
+        (*last).sk = sk;
+    }
+    Some(())
+}
+
+/// The socket refused the datagram that arrived on this CPU just now (its buffer is full): it did
+/// not arrive.
+#[inline(always)]
+fn refused(sk: Ptr) -> Option<()> {
+    // SAFETY: this CPU's own value.
+    let last = unsafe { &mut *LAST_ARRIVAL.get_ptr_mut(0)? };
+    if last.sk != sk || sk == 0 {
+        return None;
+    }
+    last.sk = 0;
+    if last.is_answer == 0 {
+        let _ = SERVED.remove(&last.served);
+        return None;
+    }
+    let key = QueryKey { sk, id: last.id, _pad: [0; 3] };
+    // SAFETY: a live map value.
+    let known = unsafe { &mut *QUERIES.get_ptr_mut(&key)? };
+    known.answered = 0;
+    known.rcode = NO_ANSWER;
+    outstanding(sk, 1);
     Some(())
 }
 

@@ -49,12 +49,15 @@ fn dropped(skb: Ptr, location: u64, reason: u32, rx_sk: Ptr) -> Option<()> {
         }
         flags |= DROP_HAS_REASON;
     }
-    if location >= setting!(nf_hook_slow[0]) && location < setting!(nf_hook_slow[1]) {
+    let mut by_netfilter =
+        location >= setting!(nf_hook_slow[0]) && location < setting!(nf_hook_slow[1]);
+    if by_netfilter {
         flags |= DROP_IN_NF_HOOK_SLOW;
+    } else if setting!(nf_hook_slow[1]) == 0 {
+        // The kernel hides its addresses: the reason must do, where there is one.
+        by_netfilter = flags & DROP_HAS_REASON == 0 || reason == setting!(reason_netfilter_drop);
     }
-    let ts = emit::now();
-    let (ct, info) = socket::nfct(skb);
-    if flags & DROP_IN_NF_HOOK_SLOW != 0 && ct == 0 && take_mark(ts) {
+    if by_netfilter && table_was_full(skb) {
         flags |= DROP_TABLE_FULL;
     }
     let packet = packet::parse(skb)?;
@@ -67,6 +70,8 @@ fn dropped(skb: Ptr, location: u64, reason: u32, rx_sk: Ptr) -> Option<()> {
         return None;
     }
     seen(kind::DROP);
+    let ts = emit::now();
+    let (ct, info) = socket::nfct(skb);
     let dev: Ptr = field(skb, offset!(skb_dev));
     // UDP's receive path keeps other things in skb->dev (dev_scratch, whose top byte is a bool), TCP
     // clears it: only a kernel address is a device.
@@ -107,18 +112,18 @@ fn dropped(skb: Ptr, location: u64, reason: u32, rx_sk: Ptr) -> Option<()> {
     Some(())
 }
 
-/// Takes the mark of a failed `early_drop` on this CPU.
+/// Takes the mark of a failed `early_drop` on this CPU, if this packet has no entry.
 #[inline(always)]
-fn take_mark(ts: u64) -> bool {
+fn table_was_full(skb: Ptr) -> bool {
     let Some(mark) = TABLE_FULL_MARK.get_ptr_mut(0) else { return false };
     // SAFETY: this CPU's own value.
     let marked = unsafe { *mark };
-    if marked == 0 {
+    if marked == 0 || socket::nfct(skb).0 != 0 {
         return false;
     }
     // SAFETY: as above.
     unsafe { *mark = 0 };
-    ts.wrapping_sub(marked) < MARK_AGE
+    emit::now().wrapping_sub(marked) < MARK_AGE
 }
 
 /// Where it happened: the receiving socket's namespace, else the device's, else that of the

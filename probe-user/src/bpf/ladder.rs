@@ -101,6 +101,7 @@ pub const HOOKS: &[Spec] = &[
     function("udp_send_skb", Family::Dns, "dns_send4_fe", "dns_send4_kp", DNS),
     function("udp_v6_send_skb", Family::Dns, "dns_send6_fe", "dns_send6_kp", DNS),
     function("__udp_enqueue_schedule_skb", Family::Dns, "dns_arrive_fe", "dns_arrive_kp", DNS),
+    tracepoint("udp:udp_fail_queue_rcv_skb", Family::Dns, "dns_refused", &[]),
     function("skb_consume_udp", Family::Dns, "dns_read_fe", "dns_read_kp", &[]),
     function("udp_destroy_sock", Family::Dns, "dns_close4_fe", "dns_close4_kp", &[]),
     function("udpv6_destroy_sock", Family::Dns, "dns_close6_fe", "dns_close6_kp", &[]),

@@ -69,13 +69,15 @@ impl Probes {
         self.attachments.any()
     }
 
-    /// Hands every record that is there to `each`. Records are of any length; see
-    /// [`crate::event::decode`].
+    /// Hands the records that are there to `each`, a bounded number: whoever fills the buffer faster
+    /// than it is read loses events, which are counted. For their form see [`crate::event::decode`].
     pub fn drain(&mut self, mut each: impl FnMut(&[u8])) {
+        const AT_ONCE: usize = 65_536;
         if let Some(logger) = &mut self.logger {
             logger.flush();
         }
-        while let Some(record) = self.events.next() {
+        for _ in 0..AT_ONCE {
+            let Some(record) = self.events.next() else { return };
             each(&record);
         }
     }
@@ -102,7 +104,7 @@ impl Probes {
     ///
     /// # Errors
     /// When the kernel does not give a map's entries.
-    pub fn closed(&mut self, closed: &Dns) -> Result<Vec<Dns>> {
+    pub fn closed(&mut self, closed: &[Dns]) -> Result<Vec<Dns>> {
         self.pairs.closed(closed)
     }
 

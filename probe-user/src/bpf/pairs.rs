@@ -46,12 +46,24 @@ unsafe impl aya::Pod for QueryKey {}
 // SAFETY: integers only, no padding.
 unsafe impl aya::Pod for ServedKey {}
 
+/// What is known of a client's socket.
+enum Socket {
+    /// It waits for answers.
+    Asking,
+    /// An answer came that could not be read: nobody knows which of its questions are still open.
+    Unreadable,
+    /// It is closed.
+    Gone,
+}
+
 /// Both maps, and which of their entries were told of already.
 pub struct Pairs {
     queries: HashMap<MapData, QueryKey, Wire<Dns>>,
     served: HashMap<MapData, ServedKey, Wire<Dns>>,
     asking: HashMap<MapData, u64, u32>,
     told: HashSet<(u64, u16, u64)>,
+    /// Questions whose socket was gone at the last sweep.
+    gone: HashSet<(u64, u16, u64)>,
     min_stall: u64,
 }
 
@@ -63,6 +75,7 @@ impl Pairs {
             served: HashMap::try_from(map("SERVED")?).context("map SERVED")?,
             asking: HashMap::try_from(map("ASKING")?).context("map ASKING")?,
             told: HashSet::new(),
+            gone: HashSet::new(),
             min_stall,
         })
     }
@@ -71,20 +84,33 @@ impl Pairs {
     /// server has kept for half of that; clears away what nobody waits for.
     pub fn sweep(&mut self, now: u64) -> Result<Vec<Dns>> {
         let mut due = Vec::new();
-        let mut told = HashSet::new();
+        let (mut told, mut gone) = (HashSet::new(), HashSet::new());
         for (key, mut dns) in entries(&self.queries)? {
             let age = now.saturating_sub(dns.first);
             let over = if dns.answered == 0 { FORGET } else { FORGET_ANSWERED };
             if now.saturating_sub(dns.last) > over {
                 forget(self.queries.remove(&key))?;
-            } else if dns.answered == 0 && age >= self.min_stall && !self.unreadable(key.sk) {
-                let id = (key.sk, key.id, dns.first);
-                if !self.told.contains(&id) {
-                    dns.header.ts = now;
-                    dns.header.kind = kind::DNS_UNANSWERED;
-                    due.push(dns);
+                continue;
+            }
+            if dns.answered != 0 || age < self.min_stall {
+                continue;
+            }
+            let id = (key.sk, key.id, dns.first);
+            match self.socket(key.sk) {
+                // Its close may still be on its way to us; if not by the next sweep, it is lost.
+                Socket::Gone if !self.gone.contains(&id) => {
+                    gone.insert(id);
                 }
-                told.insert(id);
+                Socket::Gone => forget(self.queries.remove(&key))?,
+                Socket::Unreadable => {}
+                Socket::Asking => {
+                    if !self.told.contains(&id) {
+                        dns.header.ts = now;
+                        dns.header.kind = kind::DNS_UNANSWERED;
+                        due.push(dns);
+                    }
+                    told.insert(id);
+                }
             }
         }
         for (key, mut dns) in entries(&self.served)? {
@@ -102,25 +128,33 @@ impl Pairs {
             }
         }
         self.told = told;
+        self.gone = gone;
         Ok(due)
     }
 
-    /// Whether an answer came to this socket that could not be read: then nobody knows which of its
-    /// questions are still open.
-    fn unreadable(&self, sk: u64) -> bool {
-        self.asking.get(&sk, 0).is_ok_and(|asking| asking & UNREADABLE != 0)
+    fn socket(&self, sk: u64) -> Socket {
+        match self.asking.get(&sk, 0) {
+            Ok(asking) if asking & UNREADABLE != 0 => Socket::Unreadable,
+            Err(MapError::KeyNotFound) => Socket::Gone,
+            _ => Socket::Asking,
+        }
     }
 
-    /// The socket of `closed` was closed: its questions without an answer, as events of that moment.
-    pub fn closed(&mut self, closed: &Dns) -> Result<Vec<Dns>> {
+    /// These sockets were closed: their questions without an answer, as events of that moment.
+    pub fn closed(&mut self, closed: &[Dns]) -> Result<Vec<Dns>> {
         let mut due = Vec::new();
+        if closed.is_empty() {
+            return Ok(due);
+        }
         for (key, mut dns) in entries(&self.queries)? {
-            if key.sk != closed.sk || dns.first > closed.header.ts {
+            // An address may serve several sockets in a row: the first close after the question.
+            let of_this = |c: &&Dns| c.sk == key.sk && dns.first <= c.header.ts;
+            let Some(close) = closed.iter().filter(of_this).min_by_key(|c| c.header.ts) else {
                 continue;
-            }
+            };
             forget(self.queries.remove(&key))?;
             if dns.answered == 0 {
-                dns.header = closed.header;
+                dns.header = close.header;
                 due.push(dns);
             }
         }

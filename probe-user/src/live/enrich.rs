@@ -22,21 +22,33 @@ const LISTENER_BUDGET: Duration = Duration::from_millis(50);
 const MOST: usize = 16384;
 /// The least time between two searches for something unknown.
 const PATIENCE: u64 = 1_000_000_000;
+/// The longest time between two searches for an unknown address.
+const LONGEST_PATIENCE: u64 = 64_000_000_000;
+/// When to search again for a process that was not found in time.
+const TRY_AGAIN: u64 = 10_000_000_000;
 
 /// Names looked up so far.
 #[derive(Default)]
 pub struct Known {
     symbols: HashSet<u64>,
-    listeners: HashSet<u64>,
+    /// Listening sockets, and when to search for their process again.
+    listeners: HashMap<u64, u64>,
+    /// How many searches for a process are left in this call.
+    pub searches: usize,
     /// Namespaces whose counters findings may need.
     counted: BTreeSet<u32>,
     /// Namespaces that are new: their counters are read once, to count from there.
     fresh: BTreeSet<u32>,
     pods: HashMap<u32, Vec<IpAddr>>,
     addresses: HashSet<IpAddr>,
-    /// Something without a name was seen since the last search.
-    unknown: bool,
-    searched: u64,
+    /// A namespace without a name was seen since the last search.
+    unknown_netns: bool,
+    /// An address without a name was seen since the last search. Most such addresses are not pods'
+    /// at all but the internet's.
+    unknown_address: bool,
+    searched_at: u64,
+    /// How long to wait between two searches for addresses: doubles while they are in vain.
+    patience: u64,
     /// Modules loaded when the kernel's names were read again last.
     modules: Vec<String>,
 }
@@ -79,7 +91,7 @@ impl Known {
     /// A namespace in which something happened.
     pub fn netns(&mut self, netns: u32) {
         if netns != 0 && !self.pods.contains_key(&netns) {
-            self.unknown = true;
+            self.unknown_netns = true;
         }
     }
 
@@ -94,18 +106,27 @@ impl Known {
             _ => return,
         };
         if !self.addresses.contains(&source) {
-            self.unknown = true;
+            self.unknown_address = true;
         }
     }
 
     /// Whether to search now; the answer is yes once.
     pub fn due(&mut self, now: u64) -> bool {
-        let due = self.unknown && now.saturating_sub(self.searched) >= PATIENCE;
+        let since = now.saturating_sub(self.searched_at);
+        let due = (self.unknown_netns && since >= PATIENCE)
+            || (self.unknown_address && since >= self.patience.max(PATIENCE));
         if due {
-            self.unknown = false;
-            self.searched = now;
+            self.unknown_netns = false;
+            self.unknown_address = false;
+            self.searched_at = now;
         }
         due
+    }
+
+    /// A search was made; `found`: it brought something new.
+    pub fn searched(&mut self, found: bool) {
+        let longer = self.patience.max(PATIENCE) * 2;
+        self.patience = if found { PATIENCE } else { longer.min(LONGEST_PATIENCE) };
     }
 }
 
@@ -123,17 +144,26 @@ pub fn netns(body: &Body) -> Option<u32> {
 
 impl Live {
     /// Tells once which process holds a listening socket.
-    pub(super) fn name_listener(&mut self, ino: u64, netns: u32, ts: u64, events: &mut Vec<Event>) {
-        if ino == 0 || self.known.listeners.len() >= MOST || !self.known.listeners.insert(ino) {
+    pub(super) fn name_listener(
+        &mut self,
+        ino: u64,
+        netns: u32,
+        (ts, now): (u64, u64),
+        events: &mut Vec<Event>,
+    ) {
+        let known = &mut self.known;
+        let again = known.listeners.get(&ino).copied().unwrap_or(0);
+        if ino == 0 || known.searches == 0 || now < again || known.listeners.len() >= MOST {
             return;
         }
+        known.searches -= 1;
+        known.listeners.insert(ino, u64::MAX);
         match listener_process(&self.root, ino, netns, LISTENER_BUDGET) {
             Ok(Some(listener)) => events.push(Event { ts, body: Body::Listener(listener) }),
             Ok(None) => debug!("no process of namespace {netns} holds socket {ino}"),
             Err(err) => {
                 debug!("{err:#}");
-                // Try again at its next event.
-                self.known.listeners.remove(&ino);
+                self.known.listeners.insert(ino, now.saturating_add(TRY_AGAIN));
             }
         }
     }

@@ -32,6 +32,8 @@ const SWEEP: u64 = 250_000_000;
 const LOOK: u64 = 1_000_000_000;
 /// How often all processes are passed over, when no event asks for it.
 const DEEP: u64 = 5_000_000_000;
+/// How many searches for a listener's process one call may make.
+const SEARCHES: usize = 2;
 /// How long one look into the namespaces' counters may take.
 const COUNTERS_BUDGET: Duration = Duration::from_millis(50);
 /// How long reading all namespaces' addresses again may take.
@@ -69,8 +71,17 @@ impl Live {
                 debug!("a record of the kernel side is not an event: {err}");
             }
         });
+        self.known.searches = SEARCHES;
+        let mut closed = Vec::new();
         for event in records {
-            self.enrich(event, &mut events);
+            match event.body {
+                Body::Dns(dns) if dns.header.kind == kind::DNS_CLOSE => closed.push(*dns),
+                _ => self.enrich(event, now, &mut events),
+            }
+        }
+        for dns in self.probes.closed(&closed).unwrap_or_else(failed) {
+            let ts = dns.header.ts;
+            self.enrich(Event { ts, body: Body::Dns(Box::new(dns)) }, now, &mut events);
         }
         if now.saturating_sub(self.swept) >= SWEEP {
             self.swept = now;
@@ -145,41 +156,36 @@ impl Live {
     }
 
     /// An event named a namespace or an address that nobody has a name for: look again, at most
-    /// once a second.
+    /// once a second, and ever more seldom while it is in vain.
     fn look_for_unknown(&mut self, now: u64, events: &mut Vec<Event>) {
         if !self.known.due(now) {
             return;
         }
+        let before = events.len();
         self.scan_pods(now, true, events);
         for change in self.pods.refresh_all(ADDRESSES_BUDGET) {
             self.known.pod(&change);
             events.push(Event { ts: now, body: Body::Pod(change) });
         }
+        self.known.searched(events.len() > before);
     }
 
     /// Adds what the loader knows to what the kernel told, before it.
-    fn enrich(&mut self, event: Event, events: &mut Vec<Event>) {
+    fn enrich(&mut self, event: Event, now: u64, events: &mut Vec<Event>) {
         let ts = event.ts;
         match &event.body {
             Body::Listen(listen) => {
                 self.known.count(listen.header.netns);
-                self.name_listener(listen.ino, listen.header.netns, ts, events);
+                self.name_listener(listen.ino, listen.header.netns, (ts, now), events);
             }
             Body::SynAck(synack) => {
-                self.name_listener(synack.ino, synack.header.netns, ts, events);
+                self.name_listener(synack.ino, synack.header.netns, (ts, now), events);
             }
             Body::Drop(drop) => {
                 self.known.address(&drop.tuple);
                 self.name_place(drop.location, ts, events);
             }
             Body::Clash(clash) => self.known.address(&clash.loser.orig),
-            Body::Dns(dns) if dns.header.kind == kind::DNS_CLOSE => {
-                for dns in self.probes.closed(dns).unwrap_or_else(failed) {
-                    self.known.netns(dns.header.netns);
-                    events.push(Event { ts, body: Body::Dns(Box::new(dns)) });
-                }
-                return;
-            }
             _ => {}
         }
         if let Some(netns) = enrich::netns(&event.body) {

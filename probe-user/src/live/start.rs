@@ -133,7 +133,10 @@ fn refused(err: &anyhow::Error, rights: &Rights) -> String {
 fn config(btf: &Btf, symbols: Option<&Symbols>, min_stall: u64) -> Config {
     let range = symbols.and_then(|symbols| symbols.range("nf_hook_slow")).unwrap_or(0..0);
     let args = btf.tracepoint_args("kfree_skb").unwrap_or(2);
-    let consumed = btf.enum_value("skb_drop_reason", "SKB_CONSUMED");
+    let reason = |name| {
+        let value = btf.enum_value("skb_drop_reason", name);
+        value.and_then(|value| u32::try_from(value).ok()).unwrap_or(u32::MAX)
+    };
     Config {
         min_stall,
         nf_hook_slow: [range.start, range.end],
@@ -141,8 +144,8 @@ fn config(btf: &Btf, symbols: Option<&Symbols>, min_stall: u64) -> Config {
         token_ns: 1_000_000_000 / RATE,
         dns_ports: DNS_PORTS,
         kfree_skb_args: u32::try_from(args).unwrap_or(2),
-        reason_consumed: consumed.and_then(|v| u32::try_from(v).ok()).unwrap_or(u32::MAX),
-        ..Config::default()
+        reason_consumed: reason("SKB_CONSUMED"),
+        reason_netfilter_drop: reason("SKB_DROP_REASON_NETFILTER_DROP"),
     }
 }
 
