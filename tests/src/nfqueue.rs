@@ -40,32 +40,46 @@ const PAYLOAD: u16 = 10;
 /// Source address and port of an IPv4 packet: what makes two packets a pair.
 type Source = [u8; 6];
 
-/// Starts holding packets of [`QUEUE`], until this process ends. Gives the number of pairs so far.
-pub fn hold_first() -> Result<Arc<AtomicU64>> {
+/// What was held so far.
+#[derive(Default)]
+pub struct Held {
+    /// Packets that were let go together with the second one.
+    pub pairs: AtomicU64,
+    /// Longest time in milliseconds that a packet waited.
+    pub longest_ms: AtomicU64,
+}
+
+/// Starts holding packets of [`QUEUE`], until this process ends.
+pub fn hold_first() -> Result<Arc<Held>> {
     let socket = open()?;
     // Bind the queue (command 1), then ask for the first 64 bytes of each packet (mode 2).
     request(&socket, CONFIG, &[(CFG_CMD, &[1, 0, 0, 0])])?;
     request(&socket, CONFIG, &[(CFG_PARAMS, &[0, 0, 0, 64, 2])])?;
-    let pairs = Arc::new(AtomicU64::new(0));
-    let count = Arc::clone(&pairs);
+    let held = Arc::<Held>::default();
+    let told = Arc::clone(&held);
     thread::spawn(move || {
         // The rule's packets wait for ever then, and the case says which answer did not come.
-        let _ = serve(&socket, &count);
+        let _ = serve(&socket, &told);
     });
-    Ok(pairs)
+    Ok(held)
 }
 
-fn serve(socket: &OwnedFd, pairs: &AtomicU64) -> Result<()> {
+fn serve(socket: &OwnedFd, told: &Held) -> Result<()> {
+    let waited = |since: Instant| {
+        let ms = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        told.longest_ms.fetch_max(ms, Ordering::SeqCst);
+    };
     let mut held: HashMap<Source, (u32, Instant)> = HashMap::new();
     let mut buffer = [0u8; 8192];
     loop {
         for (id, payload) in receive(socket, &mut buffer)? {
             match source(&payload) {
                 Some(from) => match held.remove(&from) {
-                    Some((first, _)) => {
+                    Some((first, since)) => {
                         accept(socket, first)?;
                         accept(socket, id)?;
-                        pairs.fetch_add(1, Ordering::SeqCst);
+                        waited(since);
+                        told.pairs.fetch_add(1, Ordering::SeqCst);
                     }
                     None => {
                         held.insert(from, (id, Instant::now()));
@@ -77,8 +91,9 @@ fn serve(socket: &OwnedFd, pairs: &AtomicU64) -> Result<()> {
         let late: Vec<Source> =
             held.iter().filter(|(_, h)| h.1.elapsed() > PATIENCE).map(|(k, _)| *k).collect();
         for from in late {
-            if let Some((id, _)) = held.remove(&from) {
+            if let Some((id, since)) = held.remove(&from) {
                 accept(socket, id)?;
+                waited(since);
             }
         }
     }

@@ -4,10 +4,7 @@
 
 use std::{
     net::{SocketAddr, UdpSocket},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -25,7 +22,7 @@ use crate::{
     },
     lab::Lab,
     netns::Pod,
-    nfqueue,
+    nfqueue::{self, Held},
     process::{Process, udp_bound},
     race::Race,
     services::{self, Choice},
@@ -34,7 +31,6 @@ use crate::{
 
 /// Longer than the loser's entry lives (1 s, `nf_ct_resolve_clash_harder`).
 pub const SLOW: Duration = Duration::from_millis(1400);
-const NAME: &str = "db.example.com";
 /// What stallprobe has from the re-send to its line.
 const PROMPT: Duration = Duration::from_millis(1500);
 
@@ -67,7 +63,7 @@ pub struct World {
     pub backends: [Pod; 2],
     pub service: SocketAddr,
     _programs: [Process; 3],
-    pairs: Arc<AtomicU64>,
+    held: Arc<Held>,
 }
 
 impl World {
@@ -90,12 +86,12 @@ impl World {
         ];
         let service = services::dns(&backends, Choice::InTurn)?;
         lab.resolv_conf(&client, &format!("nameserver {}\n", service.ip()))?;
-        Ok(Self { client, backends, service, _programs: programs, pairs: Arc::default() })
+        Ok(Self { client, backends, service, _programs: programs, held: Arc::default() })
     }
 
     /// Holds new queries of the client until there are two.
     pub fn hold(&mut self) -> Result<()> {
-        self.pairs = nfqueue::hold_first()?;
+        self.held = nfqueue::hold_first()?;
         let (from, queue) = (self.client.v4.to_string(), nfqueue::QUEUE.to_string());
         let mut rule = vec!["-A", "FORWARD", "-s", &from, "-m", "conntrack", "--ctstate", "NEW"];
         rule.extend(["-p", "udp", "--dport", "53", "-j", "NFQUEUE", "--queue-num", &queue]);
@@ -104,21 +100,40 @@ impl World {
 
     /// Pairs of first queries that were let go together.
     pub fn pairs(&self) -> u64 {
-        self.pairs.load(Ordering::SeqCst)
+        self.held.pairs.load(Ordering::SeqCst)
+    }
+
+    /// Whether a query was held for so long since the last call that this was a stall in itself: on
+    /// a machine too busy to send two packets one after the other.
+    fn held_long(&self) -> bool {
+        self.held.longest_ms.swap(0, Ordering::SeqCst) > 300
     }
 }
 
 pub fn getaddrinfo(lab: &Lab) -> Result<()> {
     let world = World::certain(lab)?;
+    for name in ["db.example.com", "db2.example.com", "db3.example.com"] {
+        if clash_once(lab, &world, name)? {
+            return Ok(());
+        }
+    }
+    bail!("the machine is too busy: queries were held too long, each time")
+}
+
+/// One lookup and its finding; false when the lab itself stalled it.
+fn clash_once(lab: &Lab, world: &World, name: &str) -> Result<bool> {
     let probe = lab.probe(&[])?;
     let resolved = counters::conntrack("clashres")?;
     let unmet = counters::net(&world.client, "Udp:NoPorts")?;
 
     let start = Instant::now();
     // A real `getaddrinfo`, with the default options of glibc.
-    let Lookup { found, took } = lookup::glibc(&world.client, NAME)?;
-    ensure!(found, "{NAME} was not found");
-    ensure!(world.pairs() == 1, "{} pairs were held, expected 1", world.pairs());
+    let Lookup { found, took } = lookup::glibc(&world.client, name)?;
+    if world.held_long() {
+        return Ok(false);
+    }
+    ensure!(found, "{name} was not found");
+    ensure!(world.pairs() > 0, "no pair was held");
     ensure!(counters::conntrack("clashres")? > resolved, "no clash was resolved");
     ensure!(counters::net(&world.client, "Udp:NoPorts")? > unmet, "no answer was lost");
     ensure!(took > Duration::from_secs(5), "the lookup took only {took:?}");
@@ -129,7 +144,7 @@ pub fn getaddrinfo(lab: &Lab) -> Result<()> {
         .is("/confidence", "certain")?
         .is("/victim/process", "getent")?
         .is("/victim/address", world.client.v4.to_string())?
-        .is("/details/name", NAME)?
+        .is("/details/name", name)?
         .is("/details/resolved", true)?
         .is_set("/details/backends", &backends(&world.backends))?
         .is_set("/details/backend_pods", &names(&world.backends))?
@@ -147,7 +162,8 @@ pub fn getaddrinfo(lab: &Lab) -> Result<()> {
         lab.faults_only() || probe.stalls(|f| f["cause"] == "conntrack-dnat-clash") == 1,
         "one lookup is one stall"
     );
-    probe.only(&["conntrack-dnat-clash", "server-slow"])
+    probe.only(&["conntrack-dnat-clash", "server-slow"])?;
+    Ok(true)
 }
 
 /// Two threads on one socket, as a resolver that sends from two threads: no rule helps the race.
