@@ -173,7 +173,11 @@ pub fn hooks(state: impl Fn(&str) -> HookState) -> Vec<Hook> {
     let hooks: [(&str, &str, &[&str]); 6] = [
         ("tcp_conn_request", "listen", &["accept-queue-overflow"]),
         ("tcp_v4_syn_recv_sock", "listen", &["accept-queue-overflow"]),
-        ("nf_ct_resolve_clash", "conntrack", &["conntrack-dnat-clash", "conntrack-snat-clash"]),
+        (
+            "nf_ct_resolve_clash",
+            "conntrack",
+            &["conntrack-dnat-clash", "conntrack-snat-clash", "snat-ports-exhausted"],
+        ),
         ("early_drop", "conntrack", &["conntrack-table-full"]),
         ("udp_send_skb", "dns", &["conntrack-dnat-clash", "server-slow"]),
         (

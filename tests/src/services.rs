@@ -64,12 +64,12 @@ pub fn udp(service: SocketAddr, backends: &[SocketAddr], choice: Choice) -> Resu
 }
 
 /// Masquerades what pods send to hosts beyond the node, in the way most CNIs and kube-proxy do it.
-/// `ports` narrows the source ports that UDP may get.
+/// `ports` narrows the source ports that they may get.
 pub fn masquerade(ports: Option<&str>) -> Result<()> {
-    let udp = match ports {
-        Some(ports) => {
-            format!("-A KUBE-POSTROUTING -p udp -j MASQUERADE --to-ports {ports}\n")
-        }
+    let narrow: String = match ports {
+        Some(ports) => ["udp", "tcp"]
+            .map(|l4| format!("-A KUBE-POSTROUTING -p {l4} -j MASQUERADE --to-ports {ports}\n"))
+            .concat(),
         None => String::new(),
     };
     for (v6, pods) in [(false, "10.244.0.0/16"), (true, "fd00:244::/32")] {
@@ -78,7 +78,7 @@ pub fn masquerade(ports: Option<&str>) -> Result<()> {
             &format!(
                 "*nat\n:KUBE-POSTROUTING -\n\
                  -A POSTROUTING -s {pods} ! -d {pods} -j KUBE-POSTROUTING\n\
-                 {udp}-A KUBE-POSTROUTING -j MASQUERADE\n"
+                 {narrow}-A KUBE-POSTROUTING -j MASQUERADE\n"
             ),
         )?;
     }

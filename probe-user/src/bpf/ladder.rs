@@ -77,7 +77,7 @@ pub const HOOKS: &[Spec] = &[
             kprobe: "clash_kp",
             kretprobe: "clash_krp",
         },
-        causes: &["conntrack-dnat-clash", "conntrack-snat-clash"],
+        causes: &["conntrack-dnat-clash", "conntrack-snat-clash", "snat-ports-exhausted"],
     },
     Spec {
         name: "early_drop",

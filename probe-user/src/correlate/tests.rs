@@ -7,6 +7,7 @@ mod dnat_clash;
 mod dns;
 mod no_listener;
 mod snat_clash;
+mod snat_ports;
 mod stream;
 mod table_full;
 

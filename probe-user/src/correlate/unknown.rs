@@ -15,12 +15,14 @@ use crate::finding::{Cause, Confidence, Details, NotNamed, SymptomKind};
 const DNS: &[(Cause, &[u16])] = &[
     (Cause::ConntrackDnatClash, &[kind::CLASH, kind::DROP]),
     (Cause::ConntrackSnatClash, &[kind::CLASH]),
+    (Cause::SnatPortsExhausted, &[kind::CLASH]),
     (Cause::ConntrackTableFull, &[kind::TABLE_FULL, kind::DROP]),
     (Cause::NoListener, &[kind::DROP]),
     (Cause::ServerSlow, &[kind::DNS_SERVER_ANSWER]),
 ];
 const TCP: &[(Cause, &[u16])] = &[
     (Cause::ConntrackSnatClash, &[kind::CLASH]),
+    (Cause::SnatPortsExhausted, &[kind::CLASH]),
     (Cause::ConntrackTableFull, &[kind::TABLE_FULL, kind::DROP]),
     (Cause::AcceptQueueOverflow, &[kind::LISTEN_DROP]),
     (Cause::NoListener, &[kind::DROP]),
@@ -61,14 +63,18 @@ fn hint_class(case: &Case<'_>) -> String {
     }
 }
 
-/// The causes that are ruled out, and those that could not be seen.
-pub fn not_named(case: &Case<'_>) -> (Vec<NotNamed>, Vec<NotNamed>) {
-    let looked_for = match case.symptom.kind {
+/// The causes looked for behind such a symptom.
+pub fn looked_for(symptom: SymptomKind) -> &'static [(Cause, &'static [u16])] {
+    match symptom {
         SymptomKind::DnsStall => DNS,
         SymptomKind::ConnectStall | SymptomKind::ConnectRefused => TCP,
-    };
+    }
+}
+
+/// The causes that are ruled out, and those that could not be seen.
+pub fn not_named(case: &Case<'_>) -> (Vec<NotNamed>, Vec<NotNamed>) {
     let (mut ruled_out, mut not_seen) = (Vec::new(), Vec::new());
-    for (cause, kinds) in looked_for {
+    for (cause, kinds) in looked_for(case.symptom.kind) {
         let cause = *cause;
         match case.world.watch(cause) {
             Watch::CannotHappen(why) => {
@@ -103,7 +109,10 @@ fn why_not(case: &Case<'_>, cause: Cause) -> String {
         Cause::ConntrackSnatClash if clash => {
             "a clash of this flow was seen, but not with a young entry for the same source port"
         }
-        Cause::ConntrackDnatClash | Cause::ConntrackSnatClash => {
+        Cause::SnatPortsExhausted if clash => {
+            "a clash of this flow was seen, but not with an older entry for the same source port"
+        }
+        Cause::ConntrackDnatClash | Cause::ConntrackSnatClash | Cause::SnatPortsExhausted => {
             "no clash of this flow was seen while the hook was watched and nothing was lost"
         }
         Cause::ConntrackTableFull => "no packet of this flow was refused by a full table",

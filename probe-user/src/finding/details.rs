@@ -11,6 +11,7 @@ use serde::Serialize;
 pub enum Details {
     AcceptQueue(Box<AcceptQueue>),
     SnatClash(SnatClash),
+    SnatPorts(SnatPorts),
     DnatClash(Box<DnatClash>),
     TableFull(TableFull),
     NoListener(NoListener),
@@ -80,6 +81,24 @@ pub struct SnatClash {
     pub snat_to: String,
     /// How long before the clash the winner entered the table; `None` when it cannot be told.
     pub winner_age_jiffies: Option<i64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SnatPorts {
+    /// The connection that found no port, as it was before translation: `src:port -> dst:port`.
+    pub loser: String,
+    /// The connection that holds the port it was given.
+    pub holder: String,
+    /// The pod on this node that holds it.
+    pub holder_pod: Option<String>,
+    /// The address and port that NAT chose for want of a free one.
+    pub snat_to: String,
+    /// The server's address and port, for which ports ran out.
+    pub destination: String,
+    /// How long before the clash the holder entered the table; `None` when it cannot be told.
+    pub holder_age_jiffies: Option<i64>,
+    /// How long before the clash the holder called connect(); `None` when that was not seen.
+    pub holder_age_ms: Option<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -1,8 +1,8 @@
 //! What looks like a conntrack clash in one way or another and is none, or did no harm.
 
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
 use super::dnat_clash::{World, fire_pair};
 use crate::{
@@ -88,36 +88,4 @@ pub fn answered(lab: &Lab) -> Result<()> {
     }
     probe.stop()?;
     probe.only(&[])
-}
-
-/// No free port is left for the masquerade: dropped in the same place as a clash, against entries
-/// that were there long before.
-pub fn snat_exhausted(lab: &Lab) -> Result<()> {
-    const PORTS: usize = 4;
-    let client = lab.pod("client")?;
-    let resolver = lab.outside("resolver")?;
-    let _server = server::start(&resolver, "resolver", Behaviour::default())?;
-    services::masquerade(Some("40000-40003"))?;
-    let to = SocketAddr::new(resolver.v4.into(), 53);
-    let probe = lab.probe(&[])?;
-
-    let once = [SOON];
-    for i in 0..PORTS {
-        let outcome = client::ask(&client, to, &format!("first{i}.example.com"), A, &once)?;
-        ensure!(outcome == Outcome::Answered, "query {i} had a port, yet it was {outcome:?}");
-    }
-    // Entries of connections that came long before are what exhausted ports look like.
-    std::thread::sleep(Duration::from_secs(2));
-    let failed = counters::conntrack("insert_failed")?;
-    let patience = [Duration::from_millis(1500); 2];
-    let outcome = client::ask(&client, to, "late.example.com", A, &patience)?;
-    ensure!(outcome == Outcome::Silent, "there was a fifth port: {outcome:?}");
-    let dropped = counters::conntrack("insert_failed")?.checked_sub(failed);
-    ensure!(dropped.context("a counter fell")? >= 2, "nothing was dropped at insertion");
-
-    probe.finding("a dns-stall of client", SOON, |f| {
-        f["symptom"] == "dns-stall" && f["victim"]["pod"] == "client"
-    })?;
-    probe.stop()?;
-    probe.only(&["unknown", "snat-ports-exhausted"])
 }

@@ -12,6 +12,7 @@ mod no_listener;
 mod resolvers;
 mod server_slow;
 pub mod snat_clash;
+mod snat_ports;
 mod syn_cookies;
 pub mod table_full;
 
@@ -42,7 +43,10 @@ pub const ALL: &[Case] = &[
     Case::new("nfqueue_neighbour", clash_lookalikes::nfqueue_neighbour)
         .kernels(dnat_clash::UNCERTAIN),
     Case::new("clash_answered", clash_lookalikes::answered),
-    Case::new("snat_exhausted", clash_lookalikes::snat_exhausted),
+    Case::new("snat_exhausted_udp", snat_ports::udp),
+    Case::new("snat_exhausted_udp_v6", snat_ports::udp_v6),
+    Case::new("snat_exhausted_tcp", snat_ports::tcp),
+    Case::new("snat_exhausted_tcp_v6", snat_ports::tcp_v6),
     Case::new("syn_cookies", syn_cookies::run_case),
     Case::new("resolver_glibc", resolvers::glibc),
     Case::new("resolver_musl", resolvers::musl),

@@ -1,7 +1,7 @@
 //! `conntrack-snat-clash`: two connections were masqueraded to one source port at the same moment;
 //! the second finds the tuple taken when its entry is inserted (`nf_ct_resolve_clash` returns
 //! NF_DROP, `insert_failed`). Against an old entry it would be that the ports are used up instead:
-//! not named here.
+//! `snat-ports-exhausted`.
 
 use probe_common::{
     event::{Clash, VERDICT_DROP},

@@ -7,6 +7,7 @@ mod conntrack_snat_clash;
 pub mod conntrack_table_full;
 pub mod no_listener;
 mod server_slow;
+mod snat_ports_exhausted;
 mod winner_age;
 
 use super::join::Case;
@@ -35,6 +36,7 @@ pub type Rule = fn(&Case<'_>) -> Option<Verdict>;
 pub const RULES: &[(Cause, Rule)] = &[
     (Cause::ConntrackDnatClash, conntrack_dnat_clash::judge),
     (Cause::ConntrackSnatClash, conntrack_snat_clash::judge),
+    (Cause::SnatPortsExhausted, snat_ports_exhausted::judge),
     (Cause::ConntrackTableFull, conntrack_table_full::judge),
     (Cause::AcceptQueueOverflow, accept_queue_overflow::judge),
     (Cause::NoListener, no_listener::judge),

@@ -12,6 +12,34 @@ const YOUNG: std::ops::RangeInclusive<i64> = -5..=50;
 /// The same for a connect() whose time is known, in nanoseconds.
 const YOUNG_CONNECT: u64 = 250_000_000;
 
+/// More jiffies than this and no race lies between the two: 250 ms to 2.5 s by HZ.
+const OLD: i64 = 250;
+/// The same for a connect() whose time is known, in nanoseconds.
+const OLD_CONNECT: u64 = 1_000_000_000;
+
+/// What is known of the winner's age.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Age {
+    /// It came at the same moment as the loser.
+    Young,
+    /// Older than any race.
+    Old,
+    /// Neither is proven.
+    Unclear,
+}
+
+/// How old the winner was.
+pub fn of(e: &Clash) -> Age {
+    if is_young(e) {
+        return Age::Young;
+    }
+    let is_old = match jiffies(e) {
+        Some(age) => age > OLD,
+        None => e.winner_started != 0 && e.header.ts.saturating_sub(e.winner_started) > OLD_CONNECT,
+    };
+    if is_old { Age::Old } else { Age::Unclear }
+}
+
 /// Whether winner and loser came at the same moment; `false` when that cannot be told.
 pub fn is_young(e: &Clash) -> bool {
     match e.loser.orig.proto {
@@ -93,5 +121,23 @@ mod tests {
         assert!(is_young(&e));
         e.winner_started = 3_000_000_000;
         assert!(!is_young(&e));
+    }
+
+    #[test]
+    fn old_is_said_only_when_it_is_proven() {
+        let mut e = tcp();
+        assert_eq!(of(&e), Age::Young);
+        e.winner.timeout -= 200;
+        assert_eq!(of(&e), Age::Unclear);
+        e.winner.timeout -= 51;
+        assert_eq!(of(&e), Age::Old);
+        e.winner.status |= ips::SEEN_REPLY | ips::ASSURED;
+        e.winner.tcp_state = ct_tcp::ESTABLISHED;
+        assert_eq!(of(&e), Age::Unclear, "an answer moved its end");
+        e.header.ts = 5_000_000_000;
+        e.winner_started = 4_500_000_000;
+        assert_eq!(of(&e), Age::Unclear);
+        e.winner_started = 3_900_000_000;
+        assert_eq!(of(&e), Age::Old);
     }
 }

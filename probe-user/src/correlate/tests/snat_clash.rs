@@ -55,26 +55,6 @@ fn a_udp_packet_that_is_not_dns_is_told_by_its_drop_alone() {
 }
 
 #[test]
-fn an_old_or_used_winner_means_that_ports_are_used_up() {
-    let young = snat_clash(IPPROTO_TCP, CLIENT_END, OUTSIDE, ISN);
-    let mut old = young;
-    old.winner.timeout -= 3000;
-    let mut used = young;
-    used.winner.status |= ips::SEEN_REPLY | ips::ASSURED;
-    for clash in [old, used] {
-        let mut run = Run::new();
-        run.at(501, clashed(clash));
-        run.at(1520, syn_again(OUTSIDE, 500, 1));
-        run.until(9000);
-        let found = run.only();
-        assert_eq!(found.cause, Cause::Unknown);
-        assert!(found.evidence.iter().any(|e| e.kind == "conntrack-clash"), "{found:#?}");
-        let why = found.ruled_out.iter().find(|n| n.cause == Cause::ConntrackSnatClash);
-        assert!(why.is_some_and(|n| n.why.contains("not with a young entry")), "{why:?}");
-    }
-}
-
-#[test]
 fn two_services_with_one_server_clash_without_snat() {
     let mut clash = snat_clash(IPPROTO_TCP, CLIENT_END, "10.96.0.11:80", ISN);
     clash.loser.reply = tcp(WEB_END, CLIENT_END);
