@@ -62,9 +62,15 @@ wire! {
     }
 }
 
-/// [`Listen::stage`]: the SYN was refused / the final ACK of the handshake was refused.
+/// [`Listen::stage`]: the SYN was refused / the final ACK of the handshake was refused, because the
+/// accept queue was full.
 pub const STAGE_SYN: u32 = 1;
 pub const STAGE_ACK: u32 = 2;
+/// [`Listen::stage`]: the SYN was refused without cookies, because there were as many half-open
+/// connections as `sk_max_ack_backlog` allows / because less than a quarter of
+/// `tcp_max_syn_backlog` was left.
+pub const STAGE_SYN_QUEUE: u32 = 3;
+pub const STAGE_SYN_PRESSURE: u32 = 4;
 
 wire! {
     /// A listening socket refused a SYN (`tcp_conn_request`) or the final ACK
@@ -79,7 +85,7 @@ wire! {
         pub ino: u64,
         /// The client's initial sequence number: NAT keeps it, so it joins both ends.
         pub isn: u32,
-        /// [`STAGE_SYN`] or [`STAGE_ACK`].
+        /// One of the `STAGE_*`.
         pub stage: u32,
         /// `sk_ack_backlog`: connections that wait for accept().
         pub ack_backlog: u32,

@@ -107,4 +107,7 @@ offsets! {
     fl6_daddr = "flowi6"."daddr",
     fl6_sport = "flowi6"."uli.ports.sport",
     fl6_dport = "flowi6"."uli.ports.dport",
+    /// Of a listener also where the kernel has `sk_drop_counters` besides: that is for UDP and raw
+    /// sockets.
+    sk_drops = "sock"."sk_drops",
 }

@@ -169,6 +169,27 @@ pub static CLASHES: LruHashMap<u64, Clash> = LruHashMap::with_max_entries(1024, 
 #[map]
 pub static EARLY_DROPS: LruHashMap<u64, u64> = LruHashMap::with_max_entries(1024, 0);
 
+/// A SYN between entry and return of `tcp_conn_request` that may be refused for want of room for
+/// another half-open connection.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct HalfOpen {
+    /// 0: none.
+    pub skb: u64,
+    pub sk: u64,
+    pub stage: u32,
+    /// `sk_drops`, `sk_ack_backlog`, `sk_max_ack_backlog` and `reqsk_queue.qlen` at entry.
+    pub drops: u32,
+    pub ack_backlog: u32,
+    pub max_ack_backlog: u32,
+    pub qlen: u32,
+    pub _pad: u32,
+}
+
+/// The SYN that this CPU is at: it is handled in one go, with bottom halves off.
+#[map]
+pub static HALF_OPEN: PerCpuArray<HalfOpen> = PerCpuArray::with_max_entries(1, 0);
+
 /// When `early_drop` last failed on this CPU and the packet it failed for was not yet seen freed.
 #[map]
 pub static TABLE_FULL_MARK: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);

@@ -170,8 +170,9 @@ pub fn node() -> Node {
 }
 
 pub fn hooks(state: impl Fn(&str) -> HookState) -> Vec<Hook> {
-    let hooks: [(&str, &str, &[&str]); 6] = [
-        ("tcp_conn_request", "listen", &["accept-queue-overflow"]),
+    let hooks: [(&str, &str, &[&str]); 7] = [
+        ("tcp_conn_request", "listen", &["accept-queue-overflow", "syn-queue-overflow"]),
+        ("tcp_conn_request (return)", "half_open", &["syn-queue-overflow"]),
         ("tcp_v4_syn_recv_sock", "listen", &["accept-queue-overflow"]),
         (
             "nf_ct_resolve_clash",

@@ -1,4 +1,5 @@
-//! A listener refuses a SYN or a final ACK because its accept queue is full.
+//! A listener refuses a SYN or a final ACK because its accept queue is full, or a SYN because its
+//! queue of half-open connections is.
 //!
 //! `int tcp_conn_request(struct request_sock_ops *rsk_ops, const struct tcp_request_sock_ops
 //! *af_ops, struct sock *sk, struct sk_buff *skb)` (net/ipv4/tcp_input.c): the same on 5.10, 6.1,
@@ -10,18 +11,26 @@
 //! the same everywhere. The first thing it does is the same comparison; if the queue is full the
 //! final ACK is dropped while the client believes to be connected.
 
+//!
+//! Half-open connections have two limits, both without effect when the kernel answers with SYN
+//! cookies (`tcp_syncookies`): as many as `sk_max_ack_backlog` (`inet_csk_reqsk_queue_is_full`: ≥ in
+//! most kernels, > in some), and three quarters of `tcp_max_syn_backlog` for peers that are not
+//! known from before. SYNs from TIME_WAIT pass both. So at the entry such a SYN is only a
+//! candidate; that `sk_drops` has grown at the return tells that it was refused
+//! (`tcp_listendrop`).
+
 use aya_ebpf::{
-    macros::{fentry, kprobe},
-    programs::{FEntryContext, ProbeContext},
+    macros::{fentry, fexit, kprobe, kretprobe},
+    programs::{FEntryContext, FExitContext, ProbeContext, RetProbeContext},
 };
 use probe_common::{
-    event::{Listen, STAGE_ACK, STAGE_SYN, kind},
+    event::{Listen, STAGE_ACK, STAGE_SYN, STAGE_SYN_PRESSURE, STAGE_SYN_QUEUE, kind},
     net::{FAMILY_V4, Tuple},
 };
 
 use crate::{
     emit,
-    maps::{offset, seen},
+    maps::{HALF_OPEN, HalfOpen, offset, seen},
     packet,
     read::{self, Ptr, field},
     socket,
@@ -38,6 +47,18 @@ pub fn listen_syn_kp(ctx: ProbeContext) -> u32 {
     if let (Some(sk), Some(skb)) = (ctx.arg(2), ctx.arg(3)) {
         syn(sk, skb);
     }
+    0
+}
+
+#[fexit]
+pub fn listen_syn_fx(_ctx: FExitContext) -> i32 {
+    syn_return();
+    0
+}
+
+#[kretprobe]
+pub fn listen_syn_krp(_ctx: RetProbeContext) -> u32 {
+    syn_return();
     0
 }
 
@@ -73,11 +94,65 @@ pub fn listen_ack6_kp(ctx: ProbeContext) -> u32 {
 fn syn(sk: Ptr, skb: Ptr) -> Option<()> {
     let (backlog, max) = socket::accept_queue(sk);
     if backlog <= max {
-        return None;
+        return half_open(sk, skb, backlog, max);
     }
     seen(kind::LISTEN_DROP);
     let packet = packet::parse(skb)?;
-    send(sk, packet.tuple, packet.ident, STAGE_SYN, backlog, max)
+    let qlen = field(sk, offset!(icsk_qlen));
+    send(sk, packet.tuple, packet.ident, Refusal { stage: STAGE_SYN, backlog, max, qlen })
+}
+
+/// Remembers a SYN that finds too many half-open connections.
+#[inline(always)]
+fn half_open(sk: Ptr, skb: Ptr, ack_backlog: u32, max_ack_backlog: u32) -> Option<()> {
+    let slot = HALF_OPEN.get_ptr_mut(0)?;
+    // SAFETY: this CPU's own value; one SYN at a time.
+    unsafe { (*slot).skb = 0 };
+    let net = read::sock_net(sk);
+    let syncookies: u8 = field(net, offset!(net_syncookies));
+    if syncookies != 0 {
+        return None;
+    }
+    let qlen: u32 = field(sk, offset!(icsk_qlen));
+    let limit: u32 = field(net, offset!(net_max_syn_backlog));
+    let stage = if qlen >= max_ack_backlog {
+        STAGE_SYN_QUEUE
+    } else if (limit.wrapping_sub(qlen) as i32) < (limit as i32 >> 2) {
+        STAGE_SYN_PRESSURE
+    } else {
+        return None;
+    };
+    let drops = field(sk, offset!(sk_drops));
+    // SAFETY: as above.
+    unsafe {
+        slot.write(HalfOpen { skb, sk, stage, drops, ack_backlog, max_ack_backlog, qlen, _pad: 0 });
+    }
+    Some(())
+}
+
+#[inline(always)]
+fn syn_return() -> Option<()> {
+    let slot = HALF_OPEN.get_ptr_mut(0)?;
+    // SAFETY: this CPU's own value; one SYN at a time.
+    let syn = unsafe { *slot };
+    if syn.skb == 0 {
+        return None;
+    }
+    // SAFETY: as above.
+    unsafe { (*slot).skb = 0 };
+    let drops: u32 = field(syn.sk, offset!(sk_drops));
+    if drops == syn.drops {
+        return None;
+    }
+    seen(kind::LISTEN_DROP);
+    let packet = packet::parse(syn.skb)?;
+    let refusal = Refusal {
+        stage: syn.stage,
+        backlog: syn.ack_backlog,
+        max: syn.max_ack_backlog,
+        qlen: syn.qlen,
+    };
+    send(syn.sk, packet.tuple, packet.ident, refusal)
 }
 
 /// `is_v6`: called for the IPv6 function, which hands IPv4 connections of its sockets over to the
@@ -95,16 +170,24 @@ fn ack(sk: Ptr, req: Ptr, is_v6: bool) -> Option<()> {
     }
     seen(kind::LISTEN_DROP);
     let isn = field(req, offset!(req_rcv_isn));
-    send(sk, socket::reversed(&tuple), isn, STAGE_ACK, backlog, max)
+    let qlen = field(sk, offset!(icsk_qlen));
+    send(sk, socket::reversed(&tuple), isn, Refusal { stage: STAGE_ACK, backlog, max, qlen })
+}
+
+/// Why it was refused, as it was then.
+struct Refusal {
+    stage: u32,
+    backlog: u32,
+    max: u32,
+    qlen: u32,
 }
 
 #[inline(always)]
-fn send(sk: Ptr, tuple: Tuple, isn: u32, stage: u32, backlog: u32, max: u32) -> Option<()> {
+fn send(sk: Ptr, tuple: Tuple, isn: u32, refusal: Refusal) -> Option<()> {
     let net = read::sock_net(sk);
     let ts = emit::now();
     let header = emit::header(kind::LISTEN_DROP, ts, net);
     let ino = read::sock_ino(sk);
-    let qlen = field(sk, offset!(icsk_qlen));
     let somaxconn = field(net, offset!(net_somaxconn));
     let max_syn_backlog = field(net, offset!(net_max_syn_backlog));
     let syncookies: u8 = field(net, offset!(net_syncookies));
@@ -117,10 +200,10 @@ fn send(sk: Ptr, tuple: Tuple, isn: u32, stage: u32, backlog: u32, max: u32) -> 
                 sk,
                 ino,
                 isn,
-                stage,
-                ack_backlog: backlog,
-                max_ack_backlog: max,
-                qlen,
+                stage: refusal.stage,
+                ack_backlog: refusal.backlog,
+                max_ack_backlog: refusal.max,
+                qlen: refusal.qlen,
                 somaxconn,
                 max_syn_backlog,
                 syncookies: u32::from(syncookies),

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use anyhow::{Context as _, Result, anyhow};
 use aya::{
     Btf, Ebpf,
-    programs::{FEntry, KProbe, RawTracePoint, kprobe::KProbeLinkId},
+    programs::{FEntry, FExit, KProbe, RawTracePoint, kprobe::KProbeLinkId},
 };
 
 use super::ladder::{HOOKS, Spec, Target};
@@ -68,6 +68,10 @@ impl Attachments {
                 Some(fentry)
             }
             (HookState::Watched { .. }, Target::Function { kprobe, .. }) => Some(kprobe),
+            (HookState::Watched { rung: Rung::Fentry }, Target::Return { fexit, .. }) => {
+                Some(fexit)
+            }
+            (HookState::Watched { .. }, Target::Return { kretprobe, .. }) => Some(kretprobe),
             (HookState::Watched { .. }, Target::ModuleFunction { kprobe, .. }) => Some(kprobe),
             _ => None,
         })
@@ -124,6 +128,15 @@ impl Attachments {
                     kprobe_to(ebpf, kprobe, spec.name).map(|_| Rung::Kprobe)
                 }
             },
+            Target::Return { function, fexit, kretprobe } => {
+                match fexit_to(ebpf, btf, fexit, function) {
+                    Ok(()) => Ok(Rung::Fentry),
+                    Err(no_fexit) => {
+                        log::info!("{}: no fexit: {no_fexit:#}", spec.name);
+                        kprobe_to(ebpf, kretprobe, function).map(|_| Rung::Kprobe)
+                    }
+                }
+            }
             Target::ModuleFunction { module, .. } if !has_module(module) => {
                 return not_loaded(module);
             }
@@ -187,6 +200,7 @@ fn log_cost(ebpf: &Ebpf, spec: &Spec) {
     let programs = match spec.target {
         Target::Function { fentry, kprobe } => vec![fentry, kprobe],
         Target::ModuleFunction { kprobe, kretprobe, .. } => vec![kprobe, kretprobe],
+        Target::Return { fexit, kretprobe, .. } => vec![fexit, kretprobe],
         Target::Tracepoint { program } => vec![program],
     };
     for program in programs {
@@ -206,6 +220,14 @@ fn fentry_to(ebpf: &mut Ebpf, btf: Option<&Btf>, program: &str, function: &str) 
     let program = typed::<FEntry>(ebpf, program)?;
     program.load(function, btf).with_context(|| format!("cannot load fentry of {function}"))?;
     program.attach().with_context(|| format!("cannot attach fentry to {function}"))?;
+    Ok(())
+}
+
+fn fexit_to(ebpf: &mut Ebpf, btf: Option<&Btf>, program: &str, function: &str) -> Result<()> {
+    let btf = btf.context("this kernel has no BTF")?;
+    let program = typed::<FExit>(ebpf, program)?;
+    program.load(function, btf).with_context(|| format!("cannot load fexit of {function}"))?;
+    program.attach().with_context(|| format!("cannot attach fexit to {function}"))?;
     Ok(())
 }
 

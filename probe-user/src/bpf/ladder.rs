@@ -10,6 +10,8 @@ pub enum Target {
     /// A function of a module, entry and return. aya attaches fentry to vmlinux only, and a kprobe
     /// also lets the module go.
     ModuleFunction { module: &'static str, kprobe: &'static str, kretprobe: &'static str },
+    /// The return of a function of vmlinux: fexit where the kernel allows it, else kretprobe.
+    Return { function: &'static str, fexit: &'static str, kretprobe: &'static str },
     /// A raw tracepoint, `category:name`.
     Tracepoint { program: &'static str },
 }
@@ -17,7 +19,7 @@ pub enum Target {
 /// One hook.
 #[derive(Clone, Copy, Debug)]
 pub struct Spec {
-    /// The function, or `category:name` of the tracepoint.
+    /// The function, or `category:name` of the tracepoint; of a return, some words more.
     pub name: &'static str,
     pub family: Family,
     pub target: Target,
@@ -53,8 +55,18 @@ pub const HOOKS: &[Spec] = &[
         Family::Listen,
         "listen_syn_fe",
         "listen_syn_kp",
-        &["accept-queue-overflow"],
+        &["accept-queue-overflow", "syn-queue-overflow"],
     ),
+    Spec {
+        name: "tcp_conn_request (return)",
+        family: Family::HalfOpen,
+        target: Target::Return {
+            function: "tcp_conn_request",
+            fexit: "listen_syn_fx",
+            kretprobe: "listen_syn_krp",
+        },
+        causes: &["syn-queue-overflow"],
+    },
     function(
         "tcp_v4_syn_recv_sock",
         Family::Listen,

@@ -2,7 +2,8 @@
 
 use probe_common::{
     event::{
-        Clash, DROP_TABLE_FULL, Dns, Listen, STAGE_ACK, SynAck, VERDICT_ACCEPT, VERDICT_DROP, kind,
+        Clash, DROP_TABLE_FULL, Dns, Listen, STAGE_ACK, STAGE_SYN_PRESSURE, SynAck, VERDICT_ACCEPT,
+        VERDICT_DROP, kind,
     },
     net::ips,
 };
@@ -30,6 +31,12 @@ impl Case<'_> {
             format!(
                 "{} connections wait for accept(), more than the {} allowed",
                 e.ack_backlog, e.max_ack_backlog
+            )
+        } else if e.stage == STAGE_SYN_PRESSURE {
+            format!(
+                "{} half-open connections, less than a quarter of tcp_max_syn_backlog {} is left, \
+                 syncookies {}",
+                e.qlen, e.max_syn_backlog, e.syncookies
             )
         } else {
             format!(

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::{
-    rules::{accept_queue_overflow, conntrack_table_full},
+    rules::{accept_queue_overflow, conntrack_table_full, syn_queue_overflow},
     world::World,
 };
 use crate::finding::{Cause, Change, Details, Finding, Output};
@@ -210,6 +210,7 @@ fn recount(details: &mut Details, world: &World, at_end: bool) -> bool {
     let before = at_end.then(|| details.clone());
     let more = match details {
         Details::AcceptQueue(details) => accept_queue_overflow::count(details, world),
+        Details::SynQueue(details) => syn_queue_overflow::count(details, world),
         Details::TableFull(details) => conntrack_table_full::count(details, world),
         _ => false,
     };

@@ -25,7 +25,13 @@ impl PerNetns {
         } else if self.readings.len() < CAPACITY {
             let mut first = counters.clone();
             if is_new {
-                first.listen_overflows = first.listen_overflows.map(|_| 0);
+                for counter in [
+                    &mut first.listen_overflows,
+                    &mut first.listen_drops,
+                    &mut first.reqq_full_drop,
+                ] {
+                    *counter = counter.map(|_| 0);
+                }
             }
             self.readings.insert(counters.netns, (first, counters.clone()));
         }
@@ -42,8 +48,13 @@ impl PerNetns {
 
     /// How much `ListenOverflows` of the namespace grew since its first reading.
     pub fn listen_overflows(&self, netns: u32) -> Option<u64> {
+        self.grown(netns, |c| c.listen_overflows)
+    }
+
+    /// How much a counter of the namespace grew since its first reading.
+    pub fn grown(&self, netns: u32, of: impl Fn(&Counters) -> Option<u64>) -> Option<u64> {
         let (first, latest) = self.readings.get(&netns)?;
-        Some(latest.listen_overflows?.saturating_sub(first.listen_overflows?))
+        Some(of(latest)?.saturating_sub(of(first)?))
     }
 }
 

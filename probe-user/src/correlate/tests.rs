@@ -9,6 +9,7 @@ mod no_listener;
 mod snat_clash;
 mod snat_ports;
 mod stream;
+mod syn_queue;
 mod table_full;
 
 use crate::{

@@ -25,6 +25,7 @@ const TCP: &[(Cause, &[u16])] = &[
     (Cause::SnatPortsExhausted, &[kind::CLASH]),
     (Cause::ConntrackTableFull, &[kind::TABLE_FULL, kind::DROP]),
     (Cause::AcceptQueueOverflow, &[kind::LISTEN_DROP]),
+    (Cause::SynQueueOverflow, &[kind::LISTEN_DROP]),
     (Cause::NoListener, &[kind::DROP]),
 ];
 
@@ -116,10 +117,11 @@ fn why_not(case: &Case<'_>, cause: Cause) -> String {
             "no clash of this flow was seen while the hook was watched and nothing was lost"
         }
         Cause::ConntrackTableFull => "no packet of this flow was refused by a full table",
-        Cause::AcceptQueueOverflow if case.listens().is_empty() => {
+        Cause::AcceptQueueOverflow | Cause::SynQueueOverflow if case.listens().is_empty() => {
             "no listener on this node refused this connection"
         }
         Cause::AcceptQueueOverflow => "the listener refused it, but its accept queue was not full",
+        Cause::SynQueueOverflow => "the listener refused it, but not for half-open connections",
         Cause::NoListener => "the request met no closed port on this node",
         Cause::ServerSlow if case.servers().is_empty() => {
             "no server on this node got this query and answered it late"

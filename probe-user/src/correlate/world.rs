@@ -6,7 +6,9 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use probe_common::event::{DROP_HAS_REASON, DROP_TABLE_FULL, Drop, Header, Listen};
+use probe_common::event::{
+    DROP_HAS_REASON, DROP_TABLE_FULL, Drop, Header, Listen, STAGE_SYN_PRESSURE, STAGE_SYN_QUEUE,
+};
 
 use super::{
     evidence::Index,
@@ -46,6 +48,9 @@ pub struct World {
     full: Bounded<SocketAddr, (u64, Box<Listen>)>,
     /// Overflows by listener, as delivered in detail.
     pub refused: Tally<ListenerKey>,
+    /// The same for SYNs refused for want of room for half-open connections.
+    half_open_full: Bounded<SocketAddr, (u64, Box<Listen>)>,
+    pub half_open_refused: Tally<ListenerKey>,
     /// Packets refused by a full conntrack table, by the table's namespace and the pod (or address)
     /// that sent them.
     pub table_full: Tally<(u32, String)>,
@@ -86,6 +91,10 @@ impl World {
             Body::Listen(l) if overflowed(l) => {
                 self.refused.add(listener_key(l));
                 self.full.insert(Flow::of(&l.tuple).dst, (event.ts, l.clone()));
+            }
+            Body::Listen(l) if half_open_full(l) => {
+                self.half_open_refused.add(listener_key(l));
+                self.half_open_full.insert(Flow::of(&l.tuple).dst, (event.ts, l.clone()));
             }
             Body::Drop(d) if d.flags & DROP_TABLE_FULL != 0 => {
                 let who = self.who(Flow::of(&d.tuple).src.ip(), event.ts);
@@ -138,6 +147,12 @@ impl World {
     /// The latest refusal by a full listener with this address, when it was not before `since`.
     pub fn overflow_at(&self, address: SocketAddr, since: u64) -> Option<(u64, &Listen)> {
         let (ts, listen) = self.full.get(&address)?;
+        (*ts >= since).then_some((*ts, listen))
+    }
+
+    /// The same for a listener without room for half-open connections.
+    pub fn half_open_full_at(&self, address: SocketAddr, since: u64) -> Option<(u64, &Listen)> {
+        let (ts, listen) = self.half_open_full.get(&address)?;
         (*ts >= since).then_some((*ts, listen))
     }
 
@@ -198,7 +213,12 @@ impl World {
 
 /// `sk_acceptq_is_full`: the comparison is `>` in all versions (include/net/sock.h).
 pub fn overflowed(listen: &Listen) -> bool {
-    listen.ack_backlog > listen.max_ack_backlog
+    listen.ack_backlog > listen.max_ack_backlog && !half_open_full(listen)
+}
+
+/// The SYN was refused for want of room for another half-open connection.
+pub fn half_open_full(listen: &Listen) -> bool {
+    matches!(listen.stage, STAGE_SYN_QUEUE | STAGE_SYN_PRESSURE)
 }
 
 pub fn listener_key(listen: &Listen) -> ListenerKey {

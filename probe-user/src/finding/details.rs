@@ -10,6 +10,7 @@ use serde::Serialize;
 #[serde(untagged)]
 pub enum Details {
     AcceptQueue(Box<AcceptQueue>),
+    SynQueue(Box<SynQueue>),
     SnatClash(SnatClash),
     SnatPorts(SnatPorts),
     DnatClash(Box<DnatClash>),
@@ -64,6 +65,43 @@ pub struct AcceptQueue {
     pub missed: u64,
     /// Refusals counted but not sent in detail, on the whole node.
     pub details_left_out: u64,
+    /// The listener's namespace, and what its refusals are counted under.
+    #[serde(skip)]
+    pub netns: u32,
+    #[serde(skip)]
+    pub key: (u32, u64),
+}
+
+/// Which limit of half-open connections was reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SynLimit {
+    /// The listener's backlog (`TCPReqQFullDrop`).
+    Backlog,
+    /// Three quarters of `tcp_max_syn_backlog`: the rest is for known peers (no counter of its
+    /// own, only `ListenDrops`).
+    LastQuarter,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SynQueue {
+    pub address: IpAddr,
+    pub port: u16,
+    pub process: Option<String>,
+    pub pid: Option<u32>,
+    pub limit: SynLimit,
+    /// Half-open connections of this listener when it refused.
+    pub half_open: u32,
+    pub max_ack_backlog: u32,
+    pub somaxconn: u32,
+    pub max_syn_backlog: u32,
+    pub syncookies: u32,
+    /// Refusals by this listener for this reason, as delivered in detail.
+    pub refused: u64,
+    /// The kernel's `ListenDrops` and `TCPReqQFullDrop` of that namespace since stallprobe's
+    /// start.
+    pub kernel_listen_drops: Option<u64>,
+    pub kernel_reqq_full_drop: Option<u64>,
     /// The listener's namespace, and what its refusals are counted under.
     #[serde(skip)]
     pub netns: u32,

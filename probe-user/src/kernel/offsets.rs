@@ -11,6 +11,7 @@ use super::btf::{Btf, QueryError};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Family {
     Listen,
+    HalfOpen,
     Handshake,
     Conntrack,
     Dns,
@@ -18,14 +19,15 @@ pub enum Family {
 }
 
 impl Family {
-    pub const ALL: [Self; 5] =
-        [Self::Listen, Self::Handshake, Self::Conntrack, Self::Dns, Self::SkbDrop];
+    pub const ALL: [Self; 6] =
+        [Self::Listen, Self::HalfOpen, Self::Handshake, Self::Conntrack, Self::Dns, Self::SkbDrop];
 
     /// The name used in messages.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Listen => "listen",
+            Self::HalfOpen => "half_open",
             Self::Handshake => "handshake",
             Self::Conntrack => "conntrack",
             Self::Dns => "dns",
@@ -38,6 +40,12 @@ impl Family {
     fn needs(self) -> &'static [&'static [&'static str]] {
         match self {
             Self::Listen => &[PACKET, SOCKET, &["sk_ack_backlog", "sk_max_ack_backlog"]],
+            Self::HalfOpen => &[
+                PACKET,
+                SOCKET,
+                &["sk_max_ack_backlog", "icsk_qlen", "sk_drops"],
+                &["net_syncookies", "net_max_syn_backlog"],
+            ],
             Self::Handshake => &[SOCKET, &["sk_state", "sk_protocol", "inet_sport", "tcp_snd_una"]],
             Self::Conntrack => &[ENTRY, &["net_inum"]],
             Self::Dns => &[PACKET, SOCKET, FLOW, &["skb_sk", "skb_transport_header"]],
@@ -77,7 +85,7 @@ const WIDTHS: &[(u32, &[&str])] = &[
     (8, &["dev_net", "net_cookie", "sk_net", "sk_socket", "socket_ino", "ct_net"]),
     (4, &["skb_len", "skb_data_len", "skb_iif", "dev_ifindex", "net_inum", "net_somaxconn"]),
     (4, &["net_max_syn_backlog", "sk_daddr", "sk_rcv_saddr", "sk_ack_backlog"]),
-    (4, &["sk_max_ack_backlog", "sk_err", "icsk_qlen", "tcp_snd_una", "req_rcv_isn"]),
+    (4, &["sk_drops", "sk_max_ack_backlog", "sk_err", "icsk_qlen", "tcp_snd_una", "req_rcv_isn"]),
     (4, &["ct_status", "ct_timeout", "fl4_saddr", "fl4_daddr"]),
     (2, &["skb_network_header", "skb_transport_header", "skb_protocol", "sk_family", "sk_num"]),
     (2, &["sk_dport", "sk_protocol", "inet_sport", "tuple_sport", "tuple_l3num", "tuple_dport"]),

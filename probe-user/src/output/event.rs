@@ -1,7 +1,10 @@
 //! The raw events, one line each: for people who want to see what findings are made from.
 
 use probe_common::{
-    event::{Clash, Connect, DROP_TABLE_FULL, Dns, Drop, Listen, STAGE_ACK, SynAck, kind},
+    event::{
+        Clash, Connect, DROP_TABLE_FULL, Dns, Drop, Listen, STAGE_ACK, STAGE_SYN_PRESSURE,
+        STAGE_SYN_QUEUE, SynAck, kind,
+    },
     net::{Conntrack, Tuple},
 };
 use serde_json::{Value, json};
@@ -108,9 +111,14 @@ fn loader_words(body: &Body) -> Option<(&'static str, Option<String>, String)> {
 
 fn listen(e: &Listen) -> String {
     format!(
-        "{} {} refused, isn={:#010x} accept queue {}/{} half-open {} somaxconn {}",
+        "{} {} refused{}, isn={:#010x} accept queue {}/{} half-open {} somaxconn {}",
         Flow::of(&e.tuple),
         if e.stage == STAGE_ACK { "ACK" } else { "SYN" },
+        match e.stage {
+            STAGE_SYN_QUEUE => " (half-open queue full)",
+            STAGE_SYN_PRESSURE => " (last quarter of tcp_max_syn_backlog)",
+            _ => "",
+        },
         e.isn,
         e.ack_backlog,
         e.max_ack_backlog,

@@ -267,6 +267,13 @@ fn counts(details: &Details) -> Option<String> {
             }
             Some(text)
         }
+        Details::SynQueue(d) => {
+            let mut text = format!("{} refused", number(d.refused));
+            if let Some(kernel) = d.kernel_listen_drops {
+                text.push_str(&format!(", the kernel counted {}", number(kernel)));
+            }
+            Some(text)
+        }
         Details::TableFull(d) => {
             let pods: Vec<String> =
                 d.pods.iter().take(5).map(|p| format!("{} {}", p.pod, number(p.dropped))).collect();

@@ -14,6 +14,7 @@ mod server_slow;
 pub mod snat_clash;
 mod snat_ports;
 mod syn_cookies;
+mod syn_queue;
 pub mod table_full;
 
 use crate::case::Case;
@@ -48,6 +49,12 @@ pub const ALL: &[Case] = &[
     Case::new("snat_exhausted_tcp", snat_ports::tcp),
     Case::new("snat_exhausted_tcp_v6", snat_ports::tcp_v6),
     Case::new("syn_cookies", syn_cookies::run_case),
+    Case::new("syn_queue_backlog", syn_queue::backlog),
+    Case::new("syn_queue_backlog_v6", syn_queue::backlog_v6),
+    Case::new("syn_queue_last_quarter", syn_queue::last_quarter),
+    Case::new("syn_queue_last_quarter_v6", syn_queue::last_quarter_v6),
+    Case::new("syn_queue_room_left", syn_queue::room_left),
+    Case::new("syn_queue_accept_queue", syn_queue::accept_queue_full),
     Case::new("resolver_glibc", resolvers::glibc),
     Case::new("resolver_musl", resolvers::musl),
     Case::new("resolver_go", resolvers::go),

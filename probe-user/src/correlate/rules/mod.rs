@@ -8,6 +8,7 @@ pub mod conntrack_table_full;
 pub mod no_listener;
 mod server_slow;
 mod snat_ports_exhausted;
+pub mod syn_queue_overflow;
 mod winner_age;
 
 use super::join::Case;
@@ -39,6 +40,7 @@ pub const RULES: &[(Cause, Rule)] = &[
     (Cause::SnatPortsExhausted, snat_ports_exhausted::judge),
     (Cause::ConntrackTableFull, conntrack_table_full::judge),
     (Cause::AcceptQueueOverflow, accept_queue_overflow::judge),
+    (Cause::SynQueueOverflow, syn_queue_overflow::judge),
     (Cause::NoListener, no_listener::judge),
     (Cause::ServerSlow, server_slow::judge),
 ];
