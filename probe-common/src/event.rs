@@ -126,9 +126,11 @@ wire! {
         /// One of the `OUTCOME_*`.
         pub outcome: u32,
         /// `sk->sk_err` as a positive errno (ECONNREFUSED 111, ETIMEDOUT 110, EHOSTUNREACH 113),
-        /// 0 when none was set.
+        /// 0 when none was set. EADDRNOTAVAIL (99): no local port was left, and nothing was sent.
         pub err: u32,
-        pub _pad: u32,
+        /// With EADDRNOTAVAIL `net.ipv4.ip_local_port_range` of that namespace, `high << 16 | low`;
+        /// else, and when not known, 0.
+        pub port_range: u32,
     }
 }
 

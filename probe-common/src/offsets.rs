@@ -110,4 +110,6 @@ offsets! {
     /// Of a listener also where the kernel has `sk_drop_counters` besides: that is for UDP and raw
     /// sockets.
     sk_drops = "sock"."sk_drops",
+    /// Two ints, low and high; from 6.8 on one u32, `high << 16 | low`.
+    net_port_range = "net"."ipv4.ip_local_ports.range",
 }

@@ -105,6 +105,10 @@ pub static CONNECTS: HashMap<u64, Started> = HashMap::with_max_entries(16384, 0)
 #[map]
 pub static CONNECTED: LruHashMap<Tuple, u64> = LruHashMap::with_max_entries(8192, 0);
 
+/// Threads whose connect() found no local port, until its socket is closed again right after.
+#[map]
+pub static NO_PORT: LruHashMap<u64, u64> = LruHashMap::with_max_entries(1024, 0);
+
 /// A question of a client's socket.
 #[repr(C)]
 #[derive(Clone, Copy)]

@@ -433,7 +433,7 @@ pub fn connect(kind: u16, dst: &str, started: u64, retransmits: u32) -> Connect 
         retransmits,
         outcome: OUTCOME_TRYING,
         err: 0,
-        _pad: 0,
+        port_range: 0,
     }
 }
 

@@ -6,16 +6,28 @@
 //! - `tcp:tcp_retransmit_skb(const struct sock *sk, const struct sk_buff *skb[, int err])`
 //! - `tcp:tcp_retransmit_synack(const struct sock *sk, const struct request_sock *req)`
 
-use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
+//!
+//! connect() without a local port: `int __inet_hash_connect(struct inet_timewait_death_row
+//! *death_row, struct sock *sk, …)` (net/ipv4/inet_hashtables.c; the arguments after the first two
+//! differ) returns -EADDRNOTAVAIL, in the caller's context; `tcp_v4_connect` and `tcp_v6_connect`
+//! then set the socket's state from SYN_SENT back to CLOSE. It returns the same for a socket that
+//! has chosen its port when that one is in use: then `inet_sport` is set.
+
+use aya_ebpf::{
+    helpers::bpf_get_current_pid_tgid,
+    macros::{fexit, kretprobe, raw_tracepoint},
+    programs::{FExitContext, RawTracePointContext, RetProbeContext},
+};
 use aya_log_ebpf::debug;
 use probe_common::{
     event::{Connect, Header, OUTCOME_ESTABLISHED, OUTCOME_FAILED, OUTCOME_TRYING, SynAck, kind},
     net::{IPPROTO_TCP, Tuple},
+    offsets::ABSENT,
 };
 
 use crate::{
     emit,
-    maps::{CONNECTED, CONNECTS, Started, offset, seen, setting, stats},
+    maps::{CONNECTED, CONNECTS, NO_PORT, Started, offset, seen, setting, stats},
     read::{self, Ptr, field},
     socket::{self, TCP_ESTABLISHED, TCP_SYN_RECV, TCP_SYN_SENT},
 };
@@ -23,6 +35,18 @@ use crate::{
 #[raw_tracepoint]
 pub fn sock_state(ctx: RawTracePointContext) -> i32 {
     set_state(ctx.arg(0), ctx.arg::<u32>(1) as u8, ctx.arg::<u32>(2) as u8);
+    0
+}
+
+#[fexit]
+pub fn connect_fx(ctx: FExitContext) -> i32 {
+    port_chosen(ctx.ret::<u64>().unwrap_or(0) as u32);
+    0
+}
+
+#[kretprobe]
+pub fn connect_krp(ctx: RetProbeContext) -> u32 {
+    port_chosen(ctx.ret::<u64>() as u32);
     0
 }
 
@@ -66,6 +90,42 @@ fn set_state(sk: Ptr, old: u8, new: u8) -> Option<()> {
     Some(())
 }
 
+const EADDRNOTAVAIL: u32 = 99;
+
+#[inline(always)]
+fn port_chosen(ret: u32) {
+    if ret == EADDRNOTAVAIL.wrapping_neg() {
+        let _ = NO_PORT.insert(&bpf_get_current_pid_tgid(), &emit::now(), 0);
+    }
+}
+
+/// Whether this socket's connect() failed because no local port was left.
+#[inline(always)]
+fn without_port(sk: Ptr, since: u64) -> bool {
+    let thread = bpf_get_current_pid_tgid();
+    // SAFETY: the value is copied; only this thread writes it.
+    let Some(failed) = (unsafe { NO_PORT.get(&thread) }).copied() else { return false };
+    let _ = NO_PORT.remove(&thread);
+    let port: u16 = field(sk, offset!(inet_sport));
+    port == 0 && failed >= since
+}
+
+/// `net.ipv4.ip_local_port_range` as `high << 16 | low`, 0 when not known.
+#[inline(always)]
+fn port_range(sk: Ptr) -> u32 {
+    let at = offset!(net_port_range);
+    if at == ABSENT {
+        return 0;
+    }
+    let at = read::sock_net(sk) + u64::from(at);
+    let first: u32 = read::at(at);
+    if first >> 16 != 0 {
+        return first;
+    }
+    let high: u32 = read::at(at + 4);
+    high << 16 | first
+}
+
 /// A handshake ended.
 #[inline(always)]
 fn end(sk: Ptr, established: bool) -> Option<()> {
@@ -75,6 +135,9 @@ fn end(sk: Ptr, established: bool) -> Option<()> {
     let _ = CONNECTS.remove(&sk);
     let took = now.saturating_sub(started.ts);
     let err: u32 = field(sk, offset!(sk_err));
+    if !established && without_port(sk, started.ts) {
+        return send(kind::CONNECT_END, sk, now, &started, 0, OUTCOME_FAILED, EADDRNOTAVAIL);
+    }
     if established {
         stats(|s| {
             s.established += 1;
@@ -138,6 +201,7 @@ fn send(
     seen(kind);
     let tuple: Tuple = socket::tcp_tuple(sk)?;
     let header: Header = emit::header(kind, ts, read::sock_net(sk));
+    let port_range = if err == EADDRNOTAVAIL { port_range(sk) } else { 0 };
     emit::send(kind, u64::from(header.netns), ts, |event: *mut Connect| {
         // SAFETY: the entry is reserved for exactly this type and written whole.
         unsafe {
@@ -152,7 +216,7 @@ fn send(
                 retransmits: started.retransmits,
                 outcome,
                 err,
-                _pad: 0,
+                port_range,
             });
         }
     });

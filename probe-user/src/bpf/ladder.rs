@@ -107,7 +107,22 @@ pub const HOOKS: &[Spec] = &[
         "kfree_skb",
         &["conntrack-dnat-clash", "conntrack-table-full", "no-listener"],
     ),
-    tracepoint("sock:inet_sock_set_state", Family::Handshake, "sock_state", &["no-listener"]),
+    tracepoint(
+        "sock:inet_sock_set_state",
+        Family::Handshake,
+        "sock_state",
+        &["no-listener", "client-ports-exhausted"],
+    ),
+    Spec {
+        name: "__inet_hash_connect (return)",
+        family: Family::Handshake,
+        target: Target::Return {
+            function: "__inet_hash_connect",
+            fexit: "connect_fx",
+            kretprobe: "connect_krp",
+        },
+        causes: &["client-ports-exhausted"],
+    },
     tracepoint("tcp:tcp_retransmit_skb", Family::Handshake, "syn_retrans", &[]),
     tracepoint("tcp:tcp_retransmit_synack", Family::Handshake, "synack_retrans", &[]),
     function("udp_send_skb", Family::Dns, "dns_send4_fe", "dns_send4_kp", DNS),

@@ -3,6 +3,7 @@
 use probe_common::net::IPPROTO_TCP;
 
 use super::{
+    rules::client_ports_exhausted::EADDRNOTAVAIL,
     symptom::{Side, Symptom, seconds},
     world::World,
 };
@@ -79,6 +80,9 @@ pub fn headline(symptom: &Symptom, world: &World) -> String {
             format!("{who} has tried for {} to connect to {server}", seconds(waited))
         }
         SymptomKind::ConnectStall if open => format!("{who} tries to connect to {server}"),
+        SymptomKind::ConnectStall if symptom.err == EADDRNOTAVAIL => {
+            format!("{who} could not connect to {server} for want of a local port")
+        }
         SymptomKind::ConnectStall => {
             let after = symptom.ended.map(|ts| symptom.after(ts)).unwrap_or_default();
             format!("{who} could not connect to {server} and gave up{after}")

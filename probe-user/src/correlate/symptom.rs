@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use probe_common::event::{Connect, Dns, OUTCOME_ESTABLISHED, OUTCOME_TRYING};
 
-use super::dns;
+use super::{dns, rules::client_ports_exhausted::EADDRNOTAVAIL};
 use crate::{
     finding::{Evidence, Flow, SymptomKind},
     output::sanitize,
@@ -101,6 +101,8 @@ pub struct Symptom {
     pub half_open: bool,
     /// `sk_err` of a connect that failed.
     pub err: u32,
+    /// Local ports there are, where none was left.
+    pub port_range: Option<(u16, u16)>,
     /// What was seen of it at the client, in order.
     pub notes: Vec<Evidence>,
 }
@@ -155,7 +157,10 @@ impl Symptom {
             first_known,
             ..Self::of(kind, Side::Client, flow, ts)
         };
-        if first_known {
+        if e.err == EADDRNOTAVAIL {
+            let [low, high] = [e.port_range as u16, (e.port_range >> 16) as u16];
+            symptom.port_range = (e.port_range != 0).then_some((low, high));
+        } else if first_known {
             symptom.note(first, "syn-sent", format!("SYN sent to {}", flow.dst));
         }
         symptom
@@ -195,6 +200,7 @@ impl Symptom {
             retries: 0,
             half_open: false,
             err: 0,
+            port_range: None,
             notes: Vec::new(),
         }
     }
@@ -274,6 +280,7 @@ fn errno(err: u32) -> String {
         101 => "failed: network is unreachable (ENETUNREACH)".to_owned(),
         104 => "failed: connection reset (ECONNRESET)".to_owned(),
         110 => "failed: timed out (ETIMEDOUT)".to_owned(),
+        EADDRNOTAVAIL => "failed: no local port is left (EADDRNOTAVAIL)".to_owned(),
         111 => "refused (ECONNREFUSED)".to_owned(),
         113 => "failed: no route to host (EHOSTUNREACH)".to_owned(),
         other => format!("failed: errno {other}"),

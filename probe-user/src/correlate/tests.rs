@@ -3,6 +3,7 @@
 
 mod accept_queue;
 mod bounds;
+mod client_ports;
 mod dnat_clash;
 mod dns;
 mod no_listener;

@@ -13,7 +13,7 @@ use probe_common::{
 use super::{
     Correlator, dns,
     join::{Case, Direction, TCP_ACK, TCP_SYN},
-    rules,
+    rules::{self, client_ports_exhausted::EADDRNOTAVAIL},
     stalls::{Key, Stall, State},
     symptom::{Join, Symptom, Worth},
 };
@@ -155,7 +155,11 @@ impl Correlator {
 
     pub(super) fn on_connect(&mut self, ts: u64, e: &Connect) {
         let flow = Flow::of(&e.tuple);
-        let key = tcp_key(e.isn, flow);
+        let key = match e.err {
+            // Nothing was sent: each failure is one of its own.
+            EADDRNOTAVAIL => Key::Flow(flow, (ts / 1000) as u32),
+            _ => tcp_key(e.isn, flow),
+        };
         let known = self.stalls.client(key);
         let waited = if e.started == 0 { 0 } else { ts.saturating_sub(e.started) };
         let slow = waited >= self.min_stall() || e.retransmits > 0;

@@ -9,6 +9,7 @@ use serde::Serialize;
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Details {
+    ClientPorts(ClientPorts),
     AcceptQueue(Box<AcceptQueue>),
     SynQueue(Box<SynQueue>),
     SnatClash(SnatClash),
@@ -26,6 +27,18 @@ pub enum Details {
 fn empty<S: serde::Serializer>(serializer: S) -> Result<S::Ok, S::Error> {
     use serde::ser::SerializeMap;
     serializer.serialize_map(Some(0))?.end()
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ClientPorts {
+    pub process: Option<String>,
+    pub pid: Option<u32>,
+    /// The local address and the destination for which ports ran out.
+    pub source: IpAddr,
+    /// `ip:port`.
+    pub destination: String,
+    /// `ip_local_port_range` of the namespace, both ends included; `None` when not known.
+    pub port_range: Option<[u16; 2]>,
 }
 
 /// What was refused.

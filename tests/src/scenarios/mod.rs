@@ -2,6 +2,7 @@
 
 pub mod accept_queue;
 mod clash_lookalikes;
+mod client_ports;
 pub mod dnat_clash;
 mod dropped;
 mod flood;
@@ -55,6 +56,9 @@ pub const ALL: &[Case] = &[
     Case::new("syn_queue_last_quarter_v6", syn_queue::last_quarter_v6),
     Case::new("syn_queue_room_left", syn_queue::room_left),
     Case::new("syn_queue_accept_queue", syn_queue::accept_queue_full),
+    Case::new("client_ports", client_ports::v4),
+    Case::new("client_ports_v6", client_ports::v6),
+    Case::new("client_ports_lookalikes", client_ports::lookalikes),
     Case::new("resolver_glibc", resolvers::glibc),
     Case::new("resolver_musl", resolvers::musl),
     Case::new("resolver_go", resolvers::go),

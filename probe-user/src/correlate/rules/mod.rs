@@ -2,6 +2,7 @@
 //! or does not. A rule says `certain` only with the evidence the catalogue asks for.
 
 pub mod accept_queue_overflow;
+pub mod client_ports_exhausted;
 mod conntrack_dnat_clash;
 mod conntrack_snat_clash;
 pub mod conntrack_table_full;
@@ -39,6 +40,7 @@ pub const RULES: &[(Cause, Rule)] = &[
     (Cause::ConntrackSnatClash, conntrack_snat_clash::judge),
     (Cause::SnatPortsExhausted, snat_ports_exhausted::judge),
     (Cause::ConntrackTableFull, conntrack_table_full::judge),
+    (Cause::ClientPortsExhausted, client_ports_exhausted::judge),
     (Cause::AcceptQueueOverflow, accept_queue_overflow::judge),
     (Cause::SynQueueOverflow, syn_queue_overflow::judge),
     (Cause::NoListener, no_listener::judge),
