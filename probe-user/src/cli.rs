@@ -24,6 +24,15 @@ pub struct Cli {
 pub enum Command {
     /// Watch and explain, live; the default.
     Watch(Watch),
+    /// Explain a cause: what happened, how it is known, how to confirm and how to fix it.
+    Explain(Explain),
+}
+
+/// What `explain` takes.
+#[derive(Clone, Debug, Args)]
+pub struct Explain {
+    /// A cause as findings name it; without it, all causes are listed.
+    pub id: Option<String>,
 }
 
 /// What `watch` takes.
