@@ -11,7 +11,7 @@ use crate::{
     progress::note,
     readme, setup,
     tally::Tally,
-    vm::{self, MachineOptions},
+    vm,
 };
 
 /// Only the cases that show a cause; `cargo xtask test` runs look-alikes and all else.
@@ -43,21 +43,21 @@ pub struct Matrix {
 }
 
 /// Runs the lab on these kernels, all by default, and prints the table.
-pub fn run(names: &[String], machine: &MachineOptions, write_readme: bool) -> Result<ExitCode> {
-    let mut chosen: Vec<&'static Series> = match names {
+pub fn run(options: &vm::Options) -> Result<ExitCode> {
+    let mut chosen: Vec<&'static Series> = match options.kernels.as_slice() {
         [] => kernels::SERIES.iter().collect(),
         names => names.iter().map(|name| kernel::series(name)).collect::<Result<_>>()?,
     };
     chosen.sort_by_key(|series| version(series.name));
     setup::prepare(&chosen)?;
-    let artifacts = Artifacts::build()?;
+    let artifacts = Artifacts::provide(options.no_build)?;
     let mut matrix = Matrix::default();
     let mut failed = false;
     for series in chosen {
         note(&format!("causes on kernel {}", series.name));
         let mut guest = Guest::prepare(series.name, &artifacts)?;
         let task = Task { line: COMMAND.to_owned(), terminal: false };
-        let report = guest.run(machine, &task, &mut vm::pass_on)?;
+        let report = guest.run(&options.machine, &task, &mut vm::pass_on)?;
         let output = String::from_utf8_lossy(&report.output);
         matrix.add(series.name, &output);
         if report.status != 0 || Tally::from_lab(&output).is_none_or(|tally| tally.passed == 0) {
@@ -69,7 +69,7 @@ pub fn run(names: &[String], machine: &MachineOptions, write_readme: bool) -> Re
     if failed {
         return Ok(ExitCode::FAILURE);
     }
-    if write_readme {
+    if options.write_readme {
         let path = artifacts::root().join("README.md");
         let old =
             fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;

@@ -20,7 +20,7 @@ pub struct Options {
     #[arg(long = "kernel", value_name = "KERNEL")]
     pub kernels: Vec<String>,
     /// Make every cause's fault on every kernel and print which was named where.
-    #[arg(long, conflicts_with_all = ["command", "files", "no_build"])]
+    #[arg(long, conflicts_with_all = ["command", "files"])]
     pub matrix: bool,
     /// Put the matrix into README.md when nothing failed.
     #[arg(long, requires = "matrix")]
@@ -54,14 +54,14 @@ pub struct MachineOptions {
 
 pub fn run(options: Options) -> Result<ExitCode> {
     if options.matrix {
-        return matrix::run(&options.kernels, &options.machine, options.write_readme);
+        return matrix::run(&options);
     }
     let kernel = match options.kernels.as_slice() {
         [] => "6.12",
         [kernel] => kernel,
         _ => bail!("a command runs on one kernel: give one --kernel, or --matrix"),
     };
-    let artifacts = if options.no_build { Artifacts::as_built()? } else { Artifacts::build()? };
+    let artifacts = Artifacts::provide(options.no_build)?;
     let mut guest = Guest::prepare(kernel, &artifacts)?;
     for file in &options.files {
         guest.add_file(file)?;
