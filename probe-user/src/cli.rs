@@ -4,6 +4,8 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
+use crate::event;
+
 /// Says why connections and DNS lookups stall on this node: which pod, which kernel mechanism, the
 /// evidence, and what fixes it.
 ///
@@ -24,6 +26,15 @@ pub struct Cli {
 pub enum Command {
     /// Watch and explain, live; the default.
     Watch(Watch),
+    /// Explain a cause: what happened, how it is known, how to confirm and how to fix it.
+    Explain(Explain),
+}
+
+/// What `explain` takes.
+#[derive(Clone, Debug, Args)]
+pub struct Explain {
+    /// A cause as findings name it; without it, all causes are listed.
+    pub id: Option<String>,
 }
 
 /// What `watch` takes.
@@ -41,6 +52,15 @@ pub struct Watch {
     /// Print the raw events as well.
     #[arg(long)]
     pub events: bool,
+    /// Attach by these ways only, the best that works: to see what a kernel without the others shows.
+    #[arg(
+        long,
+        value_enum,
+        value_name = "RUNG,...",
+        value_delimiter = ',',
+        default_value = "fentry,kprobe,tracepoint"
+    )]
+    pub rungs: Vec<Rung>,
     /// Where the node's file system is.
     #[arg(long, value_name = "DIR", default_value = "/")]
     pub host_root: PathBuf,
@@ -53,6 +73,24 @@ pub struct Watch {
 pub enum Format {
     Text,
     Json,
+}
+
+/// A way of attaching a hook, best first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Rung {
+    Fentry,
+    Kprobe,
+    Tracepoint,
+}
+
+impl From<Rung> for event::Rung {
+    fn from(rung: Rung) -> Self {
+        match rung {
+            Rung::Fentry => Self::Fentry,
+            Rung::Kprobe => Self::Kprobe,
+            Rung::Tracepoint => Self::Tracepoint,
+        }
+    }
 }
 
 /// `1s`, `1.5s`, `300ms`, `10m`, `1h`, or plain seconds.
@@ -94,6 +132,16 @@ mod tests {
         assert!(cli.command.is_none());
         assert_eq!(cli.watch.output, Format::Json);
         assert_eq!(cli.watch.min_stall, Duration::from_millis(300));
+        assert_eq!(cli.watch.rungs, [Rung::Fentry, Rung::Kprobe, Rung::Tracepoint]);
+    }
+
+    #[test]
+    fn rungs() {
+        let cli = Cli::try_parse_from(["stallprobe", "--rungs", "kprobe,tracepoint"]).unwrap();
+        assert_eq!(cli.watch.rungs, [Rung::Kprobe, Rung::Tracepoint]);
+        for bad in ["", "kprobe,", "uprobe"] {
+            assert!(Cli::try_parse_from(["stallprobe", "--rungs", bad]).is_err(), "{bad:?}");
+        }
     }
 
     #[test]

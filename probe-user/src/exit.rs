@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use crate::live::NoRung;
+use crate::{cmd::explain::NoSuchCause, live::NoRung};
 
 /// Something went wrong.
 pub const ERROR: u8 = 1;
@@ -13,5 +13,11 @@ pub const NO_RUNG: u8 = 3;
 
 /// The status for an error.
 pub fn status(err: &anyhow::Error) -> ExitCode {
-    ExitCode::from(if err.is::<NoRung>() { NO_RUNG } else { ERROR })
+    ExitCode::from(if err.is::<NoRung>() {
+        NO_RUNG
+    } else if err.is::<NoSuchCause>() {
+        USAGE
+    } else {
+        ERROR
+    })
 }

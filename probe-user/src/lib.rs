@@ -6,6 +6,7 @@ pub mod cmd;
 pub mod correlate;
 pub mod event;
 pub mod exit;
+pub mod explain;
 pub mod finding;
 pub mod kernel;
 pub mod live;

@@ -14,6 +14,7 @@ fn main() -> ExitCode {
     init_log(cli.verbose);
     let result = match cli.command {
         Some(Command::Watch(args)) => cmd::watch::run(&args),
+        Some(Command::Explain(args)) => cmd::explain::run(&args),
         None => cmd::watch::run(&cli.watch),
     };
     match result {

@@ -2,7 +2,7 @@
 
 use std::{fs, time::Duration};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::{lab::Lab, scenarios};
 
@@ -11,6 +11,10 @@ pub struct Case {
     pub name: &'static str,
     /// Kernel series it applies to, such as `6.1`; empty for all.
     pub kernels: &'static [&'static str],
+    /// Why it cannot be made on the others.
+    pub elsewhere: &'static str,
+    /// The cause that it is there to show, with how sure stallprobe must be of it.
+    pub names: Option<Names>,
     /// A case still running then has failed.
     pub limit: Duration,
     pub run: fn(&Lab) -> Result<()>,
@@ -18,11 +22,32 @@ pub struct Case {
 
 impl Case {
     pub const fn new(name: &'static str, run: fn(&Lab) -> Result<()>) -> Self {
-        Self { name, kernels: &[], limit: Duration::from_secs(120), run }
+        let limit = Duration::from_secs(120);
+        Self { name, kernels: &[], elsewhere: "", names: None, limit, run }
     }
 
     pub const fn kernels(mut self, kernels: &'static [&'static str]) -> Self {
         self.kernels = kernels;
+        self
+    }
+
+    /// Why it cannot be made on other kernels than [`Self::kernels`].
+    pub const fn elsewhere(mut self, why: &'static str) -> Self {
+        self.elsewhere = why;
+        self
+    }
+
+    /// Shows this cause, which must be named with this confidence, no more and no less.
+    pub const fn names(mut self, cause: &'static str, expect: Expect) -> Self {
+        self.names = Some(Names { cause, expect, but: &[] });
+        self
+    }
+
+    /// Kernel series on which something else is expected than [`Self::names`] says.
+    pub const fn but(mut self, but: &'static [(&'static str, Expect)]) -> Self {
+        if let Some(names) = &mut self.names {
+            names.but = but;
+        }
         self
     }
 
@@ -34,6 +59,45 @@ impl Case {
     /// Whether it applies to a kernel release such as `6.1.0-40-cloud-amd64`.
     pub fn applies(&self, release: &str) -> bool {
         self.kernels.is_empty() || is_of(self.kernels, release)
+    }
+
+    /// What it shows on a kernel release.
+    pub fn expects(&self, release: &str) -> Option<(&'static str, Expect)> {
+        let names = self.names?;
+        let other = names.but.iter().find(|(series, _)| is_of(&[series], release));
+        Some((names.cause, other.map_or(names.expect, |(_, expect)| *expect)))
+    }
+}
+
+/// The cause that a case shows.
+#[derive(Clone, Copy)]
+pub struct Names {
+    pub cause: &'static str,
+    expect: Expect,
+    but: &'static [(&'static str, Expect)],
+}
+
+/// What must become of a cause's fault on a kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expect {
+    Certain,
+    Likely,
+    #[expect(dead_code, reason = "no cause is at most possible yet")]
+    Possible,
+    /// It cannot be seen there, and why.
+    #[expect(dead_code, reason = "every cause so far is seen on every kernel")]
+    Unseen(&'static str),
+}
+
+impl Expect {
+    /// The confidence as findings have it.
+    pub const fn confidence(self) -> &'static str {
+        match self {
+            Self::Certain => "certain",
+            Self::Likely => "likely",
+            Self::Possible => "possible",
+            Self::Unseen(_) => "unseen",
+        }
     }
 }
 
@@ -74,7 +138,7 @@ pub fn main(name: &str, faults_only: bool) -> Result<i32> {
         bail!("no case {name:?}; `lab list` shows them");
     };
     let lab = Lab::new(faults_only)?;
-    let Err(error) = (case.run)(&lab) else { return Ok(0) };
+    let Err(error) = (case.run)(&lab).and_then(|()| named(&lab, case)) else { return Ok(0) };
     if let Some(Skip(why)) = error.downcast_ref() {
         crate::cli::say(why)?;
         return Ok(EXIT_SKIPPED);
@@ -83,9 +147,35 @@ pub fn main(name: &str, faults_only: bool) -> Result<i32> {
     Ok(EXIT_FAILED)
 }
 
+/// Checks with which confidence the case's cause was named, and says it: `named CAUSE CONFIDENCE`.
+fn named(lab: &Lab, case: &Case) -> Result<()> {
+    let (Some((cause, expect)), false) = (case.expects(&kernel_release()?), lab.faults_only())
+    else {
+        return Ok(());
+    };
+    let best = lab.best_confidence(cause).with_context(|| format!("{cause} was not named"))?;
+    ensure!(
+        best == expect.confidence(),
+        "{cause} was named as {best}, the case table expects {}",
+        expect.confidence()
+    );
+    crate::cli::say(&format!("named {cause} {best}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_expected_depends_on_the_kernel() {
+        let case = Case::new("x", |_| Ok(()))
+            .names("no-listener", Expect::Certain)
+            .but(&[("5.10", Expect::Likely)]);
+        let expects = |release| case.expects(release).map(|(_, expect)| expect);
+        assert_eq!(expects("5.10.0-43-cloud-amd64"), Some(Expect::Likely));
+        assert_eq!(expects("6.1.0-56-cloud-amd64"), Some(Expect::Certain));
+        assert_eq!(Case::new("x", |_| Ok(())).expects("6.1.0"), None);
+    }
 
     #[test]
     fn a_series_is_no_prefix_of_another() {

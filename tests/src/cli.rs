@@ -7,7 +7,8 @@ use anyhow::{Context, Result, bail};
 use crate::{args::Flags, case, demo, dns, runner, tcp};
 
 const USAGE: &str = "usage: lab list
-       lab test [PART]... [--faults-only]      cases whose name has one of the parts
+       lab test [PART]... [--faults-only] [--causes-only]
+                    cases whose name has one of the parts; those that show a cause
        lab demo";
 
 /// Runs the sub-command that the arguments name.

@@ -12,13 +12,20 @@ pub struct Lab {
     faults_only: bool,
     pods: RefCell<Vec<Pod>>,
     probe: RefCell<Option<Rc<Probe>>>,
+    /// Arguments of stallprobe beside the scenario's own.
+    arguments: RefCell<Vec<&'static str>>,
 }
 
 impl Lab {
     pub fn new(faults_only: bool) -> Result<Self> {
         sysctl::set("net.ipv4.ip_forward", "1")?;
         sysctl::set("net.ipv6.conf.all.forwarding", "1")?;
-        Ok(Self { faults_only, pods: RefCell::default(), probe: RefCell::default() })
+        Ok(Self {
+            faults_only,
+            pods: RefCell::default(),
+            probe: RefCell::default(),
+            arguments: RefCell::default(),
+        })
     }
 
     /// Whether findings are not looked at in this run.
@@ -58,9 +65,35 @@ impl Lab {
     /// Starts `stallprobe watch -o json` on the node and waits until it watches. With
     /// `--faults-only`, gives a probe that agrees with everything.
     pub fn probe(&self, args: &[&str]) -> Result<Rc<Probe>> {
-        let probe = Rc::new(if self.faults_only { Probe::absent() } else { Probe::start(args)? });
+        let all = [self.arguments.borrow().as_slice(), args].concat();
+        let probe = Rc::new(if self.faults_only { Probe::absent() } else { Probe::start(&all)? });
         *self.probe.borrow_mut() = Some(Rc::clone(&probe));
         Ok(probe)
+    }
+
+    /// The stallprobe that runs, or ran; none with `--faults-only`.
+    pub fn started(&self) -> Option<Rc<Probe>> {
+        if self.faults_only { None } else { self.probe.borrow().clone() }
+    }
+
+    /// Gives stallprobe these arguments too, when it starts.
+    pub fn with_arguments(&self, arguments: &[&'static str]) {
+        self.arguments.borrow_mut().extend(arguments);
+    }
+
+    /// The highest confidence with which a cause was named; `None` when it was not.
+    pub fn best_confidence(&self, cause: &str) -> Option<String> {
+        let probe = self.probe.borrow();
+        let lines = ["finding", "update"].map(|kind| probe.as_ref().map(|p| p.lines(kind)));
+        let named: Vec<String> = lines
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter(|line| line["cause"] == cause)
+            .filter_map(|line| Some(line["confidence"].as_str()?.to_owned()))
+            .collect();
+        let order = ["certain", "likely", "possible"];
+        order.into_iter().find(|c| named.iter().any(|n| n == c)).map(str::to_owned)
     }
 
     /// What was seen, for the report of a failure.

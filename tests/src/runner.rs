@@ -13,14 +13,15 @@ use anyhow::{Context, Result, bail};
 
 use crate::{
     args::Flags,
-    case::{Case, EXIT_SKIPPED, kernel_release},
+    case::{Case, EXIT_SKIPPED, Expect, kernel_release},
     cleanup,
     cli::say,
     scenarios,
 };
 
 enum Verdict {
-    Ok,
+    /// With what the case said, such as `named CAUSE CONFIDENCE`.
+    Ok(String),
     Skipped(String),
     Failed(String),
 }
@@ -29,7 +30,8 @@ enum Verdict {
 pub fn list() -> Result<()> {
     for case in scenarios::ALL {
         let kernels = if case.kernels.is_empty() { "all".into() } else { case.kernels.join(", ") };
-        say(&format!("{:<28} {kernels}", case.name))?;
+        let names = case.names.map_or(String::new(), |names| format!("  {}", names.cause));
+        say(&format!("{:<28} {kernels}{names}", case.name))?;
     }
     Ok(())
 }
@@ -40,21 +42,36 @@ pub fn test(flags: &Flags) -> Result<bool> {
     let release = kernel_release()?;
     let filters = flags.words();
     let chosen = |case: &&Case| filters.is_empty() || filters.iter().any(|f| case.name.contains(f));
-    let cases: Vec<&Case> = scenarios::ALL.iter().filter(chosen).collect();
+    let wanted = |case: &&Case| !flags.has("--causes-only") || case.names.is_some();
+    let cases: Vec<&Case> = scenarios::ALL.iter().filter(chosen).filter(wanted).collect();
     if cases.is_empty() {
         bail!("no case matches; `lab list` shows them");
     }
     let (mut passed, mut failed, mut skipped) = (0, 0, 0);
     for case in cases {
         let started = Instant::now();
-        let verdict = match case.applies(&release) {
-            true => run(case, flags.has("--faults-only")),
-            false => Verdict::Skipped(format!("for kernel {} only", case.kernels.join(", "))),
+        let expected = case.expects(&release);
+        let verdict = match expected {
+            _ if !case.applies(&release) => {
+                let kernels = case.kernels.join(", ");
+                Verdict::Skipped(format!("for kernel {kernels} only: {}", case.elsewhere))
+            }
+            Some((_, Expect::Unseen(why))) => Verdict::Skipped(format!("cannot be seen: {why}")),
+            _ => run(case, flags.has("--faults-only")),
         };
         let seconds = started.elapsed().as_secs_f32();
+        // For programs: `named CAUSE CONFIDENCE`, `unseen CAUSE WHY`, `failed CAUSE`.
+        let mut told = match (&verdict, expected) {
+            (Verdict::Failed(_), Some((cause, _))) => format!("failed {cause}"),
+            (Verdict::Skipped(_), Some((cause, Expect::Unseen(why)))) => {
+                format!("unseen {cause} {why}")
+            }
+            _ => String::new(),
+        };
         let word = match verdict {
-            Verdict::Ok => {
+            Verdict::Ok(said) => {
                 passed += 1;
+                told = said;
                 format!("ok ({seconds:.1} s)")
             }
             Verdict::Skipped(why) => {
@@ -67,6 +84,9 @@ pub fn test(flags: &Flags) -> Result<bool> {
             }
         };
         say(&format!("case {} ... {word}", case.name))?;
+        if !told.trim().is_empty() {
+            say(told.trim_end())?;
+        }
     }
     say(&format!("{passed} passed, {failed} failed, {skipped} skipped"))?;
     Ok(failed == 0)
@@ -115,7 +135,7 @@ fn run_in_process(case: &Case, faults_only: bool) -> Result<Verdict> {
     let _ = child.wait();
     let text = reader.join().unwrap_or_default();
     Ok(match status.map(|s| s.code()) {
-        Some(Some(0)) => Verdict::Ok,
+        Some(Some(0)) => Verdict::Ok(text),
         Some(Some(EXIT_SKIPPED)) => Verdict::Skipped(text.trim_end().to_owned()),
         Some(Some(_)) => Verdict::Failed(text),
         Some(None) => Verdict::Failed(format!("its process was killed\n{text}")),

@@ -29,6 +29,11 @@ impl Artifacts {
         Ok(Self { programs })
     }
 
+    /// Built now, or as they were last built.
+    pub fn provide(as_built: bool) -> Result<Self> {
+        if as_built { Self::as_built() } else { Self::build() }
+    }
+
     /// What an earlier build left, which may be nothing.
     pub fn as_built() -> Result<Self> {
         let target = target_dir();

@@ -5,19 +5,26 @@ use std::{
     process::ExitCode,
 };
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use crate::{
     artifacts::Artifacts,
     guest::{Guest, Task, command_line},
+    matrix,
     qemu::Accel,
 };
 
 #[derive(clap::Args)]
 pub struct Options {
-    /// Kernel series, such as 6.12 or 6.1.
-    #[arg(long, default_value = "6.12")]
-    pub kernel: String,
+    /// Kernel series, such as 6.12 (the default) or 6.1. May be repeated with --matrix.
+    #[arg(long = "kernel", value_name = "KERNEL")]
+    pub kernels: Vec<String>,
+    /// Make every cause's fault on every kernel and print which was named where.
+    #[arg(long, conflicts_with_all = ["command", "files"])]
+    pub matrix: bool,
+    /// Put the matrix into README.md when nothing failed.
+    #[arg(long, requires = "matrix")]
+    pub write_readme: bool,
     #[command(flatten)]
     pub machine: MachineOptions,
     /// A file for the guest's /work; programs are put on its PATH. May be repeated.
@@ -27,7 +34,7 @@ pub struct Options {
     #[arg(long)]
     pub no_build: bool,
     /// What to run: one argument is a line for bash, several are a program and its arguments.
-    #[arg(last = true, required = true, value_name = "COMMAND")]
+    #[arg(last = true, required_unless_present = "matrix", value_name = "COMMAND")]
     pub command: Vec<String>,
 }
 
@@ -46,8 +53,16 @@ pub struct MachineOptions {
 }
 
 pub fn run(options: Options) -> Result<ExitCode> {
-    let artifacts = if options.no_build { Artifacts::as_built()? } else { Artifacts::build()? };
-    let mut guest = Guest::prepare(&options.kernel, &artifacts)?;
+    if options.matrix {
+        return matrix::run(&options);
+    }
+    let kernel = match options.kernels.as_slice() {
+        [] => "6.12",
+        [kernel] => kernel,
+        _ => bail!("a command runs on one kernel: give one --kernel, or --matrix"),
+    };
+    let artifacts = Artifacts::provide(options.no_build)?;
+    let mut guest = Guest::prepare(kernel, &artifacts)?;
     for file in &options.files {
         guest.add_file(file)?;
     }

@@ -19,6 +19,8 @@ pub struct Attachments {
     states: Vec<HookState>,
     /// Links of module functions by program name, to let go of them when the module goes.
     links: HashMap<&'static str, KProbeLinkId>,
+    /// The rungs that may be used.
+    rungs: Vec<Rung>,
 }
 
 impl Attachments {
@@ -27,9 +29,14 @@ impl Attachments {
         ebpf: &mut Ebpf,
         btf: Option<&Btf>,
         resolved: &Resolved,
+        rungs: &[Rung],
         has_module: impl Fn(&str) -> bool,
     ) -> Self {
-        let mut this = Self { states: Vec::with_capacity(HOOKS.len()), links: HashMap::new() };
+        let mut this = Self {
+            states: Vec::with_capacity(HOOKS.len()),
+            links: HashMap::new(),
+            rungs: rungs.to_vec(),
+        };
         for spec in HOOKS {
             let state = match resolved.refusal(spec.family) {
                 Some(why) => HookState::CannotSee { why: why.to_owned() },
@@ -121,31 +128,44 @@ impl Attachments {
         has_module: &dyn Fn(&str) -> bool,
     ) -> HookState {
         let result = match spec.target {
-            Target::Function { fentry, kprobe } => match fentry_to(ebpf, btf, fentry, spec.name) {
-                Ok(()) => Ok(Rung::Fentry),
-                Err(no_fentry) => {
-                    log::info!("{}: no fentry: {no_fentry:#}", spec.name);
-                    kprobe_to(ebpf, kprobe, spec.name).map(|_| Rung::Kprobe)
+            Target::Function { fentry, kprobe } => {
+                let best = self
+                    .allowed(Rung::Fentry)
+                    .and_then(|()| fentry_to(ebpf, btf, fentry, spec.name));
+                match best {
+                    Ok(()) => Ok(Rung::Fentry),
+                    Err(no_fentry) => {
+                        log::info!("{}: no fentry: {no_fentry:#}", spec.name);
+                        self.allowed(Rung::Kprobe)
+                            .and_then(|()| kprobe_to(ebpf, kprobe, spec.name))
+                            .map(|_| Rung::Kprobe)
+                    }
                 }
-            },
+            }
             Target::Return { function, fexit, kretprobe } => {
-                match fexit_to(ebpf, btf, fexit, function) {
+                let best =
+                    self.allowed(Rung::Fentry).and_then(|()| fexit_to(ebpf, btf, fexit, function));
+                match best {
                     Ok(()) => Ok(Rung::Fentry),
                     Err(no_fexit) => {
                         log::info!("{}: no fexit: {no_fexit:#}", spec.name);
-                        kprobe_to(ebpf, kretprobe, function).map(|_| Rung::Kprobe)
+                        self.allowed(Rung::Kprobe)
+                            .and_then(|()| kprobe_to(ebpf, kretprobe, function))
+                            .map(|_| Rung::Kprobe)
                     }
                 }
             }
             Target::ModuleFunction { module, .. } if !has_module(module) => {
                 return not_loaded(module);
             }
-            Target::ModuleFunction { kprobe, kretprobe, .. } => {
-                self.pair(ebpf, kprobe, kretprobe, spec.name).map(|()| Rung::Kprobe)
-            }
-            Target::Tracepoint { program } => {
-                tracepoint_to(ebpf, program, spec.name).map(|()| Rung::Tracepoint)
-            }
+            Target::ModuleFunction { kprobe, kretprobe, .. } => self
+                .allowed(Rung::Kprobe)
+                .and_then(|()| self.pair(ebpf, kprobe, kretprobe, spec.name))
+                .map(|()| Rung::Kprobe),
+            Target::Tracepoint { program } => self
+                .allowed(Rung::Tracepoint)
+                .and_then(|()| tracepoint_to(ebpf, program, spec.name))
+                .map(|()| Rung::Tracepoint),
         };
         match result {
             Ok(rung) => HookState::Watched { rung },
@@ -154,6 +174,10 @@ impl Attachments {
                 HookState::CannotSee { why: in_short(spec, &err) }
             }
         }
+    }
+
+    fn allowed(&self, rung: Rung) -> Result<()> {
+        if self.rungs.contains(&rung) { Ok(()) } else { Err(LeftOut.into()) }
     }
 
     /// Entry first: a return whose entry was not seen says nothing.
@@ -179,11 +203,19 @@ impl Attachments {
     }
 }
 
+/// The person asked for other rungs.
+#[derive(Debug, thiserror::Error)]
+#[error("--rungs leaves out every way that works here")]
+struct LeftOut;
+
 /// Where the kernel tells that it has kprobes at all.
 const KPROBE_PMU: &str = "/sys/bus/event_source/devices/kprobe";
 
 /// A reason for the header; the whole error, with the verifier's log, goes to the log.
 fn in_short(spec: &Spec, err: &anyhow::Error) -> String {
+    if err.is::<LeftOut>() {
+        return LeftOut.to_string();
+    }
     let is_function = !matches!(spec.target, Target::Tracepoint { .. });
     if is_function && !std::path::Path::new(KPROBE_PMU).exists() {
         return "this kernel allows no fentry and has no kprobes".to_owned();

@@ -16,7 +16,7 @@ use probe_common::{config::Config, event::Dns, stats::Stats};
 
 use self::{attach::Attachments, object::Wire, pairs::Pairs};
 use crate::{
-    event::{Hook, Totals},
+    event::{Hook, Rung, Totals},
     kernel::offsets::Resolved,
 };
 
@@ -33,7 +33,7 @@ pub struct Probes {
 }
 
 impl Probes {
-    /// Loads the programs and attaches what can be attached.
+    /// Loads the programs and attaches what can be attached, by these rungs only.
     ///
     /// # Errors
     /// When not even the maps can be created: BPF is not allowed here. Hooks that cannot be
@@ -41,6 +41,7 @@ impl Probes {
     pub fn open(
         resolved: Resolved,
         config: &Config,
+        rungs: &[Rung],
         has_module: impl Fn(&str) -> bool,
     ) -> Result<Self> {
         let btf =
@@ -56,7 +57,7 @@ impl Probes {
             log::warn!("no log of the kernel side: {err}");
             None
         });
-        let attachments = Attachments::new(&mut ebpf, btf.as_ref(), &resolved, has_module);
+        let attachments = Attachments::new(&mut ebpf, btf.as_ref(), &resolved, rungs, has_module);
         Ok(Self { ebpf, attachments, resolved, events, stats, pairs, logger })
     }
 

@@ -1,5 +1,6 @@
 //! One file for each subcommand, and how they print.
 
+pub mod explain;
 mod printer;
 mod screen;
 pub mod watch;

@@ -30,7 +30,7 @@ impl Screen {
         let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
         Self {
             colour: terminal && !dumb && std::env::var_os("NO_COLOR").is_none(),
-            width: width(),
+            width: columns(),
             in_place: io::stderr().is_terminal() && !dumb,
             shown: false,
             last: Instant::now(),
@@ -95,7 +95,7 @@ pub fn reader_gone(err: &anyhow::Error) -> bool {
 }
 
 /// Columns of the terminal: what it tells, else `$COLUMNS`, else 80.
-fn width() -> usize {
+pub fn columns() -> usize {
     // SAFETY: all bytes zero is a valid winsize.
     let mut size: libc::winsize = unsafe { std::mem::zeroed() };
     // SAFETY: TIOCGWINSZ writes a winsize to a valid pointer.

@@ -47,6 +47,7 @@ async fn watch(args: &Watch) -> Result<()> {
     let options = live::Options {
         root: args.host_root.clone(),
         min_stall: u64::try_from(args.min_stall.as_nanos()).unwrap_or(u64::MAX),
+        rungs: args.rungs.iter().map(|&rung| rung.into()).collect(),
     };
     let (mut live, events) = live::start(&options)?;
     let mut pipeline = Pipeline::new(correlate::Options {

@@ -10,7 +10,7 @@ use thiserror::Error;
 use super::{Live, enrich::Known};
 use crate::{
     bpf::Probes,
-    event::{Body, Event, HookState, Node},
+    event::{Body, Event, HookState, Node, Rung},
     kernel::{
         btf::{Btf, load_vmlinux},
         facts::Facts,
@@ -36,6 +36,8 @@ pub struct Options {
     pub root: PathBuf,
     /// Nanoseconds from which a lookup or handshake counts as a stall.
     pub min_stall: u64,
+    /// The ways of attaching that may be used.
+    pub rungs: Vec<Rung>,
 }
 
 /// Events of one kind that a pod may send at once, and per second.
@@ -75,8 +77,9 @@ pub fn start(options: &Options) -> Result<(Live, Vec<Event>)> {
     let modules = ModuleWatch::new(&root, &WATCHED, &facts.release, symbols.as_ref())?;
     let config = config(&btf, symbols.as_ref(), options.min_stall);
     info!("{config:?}");
-    let probes = Probes::open(resolved, &config, |name| modules.state(name).is_present())
-        .map_err(|err| NoRung(refused(&err, &rights)))?;
+    let probes =
+        Probes::open(resolved, &config, &options.rungs, |name| modules.state(name).is_present())
+            .map_err(|err| NoRung(refused(&err, &rights)))?;
     let hooks = probes.hooks();
     if !probes.any() {
         let why: Vec<String> = hooks

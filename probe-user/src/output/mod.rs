@@ -7,7 +7,7 @@ pub mod sanitize;
 pub mod text;
 pub mod time;
 
-mod wrap;
+pub mod wrap;
 
 #[cfg(test)]
 mod tests;

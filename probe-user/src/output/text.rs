@@ -111,6 +111,8 @@ impl Text {
         }
         self.not_named(&mut out, "  ruled out", &f.ruled_out);
         self.not_named(&mut out, "  not seen", &f.not_seen);
+        let explain = format!("stallprobe explain {}", f.cause.id());
+        block(&mut out, "  explain", INDENT, &explain, self.width);
         out
     }
 

@@ -54,7 +54,7 @@ pub fn dnsmasq(pod: &Pod, upstream: &Pod) -> Result<Process> {
 
 /// Kernels on which a packet that waited in a queue goes on as it was translated, so that holding
 /// the first of two makes a clash. Older ones translate it anew (`nf_conntrack_update`).
-pub const CERTAIN: &[&str] = &["6.12", "7.2"];
+pub const CERTAIN: &[&str] = &["6.12", "6.18", "7.2"];
 pub const UNCERTAIN: &[&str] = &["5.10", "6.1"];
 
 /// Everything around a clash; programs live as long as this.

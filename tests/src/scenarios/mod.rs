@@ -11,6 +11,7 @@ mod manners;
 mod module_reload;
 mod no_listener;
 mod resolvers;
+mod rungs;
 mod server_slow;
 pub mod snat_clash;
 mod snat_ports;
@@ -18,32 +19,49 @@ mod syn_cookies;
 mod syn_queue;
 pub mod table_full;
 
-use crate::case::Case;
+use crate::case::{Case, Expect};
 
 /// All cases, in the order they run.
 pub const ALL: &[Case] = &[
     Case::new("leaves_node_unchanged", manners::leaves_node_unchanged),
-    Case::new("accept_queue_syn", accept_queue::syn),
-    Case::new("accept_queue_syn_v6", accept_queue::syn_v6),
-    Case::new("accept_queue_ack", accept_queue::ack),
-    Case::new("accept_queue_ack_v6", accept_queue::ack_v6),
-    Case::new("dnat_clash_getaddrinfo", dnat_clash::getaddrinfo).kernels(dnat_clash::CERTAIN),
-    Case::new("dnat_clash_two_threads", dnat_clash::two_threads),
-    Case::new("snat_clash_udp", snat_clash::udp).limit(180),
-    Case::new("snat_clash_udp_v6", snat_clash::udp_v6).limit(180),
-    Case::new("snat_clash_tcp", snat_clash::tcp).limit(180),
-    Case::new("table_full", table_full::run_case),
-    Case::new("no_listener", no_listener::tcp),
-    Case::new("no_listener_v6", no_listener::tcp_v6),
-    Case::new("no_listener_dns", no_listener::dns),
-    Case::new("server_slow", server_slow::direct),
+    Case::new("accept_queue_syn", accept_queue::syn)
+        .names("accept-queue-overflow", Expect::Certain),
+    Case::new("accept_queue_syn_v6", accept_queue::syn_v6)
+        .names("accept-queue-overflow", Expect::Certain),
+    Case::new("accept_queue_ack", accept_queue::ack)
+        .names("accept-queue-overflow", Expect::Certain),
+    Case::new("accept_queue_ack_v6", accept_queue::ack_v6)
+        .names("accept-queue-overflow", Expect::Certain),
+    Case::new("dnat_clash_getaddrinfo", dnat_clash::getaddrinfo)
+        .kernels(dnat_clash::CERTAIN)
+        .elsewhere("what waited in a queue is translated anew there and does not clash")
+        .names("conntrack-dnat-clash", Expect::Certain),
+    Case::new("dnat_clash_two_threads", dnat_clash::two_threads)
+        .names("conntrack-dnat-clash", Expect::Certain),
+    Case::new("snat_clash_udp", snat_clash::udp)
+        .limit(180)
+        .names("conntrack-snat-clash", Expect::Certain),
+    Case::new("snat_clash_udp_v6", snat_clash::udp_v6)
+        .limit(180)
+        .names("conntrack-snat-clash", Expect::Certain),
+    Case::new("snat_clash_tcp", snat_clash::tcp)
+        .limit(180)
+        .names("conntrack-snat-clash", Expect::Certain),
+    Case::new("table_full", table_full::run_case).names("conntrack-table-full", Expect::Certain),
+    Case::new("no_listener", no_listener::tcp).names("no-listener", Expect::Certain),
+    Case::new("no_listener_v6", no_listener::tcp_v6).names("no-listener", Expect::Certain),
+    Case::new("no_listener_dns", no_listener::dns)
+        .names("no-listener", Expect::Certain)
+        .but(&[("5.10", Expect::Likely)]),
+    Case::new("server_slow", server_slow::direct).names("server-slow", Expect::Certain),
     Case::new("server_slow_chain", server_slow::chain),
     Case::new("nft_drop", dropped::nft),
     Case::new("iptables_nft_drop", dropped::iptables_nft),
     Case::new("iptables_legacy_drop", dropped::iptables_legacy),
     Case::new("untranslated_answer", clash_lookalikes::untranslated),
     Case::new("nfqueue_neighbour", clash_lookalikes::nfqueue_neighbour)
-        .kernels(dnat_clash::UNCERTAIN),
+        .kernels(dnat_clash::UNCERTAIN)
+        .elsewhere("there the same set-up makes a clash"),
     Case::new("clash_answered", clash_lookalikes::answered),
     Case::new("snat_exhausted_udp", snat_ports::udp),
     Case::new("snat_exhausted_udp_v6", snat_ports::udp_v6),
@@ -64,6 +82,10 @@ pub const ALL: &[Case] = &[
     Case::new("resolver_go", resolvers::go),
     Case::new("resolver_musl_dead_nameserver", resolvers::musl_dead_nameserver),
     Case::new("resolvers_answered", resolvers::answered),
+    Case::new("rungs_accept_queue_syn", rungs::accept_queue_syn),
+    Case::new("rungs_accept_queue_ack", rungs::accept_queue_ack),
+    Case::new("rungs_snat_clash", rungs::snat_clash).limit(180),
+    Case::new("rungs_table_full", rungs::table_full),
     Case::new("healthy", healthy::run_case).limit(240),
     Case::new("flood", flood::run_case).limit(300),
     Case::new("module_reload", module_reload::run_case).limit(240),

@@ -59,7 +59,6 @@ pub fn dns(lab: &Lab) -> Result<()> {
     probe
         .cause("no-listener", "client", SOON)?
         .is("/symptom", "dns-stall")?
-        .is("/confidence", "certain")?
         .is("/details/port", 53)?
         .is("/details/pod", "dns")?
         .filled("/fix")?;
