@@ -99,6 +99,12 @@ offsets! {
     /// Size of `struct nf_conntrack_tuple_hash`, not an offset: the distance of the two
     /// directions' entries in `nf_conn.tuplehash`.
     tuplehash_size = "nf_conntrack_tuple_hash"."sizeof",
+    sk_err_soft = "sock"."sk_err_soft",
+    sk_errors = "sock"."sk_error_queue.next",
+    sk_errors_len = "sock"."sk_error_queue.qlen",
+    skb_cb = "sk_buff"."cb",
+    /// Counted from the start of `skb->cb`.
+    exterr_errno = "sock_exterr_skb"."ee.ee_errno",
     fl4_saddr = "flowi4"."saddr",
     fl4_daddr = "flowi4"."daddr",
     fl4_sport = "flowi4"."uli.ports.sport",

@@ -11,6 +11,7 @@ use aya_log_ebpf::debug;
 use probe_common::{
     event::{Connect, Header, OUTCOME_ESTABLISHED, OUTCOME_FAILED, OUTCOME_TRYING, SynAck, kind},
     net::{IPPROTO_TCP, Tuple},
+    offsets::ABSENT,
 };
 
 use crate::{
@@ -74,7 +75,7 @@ fn end(sk: Ptr, established: bool) -> Option<()> {
     let started = unsafe { CONNECTS.get(&sk) }.copied()?;
     let _ = CONNECTS.remove(&sk);
     let took = now.saturating_sub(started.ts);
-    let err: u32 = field(sk, offset!(sk_err));
+    let err: u32 = if established { 0 } else { error(sk) };
     if established {
         stats(|s| {
             s.established += 1;
@@ -97,7 +98,25 @@ fn end(sk: Ptr, established: bool) -> Option<()> {
     let una: u32 = field(sk, offset!(tcp_snd_una));
     let isn = if established { una.wrapping_sub(1) } else { una };
     let outcome = if established { OUTCOME_ESTABLISHED } else { OUTCOME_FAILED };
-    send(kind::CONNECT_END, sk, now, &started, isn, outcome, if established { 0 } else { err })
+    send(kind::CONNECT_END, sk, now, &started, isn, outcome, err)
+}
+
+/// Why a connect failed. An ICMP error that comes while the program holds the socket, as it does
+/// on one node, does not end the connect: `tcp_v4_err` leaves it in `sk_err_soft`, which SO_ERROR
+/// takes away, and in the error queue, which wakes the program up.
+#[inline(always)]
+fn error(sk: Ptr) -> u32 {
+    let err: u32 = field(sk, offset!(sk_err));
+    if err != 0 {
+        return err;
+    }
+    let soft: u32 = field(sk, offset!(sk_err_soft));
+    let queued: u32 = field(sk, offset!(sk_errors_len));
+    if soft != 0 || queued == 0 || offset!(exterr_errno) == ABSENT || offset!(skb_cb) == ABSENT {
+        return soft;
+    }
+    let skb: Ptr = field(sk, offset!(sk_errors));
+    field(skb + u64::from(offset!(skb_cb)), offset!(exterr_errno))
 }
 
 /// A segment was sent again; only SYNs matter here.
