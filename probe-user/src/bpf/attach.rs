@@ -11,7 +11,7 @@ use aya::{
 use super::ladder::{HOOKS, Spec, Target};
 use crate::{
     event::{Hook, HookState, Rung},
-    kernel::offsets::Resolved,
+    kernel::offsets::{Family, Resolved},
 };
 
 /// The hooks and what holds them.
@@ -19,6 +19,8 @@ pub struct Attachments {
     states: Vec<HookState>,
     /// Links of module functions by program name, to let go of them when the module goes.
     links: HashMap<&'static str, KProbeLinkId>,
+    /// Why the layout of ip_vs is not known, if so.
+    no_ipvs: Option<String>,
 }
 
 impl Attachments {
@@ -27,9 +29,11 @@ impl Attachments {
         ebpf: &mut Ebpf,
         btf: Option<&Btf>,
         resolved: &Resolved,
+        no_ipvs: Option<String>,
         has_module: impl Fn(&str) -> bool,
     ) -> Self {
-        let mut this = Self { states: Vec::with_capacity(HOOKS.len()), links: HashMap::new() };
+        let states = Vec::with_capacity(HOOKS.len());
+        let mut this = Self { states, links: HashMap::new(), no_ipvs };
         for spec in HOOKS {
             let state = match resolved.refusal(spec.family) {
                 Some(why) => HookState::CannotSee { why: why.to_owned() },
@@ -68,7 +72,10 @@ impl Attachments {
                 Some(fentry)
             }
             (HookState::Watched { .. }, Target::Function { kprobe, .. }) => Some(kprobe),
-            (HookState::Watched { .. }, Target::ModuleFunction { kprobe, .. }) => Some(kprobe),
+            (
+                HookState::Watched { .. },
+                Target::ModuleFunction { kprobe, .. } | Target::ModuleEntry { kprobe, .. },
+            ) => Some(kprobe),
             _ => None,
         })
     }
@@ -76,26 +83,36 @@ impl Attachments {
     /// A module is gone: its probes are dead for ever, whatever is loaded later under its name.
     pub fn module_gone(&mut self, ebpf: &mut Ebpf, module: &str) {
         for (spec, state) in HOOKS.iter().zip(&mut self.states) {
-            if let Target::ModuleFunction { module: of, kprobe, kretprobe } = spec.target
-                && of == module
-                && matches!(state, HookState::Watched { .. })
-            {
-                for program in [kprobe, kretprobe] {
+            let programs = match spec.target {
+                Target::ModuleFunction { module: of, kprobe, kretprobe } if of == module => {
+                    vec![kprobe, kretprobe]
+                }
+                Target::ModuleEntry { module: of, kprobe } if of == module => vec![kprobe],
+                _ => continue,
+            };
+            if matches!(state, HookState::Watched { .. }) {
+                for program in programs {
                     if let Some(link) = self.links.remove(program)
                         && let Err(err) = detach(ebpf, program, link)
                     {
                         log::warn!("{}: {err:#}", spec.name);
                     }
                 }
-                *state = not_loaded(module);
             }
+            *state = not_loaded(module);
         }
+    }
+
+    /// What is known of ip_vs as it is loaded now: nothing, or why not.
+    pub fn set_ipvs(&mut self, unknown: Option<String>) {
+        self.no_ipvs = unknown;
     }
 
     /// A module was loaded.
     pub fn module_here(&mut self, ebpf: &mut Ebpf, resolved: &Resolved, module: &str) {
         for (index, spec) in HOOKS.iter().enumerate() {
-            if let Target::ModuleFunction { module: of, .. } = spec.target
+            if let Target::ModuleFunction { module: of, .. }
+            | Target::ModuleEntry { module: of, .. } = spec.target
                 && of == module
                 && resolved.refusal(spec.family).is_none()
                 && !matches!(self.states.get(index), Some(HookState::Watched { .. }))
@@ -124,12 +141,23 @@ impl Attachments {
                     kprobe_to(ebpf, kprobe, spec.name).map(|_| Rung::Kprobe)
                 }
             },
-            Target::ModuleFunction { module, .. } if !has_module(module) => {
+            Target::ModuleFunction { module, .. } | Target::ModuleEntry { module, .. }
+                if !has_module(module) =>
+            {
                 return not_loaded(module);
+            }
+            _ if spec.family == Family::Ipvs
+                && let Some(why) = &self.no_ipvs =>
+            {
+                return HookState::CannotSee { why: why.clone() };
             }
             Target::ModuleFunction { kprobe, kretprobe, .. } => {
                 self.pair(ebpf, kprobe, kretprobe, spec.name).map(|()| Rung::Kprobe)
             }
+            Target::ModuleEntry { kprobe, .. } => kprobe_to(ebpf, kprobe, spec.name).map(|link| {
+                self.links.insert(kprobe, link);
+                Rung::Kprobe
+            }),
             Target::Tracepoint { program } => {
                 tracepoint_to(ebpf, program, spec.name).map(|()| Rung::Tracepoint)
             }
@@ -187,6 +215,7 @@ fn log_cost(ebpf: &Ebpf, spec: &Spec) {
     let programs = match spec.target {
         Target::Function { fentry, kprobe } => vec![fentry, kprobe],
         Target::ModuleFunction { kprobe, kretprobe, .. } => vec![kprobe, kretprobe],
+        Target::ModuleEntry { kprobe, .. } => vec![kprobe],
         Target::Tracepoint { program } => vec![program],
     };
     for program in programs {

@@ -5,8 +5,11 @@ pub mod accept_queue_overflow;
 mod conntrack_dnat_clash;
 mod conntrack_snat_clash;
 pub mod conntrack_table_full;
+mod ipvs_nodeport_collision;
+mod ipvs_stale_connection;
 pub mod no_listener;
 mod server_slow;
+mod service_no_backend;
 mod winner_age;
 
 use super::join::Case;
@@ -37,6 +40,9 @@ pub const RULES: &[(Cause, Rule)] = &[
     (Cause::ConntrackSnatClash, conntrack_snat_clash::judge),
     (Cause::ConntrackTableFull, conntrack_table_full::judge),
     (Cause::AcceptQueueOverflow, accept_queue_overflow::judge),
+    (Cause::IpvsStaleConnection, ipvs_stale_connection::judge),
+    (Cause::IpvsNodeportCollision, ipvs_nodeport_collision::judge),
+    (Cause::ServiceNoBackend, service_no_backend::judge),
     (Cause::NoListener, no_listener::judge),
     (Cause::ServerSlow, server_slow::judge),
 ];
