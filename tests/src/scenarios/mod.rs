@@ -6,6 +6,9 @@ pub mod dnat_clash;
 mod dropped;
 mod flood;
 mod healthy;
+mod ipvs_no_backend;
+mod ipvs_nodeport;
+mod ipvs_stale;
 mod manners;
 mod module_reload;
 mod no_listener;
@@ -49,6 +52,23 @@ pub const ALL: &[Case] = &[
     Case::new("resolver_go", resolvers::go),
     Case::new("resolver_musl_dead_nameserver", resolvers::musl_dead_nameserver),
     Case::new("resolvers_answered", resolvers::answered),
+    Case::new("ipvs_gone", ipvs_stale::gone),
+    Case::new("ipvs_gone_v6", ipvs_stale::gone_v6),
+    Case::new("ipvs_drained", ipvs_stale::drained),
+    Case::new("ipvs_removed", ipvs_stale::removed),
+    Case::new("ipvs_removed_v6", ipvs_stale::removed_v6),
+    Case::new("ipvs_reused", ipvs_stale::reused),
+    Case::new("ipvs_rule_drops", ipvs_stale::rule_drops),
+    Case::new("ipvs_unreachable", ipvs_stale::unreachable),
+    Case::new("ipvs_hijack", ipvs_nodeport::hijack),
+    Case::new("ipvs_hijack_v6", ipvs_nodeport::hijack_v6),
+    Case::new("ipvs_syn_ack_dropped", ipvs_nodeport::rule_drops),
+    Case::new("ipvs_full_queue", ipvs_nodeport::full_queue),
+    Case::new("ipvs_no_backend", ipvs_no_backend::none),
+    Case::new("ipvs_no_backend_v6", ipvs_no_backend::none_v6),
+    Case::new("ipvs_all_drained", ipvs_no_backend::all_drained),
+    Case::new("ipvs_closed_port", ipvs_no_backend::closed_port),
+    Case::new("ipvs_rule_rejects", ipvs_no_backend::rule_rejects),
     Case::new("healthy", healthy::run_case).limit(240),
     Case::new("flood", flood::run_case).limit(300),
     Case::new("module_reload", module_reload::run_case).limit(240),
