@@ -98,8 +98,8 @@ impl Attachments {
                         log::warn!("{}: {err:#}", spec.name);
                     }
                 }
+                *state = not_loaded(module);
             }
-            *state = not_loaded(module);
         }
     }
 

@@ -114,7 +114,7 @@ fn why_not(case: &Case<'_>, cause: Cause) -> String {
         }
         Cause::AcceptQueueOverflow => "the listener refused it, but its accept queue was not full",
         Cause::IpvsStaleConnection if !case.ipvs_entries().is_empty() => {
-            "IPVS knew this connection from before, but its server takes connections"
+            "IPVS has this connection, but made it for this connect, or its server takes connections"
         }
         Cause::IpvsStaleConnection => {
             "IPVS sent no packet of it to a server that is drained or gone"

@@ -63,8 +63,12 @@ fn dropped(case: &Case<'_>) -> Option<Verdict> {
         case.world.function(e.location) == Some("nf_hook_slow")
             || e.flags & probe_common::event::DROP_IN_NF_HOOK_SLOW != 0
     };
+    // A SYN that is sent again finds the connection its own first one made.
+    let is_older = |state: &str| !matches!(state, "SYN_RECV" | "SYN_SENT");
     let (entry, _) = case.ipvs_entries().into_iter().find(|(entry, drop)| {
-        entry.event.weight.is_none_or(|w| w == 0) && is_netfilter(&drop.event)
+        entry.event.weight.is_none_or(|w| w == 0)
+            && is_older(&entry.event.state)
+            && is_netfilter(&drop.event)
     })?;
     let e = &*entry.event;
     let details = IpvsStale {

@@ -2,6 +2,7 @@ use probe_common::event::{IPVS_GONE, Ipvs, OUTCOME_FAILED};
 
 use super::{json, text};
 use crate::{
+    event::{Body, IpvsEntry},
     finding::{
         Cause, Confidence, Details,
         details::{ServerIs, SynWas},
@@ -74,6 +75,17 @@ fn an_old_connection_to_a_server_that_is_well_is_not_to_blame() {
     assert_eq!(run.only().cause, Cause::Unknown);
     let why = run.only().ruled_out.iter().find(|n| n.cause == Cause::IpvsStaleConnection);
     assert!(why.is_some_and(|n| n.why.contains("takes connections")));
+}
+
+#[test]
+fn a_connection_that_was_never_answered_may_be_this_connects_own() {
+    let mut run = Run::new();
+    let Body::IpvsEntry(entry) = ipvs_entry(None) else { panic!("an entry") };
+    run.at(1520, syn_again(IPVS_SERVICE, 500, 1));
+    run.at(1520, syn_drop(HOST, IPVS_SERVICE, NETFILTER_DROP, 0x100));
+    run.at(1600, Body::IpvsEntry(IpvsEntry { state: "SYN_RECV".to_owned(), ..entry }));
+    run.until(9000);
+    assert_eq!(run.only().cause, Cause::Unknown);
 }
 
 #[test]
