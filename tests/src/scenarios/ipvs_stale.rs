@@ -231,7 +231,7 @@ fn watched(lab: &Lab) -> Result<()> {
         let list = std::fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
         let all = ["ip_vs_schedule", "ip_vs_leave", "ip_vs_nat_xmit", "ip_vs_conn_expire_now"];
         let there = |function: &&str| list.lines().any(|line| line.contains(*function));
-        Ok(all.iter().all(|f| there(&f)).then_some(()))
+        Ok(all.iter().all(there).then_some(()))
     };
     until("stallprobe watches IPVS", SOON, kprobes)
 }
