@@ -42,8 +42,17 @@ pub mod kind {
     /// Made by the loader from the pairing map, never by the kernel: a query that reached a
     /// server's socket and is not answered yet.
     pub const DNS_SERVER_PENDING: u16 = 14;
+    /// IPVS took a SYN-ACK for the first packet of a connection to a service: [`super::Ipvs`].
+    pub const IPVS_HIJACK: u16 = 15;
+    /// A service had no server for the first packet of a connection: [`super::Ipvs`].
+    pub const IPVS_NO_SERVER: u16 = 16;
+    /// A SYN matched an old connection and went to its server, which takes no new connections:
+    /// [`super::Ipvs`].
+    pub const IPVS_STALE: u16 = 17;
+    /// An old connection was ended so that its port could be used anew. Only counted.
+    pub const IPVS_EXPIRED: u16 = 18;
     /// How many kinds there are.
-    pub const COUNT: usize = 15;
+    pub const COUNT: usize = 19;
 }
 
 wire! {
@@ -293,5 +302,38 @@ wire! {
         pub server: [[u8; 16]; SERVERS],
         pub _pad: u32,
         pub question: Question,
+    }
+}
+
+/// [`Ipvs::flags`]: the connection has no server at all.
+pub const IPVS_NO_DEST: u32 = 1 << 0;
+/// [`Ipvs::flags`]: the server was taken out of the service (`IP_VS_DEST_F_AVAILABLE` is off).
+pub const IPVS_GONE: u32 = 1 << 1;
+
+wire! {
+    /// IPVS decided on the first packet of a connection in a way that stalls it.
+    pub struct Ipvs {
+        pub header: Header,
+        /// From the packet, as IPVS got it: client → service; of a taken SYN-ACK: server → client.
+        pub tuple: Tuple,
+        /// Address of the service, in the form of [`Tuple::src`]; of the packet's family.
+        pub service: [u8; 16],
+        /// Address of the real server, all zero when there is none.
+        pub server: [u8; 16],
+        pub service_port: u16,
+        pub server_port: u16,
+        /// Joins the packet across NAT: see [`Drop::ident`].
+        pub ident: u32,
+        /// TCP flags byte, 0 for other protocols.
+        pub tcp_flags: u32,
+        pub flags: u32,
+        /// `dest->weight`: 0 takes no new connections (drained). [`u32::MAX`] when not known.
+        pub weight: u32,
+        /// `cp->in_pkts`: packets of the connection that came before this one.
+        pub in_pkts: u32,
+        /// `cp->state`: `IP_VS_TCP_S_*`, as this packet left it.
+        pub state: u32,
+        /// `svc->num_dests`: servers of the service, drained ones too.
+        pub dests: u32,
     }
 }

@@ -8,6 +8,7 @@
 
 pub mod config;
 pub mod event;
+pub mod ipvs;
 pub mod net;
 pub mod offsets;
 pub mod stats;

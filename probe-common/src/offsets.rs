@@ -112,4 +112,10 @@ offsets! {
     sk_drops = "sock"."sk_drops",
     /// Two ints, low and high; from 6.8 on one u32, `high << 16 | low`.
     net_port_range = "net"."ipv4.ip_local_ports.range",
+    sk_err_soft = "sock"."sk_err_soft",
+    sk_errors = "sock"."sk_error_queue.next",
+    sk_errors_len = "sock"."sk_error_queue.qlen",
+    skb_cb = "sk_buff"."cb",
+    /// Counted from the start of `skb->cb`.
+    exterr_errno = "sock_exterr_skb"."ee.ee_errno",
 }

@@ -2,11 +2,12 @@
 
 use aya_ebpf::{
     macros::map,
-    maps::{HashMap, LruHashMap, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use probe_common::{
     config::Config,
-    event::{Clash, Dns, kind},
+    event::{Clash, Dns, Ipvs, kind},
+    ipvs::Layout,
     net::Tuple,
     offsets::Offsets,
     stats::Stats,
@@ -217,6 +218,26 @@ pub struct DnsScratch {
 #[map]
 pub static CLASH_SCRATCH: PerCpuArray<Clash> = PerCpuArray::with_max_entries(1, 0);
 
+/// Where ip_vs keeps things: written by the loader when the module is there, before its hooks are
+/// attached.
+#[map]
+pub static IPVS_LAYOUT: Array<Layout> = Array::with_max_entries(1, 0);
+
+/// Service and packet between entry and return of `ip_vs_schedule`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Scheduling {
+    pub svc: u64,
+    pub skb: u64,
+}
+
+/// By the stack pointer at entry; only of SYN-ACKs, so nearly always empty.
+#[map]
+pub static SCHEDULING: HashMap<u64, Scheduling> = HashMap::with_max_entries(1024, 0);
+
+#[map]
+pub static IPVS_SCRATCH: PerCpuArray<Ipvs> = PerCpuArray::with_max_entries(1, 0);
+
 /// Adds to this CPU's counters.
 #[inline(always)]
 pub fn stats(change: impl FnOnce(&mut Stats)) {
@@ -236,4 +257,4 @@ pub fn seen(kind: u16) {
     });
 }
 
-const _: () = assert!(kind::COUNT <= 16);
+const _: () = assert!(kind::COUNT <= 32);

@@ -8,15 +8,18 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use probe_common::{
     event::{
         Clash, Connect, DROP_HAS_REASON, DROP_IN_NF_HOOK_SLOW, DROP_TABLE_FULL, Dns, Drop, Header,
-        Listen, OUTCOME_TRYING, PACKET_BYTES, QNAME_BYTES, Question, SERVERS, STAGE_SYN, SynAck,
-        VERDICT_ACCEPT, kind,
+        Ipvs, Listen, OUTCOME_TRYING, PACKET_BYTES, QNAME_BYTES, Question, SERVERS, STAGE_SYN,
+        SynAck, VERDICT_ACCEPT, kind,
     },
     net::{Conntrack, FAMILY_V4, IPPROTO_TCP, IPPROTO_UDP, Tuple, ips},
 };
 
 use crate::{
     correlate::{Options, dns},
-    event::{Body, Clock, Event, Hook, HookState, Node, Pod, PodChange, Rung, Symbol, Totals},
+    event::{
+        Body, Clock, Event, Hook, HookState, IpvsEntry, LocalPorts, Node, Pod, PodChange, Rung,
+        Symbol, Totals,
+    },
     finding::{Cause, Finding, Output},
     pipeline::Pipeline,
 };
@@ -170,7 +173,7 @@ pub fn node() -> Node {
 }
 
 pub fn hooks(state: impl Fn(&str) -> HookState) -> Vec<Hook> {
-    let hooks: [(&str, &str, &[&str]); 7] = [
+    let hooks: [(&str, &str, &[&str]); 10] = [
         ("tcp_conn_request", "listen", &["accept-queue-overflow", "syn-queue-overflow"]),
         ("tcp_conn_request (return)", "half_open", &["syn-queue-overflow"]),
         ("tcp_v4_syn_recv_sock", "listen", &["accept-queue-overflow"]),
@@ -186,6 +189,9 @@ pub fn hooks(state: impl Fn(&str) -> HookState) -> Vec<Hook> {
             "skb_drop",
             &["conntrack-dnat-clash", "conntrack-table-full", "no-listener"],
         ),
+        ("ip_vs_schedule", "ipvs", &["ipvs-nodeport-collision"]),
+        ("ip_vs_leave", "ipvs", &["service-no-backend"]),
+        ("ip_vs_nat_xmit", "ipvs", &["ipvs-stale-connection"]),
     ];
     let hook = |(name, family, causes): (&str, &str, &[&str])| Hook {
         name: name.to_owned(),
@@ -466,6 +472,79 @@ pub fn refusal(client: &str, isn: u32) -> Listen {
 
 pub fn refused(client: &str, isn: u32) -> Body {
     Body::Listen(Box::new(refusal(client, isn)))
+}
+
+/// A service in IPVS mode, and the NodePort that the host's own port collides with.
+pub const IPVS_SERVICE: &str = "10.96.0.20:80";
+pub const NODE_PORT: &str = "10.0.3.17:31055";
+
+/// What IPVS decided on the client's SYN.
+pub fn ipvs(kind: u16, server: Option<&str>) -> Ipvs {
+    let service = tcp(IPVS_SERVICE, server.unwrap_or("0.0.0.0:0"));
+    Ipvs {
+        header: header(kind, HOST),
+        tuple: tcp(CLIENT_END, IPVS_SERVICE),
+        service: service.src,
+        server: service.dst,
+        service_port: service.sport,
+        server_port: service.dport,
+        ident: ISN,
+        tcp_flags: 2,
+        flags: 0,
+        weight: u32::MAX,
+        in_pkts: 0,
+        state: 0,
+        dests: 0,
+    }
+}
+
+pub fn decided(ipvs: Ipvs) -> Body {
+    Body::Ipvs(Box::new(ipvs))
+}
+
+/// The SYN was sent to the web pod, drained since, by a connection that had four packets.
+pub fn stale() -> Ipvs {
+    let found = ipvs(kind::IPVS_STALE, Some(WEB_END));
+    Ipvs { weight: 0, in_pkts: 4, state: 3, ..found }
+}
+
+/// The web pod's SYN-ACK to the host, taken for a NodePort and sent to `dns-a`.
+pub fn hijack() -> Ipvs {
+    let ends = tcp(NODE_PORT, "10.244.2.2:8080");
+    Ipvs {
+        tuple: tcp(WEB_END, NODE_PORT),
+        service: ends.src,
+        server: ends.dst,
+        service_port: ends.sport,
+        server_port: ends.dport,
+        tcp_flags: 0x12,
+        weight: 1,
+        dests: 1,
+        ..ipvs(kind::IPVS_HIJACK, None)
+    }
+}
+
+/// A connection of the host to the web pod from the NodePort.
+pub fn host_syn_again(started: u64, retransmits: u32) -> Body {
+    let connect = connect(kind::SYN_RETRANSMIT, WEB_END, started, retransmits);
+    let header = header(kind::SYN_RETRANSMIT, HOST);
+    Body::Connect(Box::new(Connect { header, tuple: tcp(NODE_PORT, WEB_END), ..connect }))
+}
+
+pub fn local_ports(low: u16, high: u16, reserved: &[(u16, u16)]) -> Body {
+    Body::LocalPorts(LocalPorts { netns: HOST, low, high, reserved: reserved.to_vec() })
+}
+
+/// The client's old connection to the web pod, as it was read after its SYN was dropped.
+pub fn ipvs_entry(weight: Option<u32>) -> Body {
+    Body::IpvsEntry(IpvsEntry {
+        netns: HOST,
+        client: CLIENT_END.parse().unwrap(),
+        service: IPVS_SERVICE.parse().unwrap(),
+        server: WEB_END.parse().unwrap(),
+        state: "TIME_WAIT".to_owned(),
+        weight,
+    })
 }
 
 pub fn synack_again(isn: u32, client: &str, ack_backlog: u32) -> Body {

@@ -9,6 +9,7 @@ use anyhow::Result;
 
 use crate::{
     command::run,
+    ipvs,
     netns::BRIDGE,
     sysctl,
     wait::{SOON, until},
@@ -18,7 +19,7 @@ use crate::{
 /// that one leftover does not keep the others; gives the first error.
 pub fn node() -> Result<()> {
     let mut first = Ok(());
-    for step in [pods, links, rules, connections, sysctl::restore] {
+    for step in [ipvs::clean, routes, pods, links, rules, connections, sysctl::restore] {
         let done = step();
         if first.is_ok() {
             first = done;
@@ -43,6 +44,20 @@ fn pods() -> Result<()> {
     }
     if Path::new("/etc/netns").exists() {
         fs::remove_dir_all("/etc/netns")?;
+    }
+    Ok(())
+}
+
+/// Routes that say that something cannot be reached go with no device.
+fn routes() -> Result<()> {
+    for family in ["-4", "-6"] {
+        let shown = run("ip", &[family, "route", "show", "type", "unreachable"])?;
+        for line in shown.lines() {
+            // "unreachable fd00::2 dev lo metric 1 …"
+            if let Some(to) = line.split_whitespace().nth(1) {
+                run("ip", &[family, "route", "del", "unreachable", to])?;
+            }
+        }
     }
     Ok(())
 }

@@ -12,6 +12,7 @@ mod counters;
 mod demo;
 mod dns;
 mod finding;
+mod ipvs;
 mod lab;
 mod netns;
 mod nfqueue;

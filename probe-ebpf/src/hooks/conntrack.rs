@@ -63,7 +63,7 @@ pub fn early_drop_krp(ctx: RetProbeContext) -> u32 {
 /// Stack pointer when a function was entered: it points to the return address.
 #[cfg(bpf_target_arch = "x86_64")]
 #[inline(always)]
-fn entry_stack(ctx: &ProbeContext) -> u64 {
+pub(super) fn entry_stack(ctx: &ProbeContext) -> u64 {
     // SAFETY: the context of a kprobe is a valid pt_regs.
     unsafe { (*ctx.regs).rsp }
 }
@@ -71,21 +71,21 @@ fn entry_stack(ctx: &ProbeContext) -> u64 {
 /// The same value, read at the return: the return address has been taken off the stack.
 #[cfg(bpf_target_arch = "x86_64")]
 #[inline(always)]
-fn return_stack(ctx: &RetProbeContext) -> u64 {
+pub(super) fn return_stack(ctx: &RetProbeContext) -> u64 {
     // SAFETY: the context of a kretprobe is a valid pt_regs.
     unsafe { (*ctx.regs).rsp }.wrapping_sub(8)
 }
 
 #[cfg(bpf_target_arch = "aarch64")]
 #[inline(always)]
-fn entry_stack(ctx: &ProbeContext) -> u64 {
+pub(super) fn entry_stack(ctx: &ProbeContext) -> u64 {
     // SAFETY: the context of a kprobe is a valid pt_regs.
     unsafe { (*ctx.regs).sp }
 }
 
 #[cfg(bpf_target_arch = "aarch64")]
 #[inline(always)]
-fn return_stack(ctx: &RetProbeContext) -> u64 {
+pub(super) fn return_stack(ctx: &RetProbeContext) -> u64 {
     // SAFETY: the context of a kretprobe is a valid pt_regs.
     unsafe { (*ctx.regs).sp }
 }

@@ -5,7 +5,6 @@
 //! - `sock:inet_sock_set_state(const struct sock *sk, const int oldstate, const int newstate)`
 //! - `tcp:tcp_retransmit_skb(const struct sock *sk, const struct sk_buff *skb[, int err])`
 //! - `tcp:tcp_retransmit_synack(const struct sock *sk, const struct request_sock *req)`
-
 //!
 //! connect() without a local port: `int __inet_hash_connect(struct inet_timewait_death_row
 //! *death_row, struct sock *sk, …)` (net/ipv4/inet_hashtables.c; the arguments after the first two
@@ -134,10 +133,10 @@ fn end(sk: Ptr, established: bool) -> Option<()> {
     let started = unsafe { CONNECTS.get(&sk) }.copied()?;
     let _ = CONNECTS.remove(&sk);
     let took = now.saturating_sub(started.ts);
-    let err: u32 = field(sk, offset!(sk_err));
     if !established && without_port(sk, started.ts) {
         return send(kind::CONNECT_END, sk, now, &started, 0, OUTCOME_FAILED, EADDRNOTAVAIL);
     }
+    let err: u32 = if established { 0 } else { error(sk) };
     if established {
         stats(|s| {
             s.established += 1;
@@ -160,7 +159,25 @@ fn end(sk: Ptr, established: bool) -> Option<()> {
     let una: u32 = field(sk, offset!(tcp_snd_una));
     let isn = if established { una.wrapping_sub(1) } else { una };
     let outcome = if established { OUTCOME_ESTABLISHED } else { OUTCOME_FAILED };
-    send(kind::CONNECT_END, sk, now, &started, isn, outcome, if established { 0 } else { err })
+    send(kind::CONNECT_END, sk, now, &started, isn, outcome, err)
+}
+
+/// Why a connect failed. An ICMP error that comes while the program holds the socket, as it does
+/// on one node, does not end the connect: `tcp_v4_err` leaves it in `sk_err_soft`, which SO_ERROR
+/// takes away, and in the error queue, which wakes the program up.
+#[inline(always)]
+fn error(sk: Ptr) -> u32 {
+    let err: u32 = field(sk, offset!(sk_err));
+    if err != 0 {
+        return err;
+    }
+    let soft: u32 = field(sk, offset!(sk_err_soft));
+    let queued: u32 = field(sk, offset!(sk_errors_len));
+    if soft != 0 || queued == 0 || offset!(exterr_errno) == ABSENT || offset!(skb_cb) == ABSENT {
+        return soft;
+    }
+    let skb: Ptr = field(sk, offset!(sk_errors));
+    field(skb + u64::from(offset!(skb_cb)), offset!(exterr_errno))
 }
 
 /// A segment was sent again; only SYNs matter here.

@@ -10,7 +10,6 @@
 //! request_sock *req, …)` (net/ipv4/tcp_ipv4.c) and its IPv6 twin: 6 or 7 arguments, the first three
 //! the same everywhere. The first thing it does is the same comparison; if the queue is full the
 //! final ACK is dropped while the client believes to be connected.
-
 //!
 //! Half-open connections have two limits, both without effect when the kernel answers with SYN
 //! cookies (`tcp_syncookies`): as many as `sk_max_ack_backlog` (`inet_csk_reqsk_queue_is_full`: ≥ in

@@ -4,5 +4,6 @@
 mod conntrack;
 pub mod dns;
 mod handshake;
+mod ipvs;
 mod listen;
 mod skb_drop;

@@ -129,7 +129,7 @@ fn table_was_full(skb: Ptr) -> bool {
 /// Where it happened: the receiving socket's namespace, else the device's, else that of the
 /// packet's own socket, else that of its route.
 #[inline(always)]
-fn namespace(skb: Ptr, dev: Ptr, rx_sk: Ptr) -> Ptr {
+pub(super) fn namespace(skb: Ptr, dev: Ptr, rx_sk: Ptr) -> Ptr {
     if rx_sk != 0 {
         return read::sock_net(rx_sk);
     }

@@ -11,7 +11,7 @@ use aya::{
 use super::ladder::{HOOKS, Spec, Target};
 use crate::{
     event::{Hook, HookState, Rung},
-    kernel::offsets::Resolved,
+    kernel::offsets::{Family, Resolved},
 };
 
 /// The hooks and what holds them.
@@ -21,6 +21,8 @@ pub struct Attachments {
     links: HashMap<&'static str, KProbeLinkId>,
     /// The rungs that may be used.
     rungs: Vec<Rung>,
+    /// Why the layout of ip_vs is not known, if so.
+    no_ipvs: Option<String>,
 }
 
 impl Attachments {
@@ -30,12 +32,14 @@ impl Attachments {
         btf: Option<&Btf>,
         resolved: &Resolved,
         rungs: &[Rung],
+        no_ipvs: Option<String>,
         has_module: impl Fn(&str) -> bool,
     ) -> Self {
         let mut this = Self {
             states: Vec::with_capacity(HOOKS.len()),
             links: HashMap::new(),
             rungs: rungs.to_vec(),
+            no_ipvs,
         };
         for spec in HOOKS {
             let state = match resolved.refusal(spec.family) {
@@ -79,7 +83,10 @@ impl Attachments {
                 Some(fexit)
             }
             (HookState::Watched { .. }, Target::Return { kretprobe, .. }) => Some(kretprobe),
-            (HookState::Watched { .. }, Target::ModuleFunction { kprobe, .. }) => Some(kprobe),
+            (
+                HookState::Watched { .. },
+                Target::ModuleFunction { kprobe, .. } | Target::ModuleEntry { kprobe, .. },
+            ) => Some(kprobe),
             _ => None,
         })
     }
@@ -87,11 +94,15 @@ impl Attachments {
     /// A module is gone: its probes are dead for ever, whatever is loaded later under its name.
     pub fn module_gone(&mut self, ebpf: &mut Ebpf, module: &str) {
         for (spec, state) in HOOKS.iter().zip(&mut self.states) {
-            if let Target::ModuleFunction { module: of, kprobe, kretprobe } = spec.target
-                && of == module
-                && matches!(state, HookState::Watched { .. })
-            {
-                for program in [kprobe, kretprobe] {
+            let programs = match spec.target {
+                Target::ModuleFunction { module: of, kprobe, kretprobe } if of == module => {
+                    vec![kprobe, kretprobe]
+                }
+                Target::ModuleEntry { module: of, kprobe } if of == module => vec![kprobe],
+                _ => continue,
+            };
+            if matches!(state, HookState::Watched { .. }) {
+                for program in programs {
                     if let Some(link) = self.links.remove(program)
                         && let Err(err) = detach(ebpf, program, link)
                     {
@@ -103,10 +114,16 @@ impl Attachments {
         }
     }
 
+    /// What is known of ip_vs as it is loaded now: nothing, or why not.
+    pub fn set_ipvs(&mut self, unknown: Option<String>) {
+        self.no_ipvs = unknown;
+    }
+
     /// A module was loaded.
     pub fn module_here(&mut self, ebpf: &mut Ebpf, resolved: &Resolved, module: &str) {
         for (index, spec) in HOOKS.iter().enumerate() {
-            if let Target::ModuleFunction { module: of, .. } = spec.target
+            if let Target::ModuleFunction { module: of, .. }
+            | Target::ModuleEntry { module: of, .. } = spec.target
                 && of == module
                 && resolved.refusal(spec.family).is_none()
                 && !matches!(self.states.get(index), Some(HookState::Watched { .. }))
@@ -155,13 +172,27 @@ impl Attachments {
                     }
                 }
             }
-            Target::ModuleFunction { module, .. } if !has_module(module) => {
+            Target::ModuleFunction { module, .. } | Target::ModuleEntry { module, .. }
+                if !has_module(module) =>
+            {
                 return not_loaded(module);
+            }
+            _ if spec.family == Family::Ipvs
+                && let Some(why) = &self.no_ipvs =>
+            {
+                return HookState::CannotSee { why: why.clone() };
             }
             Target::ModuleFunction { kprobe, kretprobe, .. } => self
                 .allowed(Rung::Kprobe)
                 .and_then(|()| self.pair(ebpf, kprobe, kretprobe, spec.name))
                 .map(|()| Rung::Kprobe),
+            Target::ModuleEntry { kprobe, .. } => self
+                .allowed(Rung::Kprobe)
+                .and_then(|()| kprobe_to(ebpf, kprobe, spec.name))
+                .map(|link| {
+                    self.links.insert(kprobe, link);
+                    Rung::Kprobe
+                }),
             Target::Tracepoint { program } => self
                 .allowed(Rung::Tracepoint)
                 .and_then(|()| tracepoint_to(ebpf, program, spec.name))
@@ -233,6 +264,7 @@ fn log_cost(ebpf: &Ebpf, spec: &Spec) {
         Target::Function { fentry, kprobe } => vec![fentry, kprobe],
         Target::ModuleFunction { kprobe, kretprobe, .. } => vec![kprobe, kretprobe],
         Target::Return { fexit, kretprobe, .. } => vec![fexit, kretprobe],
+        Target::ModuleEntry { kprobe, .. } => vec![kprobe],
         Target::Tracepoint { program } => vec![program],
     };
     for program in programs {

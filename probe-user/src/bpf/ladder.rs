@@ -12,6 +12,8 @@ pub enum Target {
     ModuleFunction { module: &'static str, kprobe: &'static str, kretprobe: &'static str },
     /// The return of a function of vmlinux: fexit where the kernel allows it, else kretprobe.
     Return { function: &'static str, fexit: &'static str, kretprobe: &'static str },
+    /// A function of a module, entry alone.
+    ModuleEntry { module: &'static str, kprobe: &'static str },
     /// A raw tracepoint, `category:name`.
     Tracepoint { program: &'static str },
 }
@@ -44,6 +46,15 @@ const fn tracepoint(
     causes: &'static [&'static str],
 ) -> Spec {
     Spec { name, family, target: Target::Tracepoint { program }, causes }
+}
+
+const fn ipvs(name: &'static str, kprobe: &'static str, causes: &'static [&'static str]) -> Spec {
+    Spec {
+        name,
+        family: Family::Ipvs,
+        target: Target::ModuleEntry { module: "ip_vs", kprobe },
+        causes,
+    }
 }
 
 const DNS: &[&str] = &["conntrack-dnat-clash", "server-slow"];
@@ -101,6 +112,20 @@ pub const HOOKS: &[Spec] = &[
         },
         causes: &["conntrack-table-full"],
     },
+    Spec {
+        name: "ip_vs_schedule",
+        family: Family::Ipvs,
+        target: Target::ModuleFunction {
+            module: "ip_vs",
+            kprobe: "ipvs_sched_kp",
+            kretprobe: "ipvs_sched_krp",
+        },
+        causes: &["ipvs-nodeport-collision"],
+    },
+    ipvs("ip_vs_leave", "ipvs_leave_kp", &["service-no-backend"]),
+    ipvs("ip_vs_nat_xmit", "ipvs_xmit4_kp", &["ipvs-stale-connection"]),
+    ipvs("ip_vs_nat_xmit_v6", "ipvs_xmit6_kp", &[]),
+    ipvs("ip_vs_conn_expire_now", "ipvs_expire_kp", &[]),
     tracepoint(
         "skb:kfree_skb",
         Family::SkbDrop,

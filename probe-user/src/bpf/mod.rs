@@ -9,10 +9,10 @@ mod pairs;
 use anyhow::{Context as _, Result};
 use aya::{
     Btf, Ebpf,
-    maps::{MapData, PerCpuArray, RingBuf},
+    maps::{Array, MapData, PerCpuArray, RingBuf},
 };
 use aya_log::EbpfLogger;
-use probe_common::{config::Config, event::Dns, stats::Stats};
+use probe_common::{config::Config, event::Dns, ipvs::Layout, stats::Stats};
 
 use self::{attach::Attachments, object::Wire, pairs::Pairs};
 use crate::{
@@ -29,6 +29,7 @@ pub struct Probes {
     events: RingBuf<MapData>,
     stats: PerCpuArray<MapData, Wire<Stats>>,
     pairs: Pairs,
+    ipvs: Array<MapData, Wire<Layout>>,
     logger: Option<EbpfLogger<&'static dyn log::Log>>,
 }
 
@@ -37,11 +38,12 @@ impl Probes {
     ///
     /// # Errors
     /// When not even the maps can be created: BPF is not allowed here. Hooks that cannot be
-    /// attached are no error, see [`Self::hooks`].
+    /// attached are no error, see [`Self::hooks`]. `ipvs_layout` matters only when ip_vs is there.
     pub fn open(
         resolved: Resolved,
         config: &Config,
         rungs: &[Rung],
+        ipvs_layout: Result<Layout, String>,
         has_module: impl Fn(&str) -> bool,
     ) -> Result<Self> {
         let btf =
@@ -52,13 +54,17 @@ impl Probes {
         let stats = ebpf.take_map("STATS").context("no map STATS")?;
         let stats = PerCpuArray::try_from(stats).context("map STATS")?;
         let pairs = Pairs::take(&mut ebpf, config.min_stall)?;
+        let ipvs = ebpf.take_map("IPVS_LAYOUT").context("no map IPVS_LAYOUT")?;
+        let mut ipvs = Array::try_from(ipvs).context("map IPVS_LAYOUT")?;
+        let no_ipvs = set_layout(&mut ipvs, ipvs_layout);
         let logger = (object::log_level() > 0).then(|| EbpfLogger::init(&mut ebpf)).transpose();
         let logger = logger.unwrap_or_else(|err| {
             log::warn!("no log of the kernel side: {err}");
             None
         });
-        let attachments = Attachments::new(&mut ebpf, btf.as_ref(), &resolved, rungs, has_module);
-        Ok(Self { ebpf, attachments, resolved, events, stats, pairs, logger })
+        let attachments =
+            Attachments::new(&mut ebpf, btf.as_ref(), &resolved, rungs, no_ipvs, has_module);
+        Ok(Self { ebpf, attachments, resolved, events, stats, pairs, ipvs, logger })
     }
 
     pub fn hooks(&self) -> Vec<Hook> {
@@ -113,7 +119,27 @@ impl Probes {
         self.attachments.module_gone(&mut self.ebpf, module);
     }
 
+    /// Where the module ip_vs that was just loaded keeps things; before [`Self::module_here`].
+    pub fn ipvs_layout(&mut self, layout: Result<Layout, String>) {
+        let unknown = set_layout(&mut self.ipvs, layout);
+        self.attachments.set_ipvs(unknown);
+    }
+
     pub fn module_here(&mut self, module: &str) {
         self.attachments.module_here(&mut self.ebpf, &self.resolved, module);
+    }
+}
+
+/// Hands the layout to the programs; gives back why that cannot be.
+fn set_layout(
+    map: &mut Array<MapData, Wire<Layout>>,
+    layout: Result<Layout, String>,
+) -> Option<String> {
+    match layout {
+        Ok(layout) => {
+            let written = map.set(0, Wire(layout), 0);
+            written.err().map(|err| format!("cannot write the map IPVS_LAYOUT: {err}"))
+        }
+        Err(why) => Some(why),
     }
 }

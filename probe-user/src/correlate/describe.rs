@@ -1,20 +1,24 @@
 //! Events in words, for the lines of evidence.
 
+use std::net::SocketAddr;
+
 use probe_common::{
     event::{
-        Clash, DROP_TABLE_FULL, Dns, Listen, STAGE_ACK, STAGE_SYN_PRESSURE, SynAck, VERDICT_ACCEPT,
-        VERDICT_DROP, kind,
+        Clash, DROP_TABLE_FULL, Dns, IPVS_GONE, IPVS_NO_DEST, Ipvs, Listen, STAGE_ACK,
+        STAGE_SYN_PRESSURE, SynAck, VERDICT_ACCEPT, VERDICT_DROP, kind,
     },
     net::ips,
 };
 
 use super::{
     evidence::{Seen, SeenDrop},
+    flow::address,
     join::{Case, Direction},
     symptom::seconds,
     world::overflowed,
 };
 use crate::{
+    event::IpvsEntry,
     finding::{Evidence, Flow},
     output::sanitize,
 };
@@ -113,6 +117,62 @@ impl Case<'_> {
         Evidence { ts: drop.ts, kind: "packet-dropped", text }
     }
 
+    pub fn say_ipvs(&self, decision: &Seen<Ipvs>) -> Evidence {
+        let e = &decision.event;
+        let (service, server) = ipvs_ends(e);
+        let flow = Flow::of(&e.tuple);
+        let who = self.world.who(server.ip(), decision.ts);
+        let (kind, text) = match e.header.kind {
+            kind::IPVS_HIJACK if server.port() == 0 => (
+                "ipvs-syn-ack-taken",
+                format!("IPVS took the SYN-ACK from {} for service {service}", flow.src),
+            ),
+            kind::IPVS_HIJACK => (
+                "ipvs-syn-ack-taken",
+                format!(
+                    "IPVS took the SYN-ACK from {} for service {service} and sent it to {server} \
+                     ({who})",
+                    flow.src
+                ),
+            ),
+            kind::IPVS_NO_SERVER => (
+                "ipvs-no-server",
+                format!("IPVS found no server for service {service} ({} listed)", e.dests),
+            ),
+            _ => (
+                "ipvs-old-connection",
+                format!(
+                    "IPVS knew {} to {service} from before ({} packets) and sent the SYN to its \
+                     old server {server} ({who}), {}",
+                    flow.src,
+                    e.in_pkts,
+                    if e.flags & (IPVS_GONE | IPVS_NO_DEST) != 0 {
+                        "which the service does not list any more"
+                    } else {
+                        "which has weight 0: drained"
+                    }
+                ),
+            ),
+        };
+        Evidence { ts: decision.ts, kind, text }
+    }
+
+    pub fn say_ipvs_entry(&self, entry: &Seen<IpvsEntry>) -> Evidence {
+        let e = &entry.event;
+        let text = format!(
+            "/proc/net/ip_vs_conn: {} to {} is an old connection ({}) to server {}, {}",
+            e.client,
+            e.service,
+            sanitize::text(&e.state),
+            e.server,
+            match e.weight {
+                None => "which the service does not list any more".to_owned(),
+                Some(weight) => format!("which has weight {weight}"),
+            }
+        );
+        Evidence { ts: entry.ts, kind: "ipvs-connection", text }
+    }
+
     pub fn say_stray(&self, stray: &Seen<Dns>) -> Evidence {
         let from = Flow::of(&stray.event.tuple).dst;
         let text = format!("an answer came from {from}, which was not asked");
@@ -156,10 +216,20 @@ impl Case<'_> {
         lines.extend(self.synacks().into_iter().map(|e| self.say_synack(e)));
         lines.extend(self.clashes().into_iter().map(|e| self.say_clash(e)));
         lines.extend(self.drops().into_iter().map(|(e, way)| self.say_drop(e, way)));
+        for kind in [kind::IPVS_HIJACK, kind::IPVS_NO_SERVER, kind::IPVS_STALE] {
+            lines.extend(self.ipvs(kind).into_iter().map(|e| self.say_ipvs(e)));
+        }
+        lines.extend(self.ipvs_entries().into_iter().map(|(e, _)| self.say_ipvs_entry(e)));
         lines.extend(self.strays().into_iter().map(|e| self.say_stray(e)));
         lines.extend(self.servers().into_iter().map(|e| self.say_server(e)));
         sorted(lines)
     }
+}
+
+/// Service and real server; the latter has port 0 when there is none.
+pub fn ipvs_ends(e: &Ipvs) -> (SocketAddr, SocketAddr) {
+    let end = |bytes, port| SocketAddr::new(address(bytes, e.tuple.family), port);
+    (end(&e.service, e.service_port), end(&e.server, e.server_port))
 }
 
 /// How many lines of evidence a finding carries.

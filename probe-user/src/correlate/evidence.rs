@@ -2,7 +2,7 @@
 //! initial sequence number, the DNS id, the packet's address in memory; or by the flow.
 
 use probe_common::{
-    event::{Clash, Dns, Drop, Listen, SynAck, kind},
+    event::{Clash, Dns, Drop, Ipvs, Listen, SynAck, kind},
     net::{IPPROTO_TCP, IPPROTO_UDP},
 };
 
@@ -11,7 +11,7 @@ use super::{
     recent::{Keyed, Recent},
 };
 use crate::{
-    event::{Body, Event},
+    event::{Body, Event, IpvsEntry},
     finding::Flow,
 };
 
@@ -104,6 +104,29 @@ impl Keyed for Seen<Dns> {
     }
 }
 
+impl Keyed for Seen<Ipvs> {
+    type Key = Key;
+    fn ts(&self) -> u64 {
+        self.ts
+    }
+    fn keys(&self) -> Vec<Key> {
+        let mut keys = vec![Key::Flow(Flow::of(&self.event.tuple))];
+        keys.extend(ident_key(self.event.tuple.proto, self.event.ident));
+        keys
+    }
+}
+
+impl Keyed for Seen<IpvsEntry> {
+    type Key = Key;
+    fn ts(&self) -> u64 {
+        self.ts
+    }
+    fn keys(&self) -> Vec<Key> {
+        let (src, dst) = (self.event.client, self.event.service);
+        vec![Key::Flow(Flow { proto: IPPROTO_TCP, src, dst })]
+    }
+}
+
 fn ident_key(proto: u8, ident: u32) -> Option<Key> {
     match proto {
         IPPROTO_TCP => Some(Key::Isn(ident)),
@@ -123,6 +146,10 @@ pub struct Index {
     pub strays: Recent<Seen<Dns>>,
     /// Queries as servers saw them: answered late, or still pending.
     pub servers: Recent<Seen<Dns>>,
+    /// What IPVS decided on first packets.
+    pub ipvs: Recent<Seen<Ipvs>>,
+    /// IPVS connections of clients whose SYN was dropped.
+    pub ipvs_entries: Recent<Seen<IpvsEntry>>,
     /// Counts up with every event kept, so that a symptom can tell whether there is anything new.
     pub generation: u64,
 }
@@ -136,6 +163,8 @@ impl Default for Index {
             drops: Recent::new(CAPACITY, KEEP),
             strays: Recent::new(CAPACITY, KEEP),
             servers: Recent::new(CAPACITY, KEEP),
+            ipvs: Recent::new(CAPACITY, KEEP),
+            ipvs_entries: Recent::new(CAPACITY, KEEP),
             generation: 0,
         }
     }
@@ -154,6 +183,10 @@ impl Index {
                 let packet = e.packet.get(..captured).unwrap_or(&e.packet);
                 let dns = dns::of_packet(packet);
                 self.drops.push(SeenDrop { ts, event: e.clone(), dns });
+            }
+            Body::Ipvs(e) => self.ipvs.push(Seen { ts, event: e.clone() }),
+            Body::IpvsEntry(e) => {
+                self.ipvs_entries.push(Seen { ts, event: Box::new(e.clone()) });
             }
             Body::Dns(e) => match e.header.kind {
                 kind::DNS_WRONG_SOURCE => self.strays.push(Seen { ts, event: e.clone() }),
@@ -174,6 +207,8 @@ impl Index {
         self.drops.forget(now);
         self.strays.forget(now);
         self.servers.forget(now);
+        self.ipvs.forget(now);
+        self.ipvs_entries.forget(now);
     }
 
     /// Events forgotten before their time, and events kept now.
@@ -184,6 +219,8 @@ impl Index {
             + self.drops.evicted
             + self.strays.evicted
             + self.servers.evicted
+            + self.ipvs.evicted
+            + self.ipvs_entries.evicted
     }
 
     pub fn len(&self) -> usize {
@@ -193,6 +230,8 @@ impl Index {
             + self.drops.len()
             + self.strays.len()
             + self.servers.len()
+            + self.ipvs.len()
+            + self.ipvs_entries.len()
     }
 
     pub fn is_empty(&self) -> bool {

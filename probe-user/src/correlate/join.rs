@@ -7,7 +7,7 @@
 use std::net::SocketAddr;
 
 use probe_common::{
-    event::{Clash, Dns, Listen, SynAck, kind},
+    event::{Clash, Dns, Ipvs, Listen, SynAck, kind},
     net::{IPPROTO_TCP, IPPROTO_UDP},
 };
 
@@ -17,7 +17,7 @@ use super::{
     symptom::{Join, Side, Symptom},
     world::World,
 };
-use crate::finding::Flow;
+use crate::{event::IpvsEntry, finding::Flow};
 
 pub const TCP_SYN: u32 = 0x02;
 pub const TCP_ACK: u32 = 0x10;
@@ -107,6 +107,44 @@ impl<'a> Case<'a> {
             }
         }
         flows
+    }
+
+    /// What IPVS decided on packets of this flow, in order of time.
+    pub fn ipvs(&self, kind: u16) -> Vec<&'a Seen<Ipvs>> {
+        let ipvs = &self.world.evidence.ipvs;
+        let key = match self.symptom.join {
+            Join::Tcp { isn } if isn != 0 => Key::Isn(isn),
+            Join::Dns { id, .. } => Key::DnsId(id),
+            _ => Key::Flow(self.symptom.flow),
+        };
+        in_order(ipvs.find(key).filter(|d| {
+            let flow = Flow::of(&d.event.tuple);
+            d.event.header.kind == kind
+                && flow.proto == self.symptom.flow.proto
+                && self.is_timely(d.ts)
+                // A DNS id is not enough: the same client, to the same service.
+                && (matches!(key, Key::Isn(_))
+                    || (flow.src == self.symptom.flow.src
+                        && self.symptom.servers.contains(&flow.dst.ip()))
+                    || flow == self.symptom.flow)
+        }))
+    }
+
+    /// IPVS connections that the dropped SYN of this flow found, by the addresses it had there.
+    pub fn ipvs_entries(&self) -> Vec<(&'a Seen<IpvsEntry>, &'a SeenDrop)> {
+        let entries = &self.world.evidence.ipvs_entries;
+        let mut found = Vec::new();
+        for (drop, way) in self.drops() {
+            if way != Direction::ToServer {
+                continue;
+            }
+            for entry in entries.find(Key::Flow(Flow::of(&drop.event.tuple))) {
+                if entry.event.netns == drop.event.header.netns && self.is_timely(entry.ts) {
+                    found.push((entry, drop));
+                }
+            }
+        }
+        found
     }
 
     /// Whether what a packet carried does not contradict this stall: 0 is "not known".

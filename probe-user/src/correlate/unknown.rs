@@ -26,6 +26,8 @@ const TCP: &[(Cause, &[u16])] = &[
     (Cause::ConntrackTableFull, &[kind::TABLE_FULL, kind::DROP]),
     (Cause::AcceptQueueOverflow, &[kind::LISTEN_DROP]),
     (Cause::SynQueueOverflow, &[kind::LISTEN_DROP]),
+    (Cause::IpvsStaleConnection, &[kind::IPVS_STALE, kind::DROP]),
+    (Cause::IpvsNodeportCollision, &[kind::IPVS_HIJACK]),
     (Cause::NoListener, &[kind::DROP]),
 ];
 
@@ -122,6 +124,13 @@ fn why_not(case: &Case<'_>, cause: Cause) -> String {
         }
         Cause::AcceptQueueOverflow => "the listener refused it, but its accept queue was not full",
         Cause::SynQueueOverflow => "the listener refused it, but not for half-open connections",
+        Cause::IpvsStaleConnection if !case.ipvs_entries().is_empty() => {
+            "IPVS has this connection, but made it for this connect, or its server takes connections"
+        }
+        Cause::IpvsStaleConnection => {
+            "IPVS sent no packet of it to a server that is drained or gone"
+        }
+        Cause::IpvsNodeportCollision => "IPVS took no SYN-ACK of it for a service",
         Cause::NoListener => "the request met no closed port on this node",
         Cause::ServerSlow if case.servers().is_empty() => {
             "no server on this node got this query and answered it late"

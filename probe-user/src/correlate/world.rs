@@ -17,7 +17,7 @@ use super::{
     tally::{PerNetns, Tally},
 };
 use crate::{
-    event::{Body, Event, Hook, HookState, Listener, Node, PodChange},
+    event::{Body, Event, Hook, HookState, Listener, LocalPorts, Node, PodChange},
     finding::{Cause, Flow, Party},
     output::sanitize,
 };
@@ -41,6 +41,7 @@ pub struct World {
     pub pods: Pods,
     symbols: Bounded<u64, String>,
     listeners: Bounded<u64, Listener>,
+    local_ports: Bounded<u32, LocalPorts>,
     pub counters: PerNetns,
     pub losses: Losses,
     pub evidence: Index,
@@ -83,6 +84,7 @@ impl World {
                 let comm = sanitize::text(&l.comm);
                 self.listeners.insert(l.ino, Listener { comm, ..l.clone() });
             }
+            Body::LocalPorts(ports) => self.local_ports.insert(ports.netns, ports.clone()),
             Body::Counters(c) => {
                 let is_new = self.pods.since(c.netns).is_some_and(|since| since > start);
                 self.counters.note(c, is_new);
@@ -154,6 +156,11 @@ impl World {
     pub fn half_open_full_at(&self, address: SocketAddr, since: u64) -> Option<(u64, &Listen)> {
         let (ts, listen) = self.half_open_full.get(&address)?;
         (*ts >= since).then_some((*ts, listen))
+    }
+
+    /// Source ports of a namespace's own connections, where they were looked up.
+    pub fn local_ports(&self, netns: u32) -> Option<&LocalPorts> {
+        self.local_ports.get(&netns)
     }
 
     pub fn listener(&self, ino: u64) -> Option<&Listener> {

@@ -48,6 +48,9 @@ pub fn decode(record: &[u8]) -> Result<Event, DecodeError> {
         | kind::DNS_SERVER_ANSWER
         | kind::DNS_UNANSWERED
         | kind::DNS_SERVER_PENDING => Body::Dns(exactly(header.kind, record)?),
+        kind::IPVS_HIJACK | kind::IPVS_NO_SERVER | kind::IPVS_STALE | kind::IPVS_EXPIRED => {
+            Body::Ipvs(exactly(header.kind, record)?)
+        }
         kind => return Err(DecodeError::UnknownKind { kind }),
     };
     Ok(Event { ts: header.ts, body })
@@ -63,6 +66,7 @@ pub fn encode(event: &Event) -> Option<Vec<u8>> {
         Body::TableFull(e) => bytes_of(&**e),
         Body::Drop(e) => bytes_of(&**e),
         Body::Dns(e) => bytes_of(&**e),
+        Body::Ipvs(e) => bytes_of(&**e),
         _ => return None,
     };
     Some(bytes.to_vec())
@@ -94,7 +98,7 @@ pub fn bytes_of<T: Plain>(value: &T) -> &[u8] {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]
 
-    use probe_common::event::{Clash, Connect, Dns, Drop, Listen, SynAck, TableFull};
+    use probe_common::event::{Clash, Connect, Dns, Drop, Ipvs, Listen, SynAck, TableFull};
     use proptest::prelude::*;
 
     use super::*;
@@ -115,6 +119,10 @@ mod tests {
         (kind::DNS_SERVER_ANSWER, size_of::<Dns>()),
         (kind::DNS_UNANSWERED, size_of::<Dns>()),
         (kind::DNS_SERVER_PENDING, size_of::<Dns>()),
+        (kind::IPVS_HIJACK, size_of::<Ipvs>()),
+        (kind::IPVS_NO_SERVER, size_of::<Ipvs>()),
+        (kind::IPVS_STALE, size_of::<Ipvs>()),
+        (kind::IPVS_EXPIRED, size_of::<Ipvs>()),
     ];
 
     fn record(kind: u16, len: usize) -> Vec<u8> {

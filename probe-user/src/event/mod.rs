@@ -4,9 +4,9 @@
 
 pub mod decode;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
-use probe_common::event::{Clash, Connect, Dns, Drop, Listen, SynAck, TableFull};
+use probe_common::event::{Clash, Connect, Dns, Drop, Ipvs, Listen, SynAck, TableFull};
 use serde::{Deserialize, Serialize};
 
 /// One event with its place in time.
@@ -29,6 +29,7 @@ pub enum Body {
     TableFull(Box<TableFull>),
     Drop(Box<Drop>),
     Dns(Box<Dns>),
+    Ipvs(Box<Ipvs>),
     // From the loader.
     /// All kernel events up to `Event::ts` have been delivered (the watermark).
     Tick,
@@ -39,6 +40,8 @@ pub enum Body {
     Symbol(Symbol),
     Listener(Listener),
     Counters(Counters),
+    IpvsEntry(IpvsEntry),
+    LocalPorts(LocalPorts),
     Totals(Box<Totals>),
 }
 
@@ -101,7 +104,7 @@ pub enum HookState {
 pub struct Hook {
     /// Kernel function or tracepoint, for example `tcp_conn_request` or `skb:kfree_skb`.
     pub name: String,
-    /// `listen`, `handshake`, `conntrack`, `dns` or `skb_drop`.
+    /// `listen`, `handshake`, `conntrack`, `dns`, `skb_drop` or `ipvs`.
     pub family: String,
     /// Causes that cannot be seen without it, by id.
     pub causes: Vec<String>,
@@ -149,6 +152,33 @@ pub struct Listener {
     pub pid: u32,
     /// `/proc/PID/comm`, untrusted bytes made printable.
     pub comm: String,
+}
+
+/// An IPVS connection whose client's SYN was dropped, read right after that.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IpvsEntry {
+    /// Namespace of the table.
+    pub netns: u32,
+    pub client: SocketAddr,
+    pub service: SocketAddr,
+    /// The real server it was given long before.
+    pub server: SocketAddr,
+    /// As in `/proc/net/ip_vs_conn`: `TIME_WAIT`, `ESTABLISHED`, …
+    pub state: String,
+    /// What the service gives that server now: 0 takes no new connections; `None` when the service
+    /// does not list it any more.
+    pub weight: Option<u32>,
+}
+
+/// Source ports of a namespace's own connections.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LocalPorts {
+    pub netns: u32,
+    /// `net.ipv4.ip_local_port_range`, both ends included.
+    pub low: u16,
+    pub high: u16,
+    /// `net.ipv4.ip_local_reserved_ports`: ranges, both ends included.
+    pub reserved: Vec<(u16, u16)>,
 }
 
 /// Counters of one network namespace, as totals since its start.

@@ -1,7 +1,7 @@
 //! The numbers behind a finding, one shape for each cause. Field names are those of the JSON
 //! output and stay stable.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::Serialize;
 
@@ -16,6 +16,9 @@ pub enum Details {
     SnatPorts(SnatPorts),
     DnatClash(Box<DnatClash>),
     TableFull(TableFull),
+    IpvsStale(Box<IpvsStale>),
+    NodePort(Box<NodePort>),
+    NoBackend(NoBackend),
     NoListener(NoListener),
     ServerSlow(Box<ServerSlow>),
     /// Serialised as an empty object.
@@ -183,6 +186,74 @@ pub struct TableFull {
 pub struct PodDrops {
     pub pod: String,
     pub dropped: u64,
+}
+
+/// What became of the server of an old IPVS connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ServerIs {
+    /// Weight 0: takes no new connections.
+    Drained,
+    /// The service does not list it any more.
+    Removed,
+}
+
+/// What IPVS did with the SYN.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SynWas {
+    /// Sent to the old connection's server.
+    Sent,
+    /// Dropped without a word.
+    Dropped,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct IpvsStale {
+    pub service: SocketAddr,
+    /// The server of the old connection.
+    pub server: SocketAddr,
+    pub server_pod: Option<String>,
+    pub server_is: ServerIs,
+    pub syn_was: SynWas,
+    /// The client's end, whose port an old connection had too.
+    pub client: SocketAddr,
+    /// The old connection's state, as `/proc/net/ip_vs_conn` names it; `None` when it was not read.
+    pub state: Option<String>,
+    /// Packets the old connection had from its client before; `None` when it was not read.
+    pub packets_before: Option<u32>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct NodePort {
+    /// The service that took the SYN-ACK: the client's own address and source port.
+    pub service: SocketAddr,
+    pub port: u16,
+    /// Who sent the SYN-ACK.
+    pub server: SocketAddr,
+    pub server_pod: Option<String>,
+    /// Who got it, `None` when the service had no server.
+    pub sent_to: Option<SocketAddr>,
+    pub sent_to_pod: Option<String>,
+    /// `ip_local_port_range` of the client's namespace, `null` when it could not be read.
+    pub local_port_range: Option<[u16; 2]>,
+    /// Whether it overlaps 30000-32767, the NodePorts kube-proxy gives by default.
+    pub range_overlaps_node_ports: Option<bool>,
+    /// `ip_local_reserved_ports` of that namespace.
+    pub reserved_ports: Option<String>,
+    /// Whether that holds the port.
+    pub port_is_reserved: Option<bool>,
+    /// The value to set: what is reserved now and the NodePorts.
+    pub reserve: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct NoBackend {
+    pub service: SocketAddr,
+    /// Servers the service lists, all with weight 0 if there are any.
+    pub servers: u32,
+    /// `ipvs`, the mode of the proxy that told.
+    pub proxy: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -6,6 +6,7 @@
 
 pub mod btf;
 pub mod facts;
+pub mod ipvs;
 pub mod lockdown;
 pub mod modules;
 pub mod offsets;

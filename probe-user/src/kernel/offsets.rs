@@ -16,11 +16,19 @@ pub enum Family {
     Conntrack,
     Dns,
     SkbDrop,
+    Ipvs,
 }
 
 impl Family {
-    pub const ALL: [Self; 6] =
-        [Self::Listen, Self::HalfOpen, Self::Handshake, Self::Conntrack, Self::Dns, Self::SkbDrop];
+    pub const ALL: [Self; 7] = [
+        Self::Listen,
+        Self::HalfOpen,
+        Self::Handshake,
+        Self::Conntrack,
+        Self::Dns,
+        Self::SkbDrop,
+        Self::Ipvs,
+    ];
 
     /// The name used in messages.
     #[must_use]
@@ -32,6 +40,7 @@ impl Family {
             Self::Conntrack => "conntrack",
             Self::Dns => "dns",
             Self::SkbDrop => "skb_drop",
+            Self::Ipvs => "ipvs",
         }
     }
 
@@ -49,7 +58,8 @@ impl Family {
             Self::Handshake => &[SOCKET, &["sk_state", "sk_protocol", "inet_sport", "tcp_snd_una"]],
             Self::Conntrack => &[ENTRY, &["net_inum"]],
             Self::Dns => &[PACKET, SOCKET, FLOW, &["skb_sk", "skb_transport_header"]],
-            Self::SkbDrop => &[PACKET],
+            // What it needs of the module itself is asked when the module is there.
+            Self::SkbDrop | Self::Ipvs => &[PACKET],
         }
     }
 }
@@ -87,6 +97,8 @@ const WIDTHS: &[(u32, &[&str])] = &[
     (4, &["net_max_syn_backlog", "sk_daddr", "sk_rcv_saddr", "sk_ack_backlog"]),
     (4, &["sk_drops", "sk_max_ack_backlog", "sk_err", "icsk_qlen", "tcp_snd_una", "req_rcv_isn"]),
     (4, &["ct_status", "ct_timeout", "fl4_saddr", "fl4_daddr"]),
+    (8, &["sk_errors"]),
+    (4, &["sk_err_soft", "sk_errors_len", "exterr_errno"]),
     (2, &["skb_network_header", "skb_transport_header", "skb_protocol", "sk_family", "sk_num"]),
     (2, &["sk_dport", "sk_protocol", "inet_sport", "tuple_sport", "tuple_l3num", "tuple_dport"]),
     (2, &["fl4_sport", "fl4_dport", "fl6_sport", "fl6_dport"]),

@@ -138,6 +138,7 @@ pub fn netns(body: &Body) -> Option<u32> {
         Body::SynAck(e) => Some(e.header.netns),
         Body::Drop(e) => Some(e.header.netns),
         Body::Dns(e) => Some(e.header.netns),
+        Body::Ipvs(e) => Some(e.header.netns),
         _ => None,
     }
 }

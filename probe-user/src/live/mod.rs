@@ -2,6 +2,7 @@
 //! into one sequence that a recording could hold as well.
 
 mod enrich;
+mod ipvs;
 mod start;
 
 use std::{path::PathBuf, time::Duration};
@@ -10,12 +11,13 @@ use anyhow::Result;
 use log::{debug, error};
 use probe_common::event::kind;
 
-use self::enrich::Known;
 pub use self::start::{DNS_PORTS, NoRung, Options, start};
+use self::{enrich::Known, ipvs::Ipvs};
 use crate::{
     bpf::Probes,
     event::{Body, Event, decode::decode},
     kernel::{
+        facts::Facts,
         modules::{Change, ModuleWatch},
         symbols::Symbols,
     },
@@ -42,12 +44,14 @@ const ADDRESSES_BUDGET: Duration = Duration::from_millis(50);
 /// Everything that is attached and open.
 pub struct Live {
     root: PathBuf,
+    facts: Facts,
     probes: Probes,
     symbols: Option<Symbols>,
     modules: ModuleWatch,
     pods: PodTable,
     sources: Sources,
     known: Known,
+    ipvs: Ipvs,
     swept: u64,
     looked: u64,
     deep: u64,
@@ -95,6 +99,7 @@ impl Live {
             self.look(now, &mut events);
         }
         self.look_for_unknown(now, &mut events);
+        self.look_into_ipvs(now, &mut events);
         events.push(Event { ts: now.saturating_sub(IN_FLIGHT), body: Body::Tick });
         Ok(events)
     }
@@ -137,6 +142,11 @@ impl Live {
                 self.probes.module_gone(change.name);
             }
             if change.change != Change::Unloaded {
+                if change.name == "ip_vs" {
+                    let (release, machine) = (&self.facts.release, self.facts.machine);
+                    let layout = crate::kernel::ipvs::layout(&self.root, release, machine);
+                    self.probes.ipvs_layout(layout);
+                }
                 self.probes.module_here(change.name);
             }
         }
@@ -183,7 +193,12 @@ impl Live {
             }
             Body::Drop(drop) => {
                 self.known.address(&drop.tuple);
+                self.ipvs.dropped(drop);
                 self.name_place(drop.location, ts, events);
+            }
+            Body::Ipvs(ipvs) => {
+                self.known.address(&ipvs.tuple);
+                self.ipvs.decided(ipvs);
             }
             Body::Clash(clash) => self.known.address(&clash.loser.orig),
             _ => {}

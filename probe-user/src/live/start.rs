@@ -7,13 +7,14 @@ use log::{info, warn};
 use probe_common::config::Config;
 use thiserror::Error;
 
-use super::{Live, enrich::Known};
+use super::{Live, enrich::Known, ipvs::Ipvs};
 use crate::{
     bpf::Probes,
     event::{Body, Event, HookState, Node, Rung},
     kernel::{
         btf::{Btf, load_vmlinux},
         facts::Facts,
+        ipvs,
         lockdown::Lockdown,
         modules::{ModuleWatch, WATCHED},
         offsets,
@@ -77,9 +78,15 @@ pub fn start(options: &Options) -> Result<(Live, Vec<Event>)> {
     let modules = ModuleWatch::new(&root, &WATCHED, &facts.release, symbols.as_ref())?;
     let config = config(&btf, symbols.as_ref(), options.min_stall);
     info!("{config:?}");
-    let probes =
-        Probes::open(resolved, &config, &options.rungs, |name| modules.state(name).is_present())
-            .map_err(|err| NoRung(refused(&err, &rights)))?;
+    let layout = if modules.state("ip_vs").is_present() {
+        ipvs::layout(&root, &facts.release, facts.machine)
+    } else {
+        Err("ip_vs is not loaded".to_owned())
+    };
+    let probes = Probes::open(resolved, &config, &options.rungs, layout, |name| {
+        modules.state(name).is_present()
+    })
+    .map_err(|err| NoRung(refused(&err, &rights)))?;
     let hooks = probes.hooks();
     if !probes.any() {
         let why: Vec<String> = hooks
@@ -102,11 +109,13 @@ pub fn start(options: &Options) -> Result<(Live, Vec<Event>)> {
     let mut live = Live {
         pods: PodTable::new(&root),
         root,
+        facts,
         probes,
         symbols,
         modules,
         sources,
         known: Known::default(),
+        ipvs: Ipvs::default(),
         swept: 0,
         looked: 0,
         deep: 0,

@@ -1,9 +1,11 @@
 //! The raw events, one line each: for people who want to see what findings are made from.
 
+use std::net::SocketAddr;
+
 use probe_common::{
     event::{
-        Clash, Connect, DROP_TABLE_FULL, Dns, Drop, Listen, STAGE_ACK, STAGE_SYN_PRESSURE,
-        STAGE_SYN_QUEUE, SynAck, kind,
+        Clash, Connect, DROP_TABLE_FULL, Dns, Drop, IPVS_GONE, IPVS_NO_DEST, Ipvs, Listen,
+        STAGE_ACK, STAGE_SYN_PRESSURE, STAGE_SYN_QUEUE, SynAck, kind,
     },
     net::{Conntrack, Tuple},
 };
@@ -15,7 +17,7 @@ use super::{
     time::{relative, short},
 };
 use crate::{
-    correlate::{Correlator, dns::qtype_name},
+    correlate::{Correlator, dns::qtype_name, flow::address as address_of},
     event::{Body, Event, PodChange},
     finding::Flow,
     pipeline::{Pipeline, WallClock},
@@ -39,6 +41,10 @@ pub const fn kind_name(kind: u16) -> &'static str {
         kind::DNS_SERVER_ANSWER => "dns-server-answer",
         kind::DNS_UNANSWERED => "dns-unanswered",
         kind::DNS_SERVER_PENDING => "dns-server-pending",
+        kind::IPVS_HIJACK => "ipvs-hijack",
+        kind::IPVS_NO_SERVER => "ipvs-no-server",
+        kind::IPVS_STALE => "ipvs-stale",
+        kind::IPVS_EXPIRED => "ipvs-expired",
         _ => "unknown",
     }
 }
@@ -76,6 +82,7 @@ fn words(event: &Event, names: &Correlator) -> Option<(&'static str, Option<Stri
         Body::TableFull(e) => &e.header,
         Body::Drop(e) => &e.header,
         Body::Dns(e) => &e.header,
+        Body::Ipvs(e) => &e.header,
         other => return loader_words(other),
     };
     let place = names.place(header.netns, header.cookie, event.ts);
@@ -87,6 +94,7 @@ fn words(event: &Event, names: &Correlator) -> Option<(&'static str, Option<Stri
         Body::TableFull(e) => format!("evicted={}", e.evicted),
         Body::Drop(e) => drop(e, names),
         Body::Dns(e) => dns(e, event.ts),
+        Body::Ipvs(e) => ipvs(e),
         _ => return None,
     };
     Some((kind_name(header.kind), Some(place), words))
@@ -103,6 +111,17 @@ fn loader_words(body: &Body) -> Option<(&'static str, Option<String>, String)> {
         Body::Listener(l) => {
             let comm = sanitize::text(&l.comm);
             ("listener", None, format!("socket={} pid={} comm={comm}", l.ino, l.pid))
+        }
+        Body::IpvsEntry(e) => {
+            let weight =
+                e.weight.map_or_else(|| "not listed".to_owned(), |w| format!("weight {w}"));
+            let state = sanitize::text(&e.state);
+            let words = format!("{} -> {} -> {} {state}, {weight}", e.client, e.service, e.server);
+            ("ipvs-entry", None, words)
+        }
+        Body::LocalPorts(p) => {
+            let words = format!("netns={} {}-{} reserved {:?}", p.netns, p.low, p.high, p.reserved);
+            ("local-ports", None, words)
         }
         Body::Hooks(hooks) => ("hooks", None, format!("{} hooks", hooks.len())),
         _ => return None,
@@ -206,6 +225,27 @@ fn dns(e: &Dns, now: u64) -> String {
     )
 }
 
+fn ipvs(e: &Ipvs) -> String {
+    let end = |address, port| SocketAddr::new(address_of(address, e.tuple.family), port);
+    let dest = match e.flags {
+        f if f & IPVS_NO_DEST != 0 => "none".to_owned(),
+        f if f & IPVS_GONE != 0 => "gone".to_owned(),
+        _ if e.weight == u32::MAX => "?".to_owned(),
+        _ => e.weight.to_string(),
+    };
+    format!(
+        "{} flags={:#04x} ident={:#x} service {} (servers {}) server {} weight={dest} in_pkts={} state={}",
+        Flow::of(&e.tuple),
+        e.tcp_flags,
+        e.ident,
+        end(&e.service, e.service_port),
+        e.dests,
+        end(&e.server, e.server_port),
+        e.in_pkts,
+        e.state
+    )
+}
+
 /// The flow as fields, for filters.
 fn fields(event: &Event) -> Option<Value> {
     let tuple: &Tuple = match &event.body {
@@ -215,6 +255,7 @@ fn fields(event: &Event) -> Option<Value> {
         Body::Clash(e) => &e.loser.orig,
         Body::Drop(e) => &e.tuple,
         Body::Dns(e) => &e.tuple,
+        Body::Ipvs(e) => &e.tuple,
         _ => return None,
     };
     let flow = Flow::of(tuple);

@@ -92,6 +92,11 @@ fn raw_events_of_every_kind() {
         retry(0x2222, AAAA, 500, 5500),
         answer(0x2222, AAAA, 500, 5500, 2),
         served(kind::DNS_SERVER_ANSWER, 0x2222, DNS_B, DNS_B_END, 500, 1900),
+        decided(hijack()),
+        decided(ipvs(kind::IPVS_NO_SERVER, None)),
+        decided(stale()),
+        ipvs_entry(None),
+        local_ports(1024, 60999, &[(8080, 8080)]),
         up(CLIENT, "evil\x1b[2J", "10.244.1.2"),
         Body::Tick,
     ];

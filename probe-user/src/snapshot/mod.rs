@@ -4,7 +4,9 @@
 pub mod clock;
 pub mod conntrack;
 pub mod counters;
+pub mod ipvs;
 pub mod kube_proxy;
+pub mod local_ports;
 pub mod modules;
 pub mod netstat;
 pub mod node;

@@ -7,6 +7,9 @@ pub mod dnat_clash;
 mod dropped;
 mod flood;
 mod healthy;
+mod ipvs_no_backend;
+mod ipvs_nodeport;
+mod ipvs_stale;
 mod manners;
 mod module_reload;
 mod no_listener;
@@ -63,19 +66,24 @@ pub const ALL: &[Case] = &[
         .kernels(dnat_clash::UNCERTAIN)
         .elsewhere("there the same set-up makes a clash"),
     Case::new("clash_answered", clash_lookalikes::answered),
-    Case::new("snat_exhausted_udp", snat_ports::udp),
-    Case::new("snat_exhausted_udp_v6", snat_ports::udp_v6),
-    Case::new("snat_exhausted_tcp", snat_ports::tcp),
-    Case::new("snat_exhausted_tcp_v6", snat_ports::tcp_v6),
+    Case::new("snat_exhausted_udp", snat_ports::udp).names("snat-ports-exhausted", Expect::Certain),
+    Case::new("snat_exhausted_udp_v6", snat_ports::udp_v6)
+        .names("snat-ports-exhausted", Expect::Certain),
+    Case::new("snat_exhausted_tcp", snat_ports::tcp).names("snat-ports-exhausted", Expect::Certain),
+    Case::new("snat_exhausted_tcp_v6", snat_ports::tcp_v6)
+        .names("snat-ports-exhausted", Expect::Certain),
     Case::new("syn_cookies", syn_cookies::run_case),
-    Case::new("syn_queue_backlog", syn_queue::backlog),
-    Case::new("syn_queue_backlog_v6", syn_queue::backlog_v6),
-    Case::new("syn_queue_last_quarter", syn_queue::last_quarter),
-    Case::new("syn_queue_last_quarter_v6", syn_queue::last_quarter_v6),
+    Case::new("syn_queue_backlog", syn_queue::backlog).names("syn-queue-overflow", Expect::Certain),
+    Case::new("syn_queue_backlog_v6", syn_queue::backlog_v6)
+        .names("syn-queue-overflow", Expect::Certain),
+    Case::new("syn_queue_last_quarter", syn_queue::last_quarter)
+        .names("syn-queue-overflow", Expect::Certain),
+    Case::new("syn_queue_last_quarter_v6", syn_queue::last_quarter_v6)
+        .names("syn-queue-overflow", Expect::Certain),
     Case::new("syn_queue_room_left", syn_queue::room_left),
     Case::new("syn_queue_accept_queue", syn_queue::accept_queue_full),
-    Case::new("client_ports", client_ports::v4),
-    Case::new("client_ports_v6", client_ports::v6),
+    Case::new("client_ports", client_ports::v4).names("client-ports-exhausted", Expect::Certain),
+    Case::new("client_ports_v6", client_ports::v6).names("client-ports-exhausted", Expect::Certain),
     Case::new("client_ports_lookalikes", client_ports::lookalikes),
     Case::new("resolver_glibc", resolvers::glibc),
     Case::new("resolver_musl", resolvers::musl),
@@ -86,6 +94,29 @@ pub const ALL: &[Case] = &[
     Case::new("rungs_accept_queue_ack", rungs::accept_queue_ack),
     Case::new("rungs_snat_clash", rungs::snat_clash).limit(180),
     Case::new("rungs_table_full", rungs::table_full),
+    Case::new("ipvs_gone", ipvs_stale::gone).names("ipvs-stale-connection", Expect::Certain),
+    Case::new("ipvs_gone_v6", ipvs_stale::gone_v6).names("ipvs-stale-connection", Expect::Certain),
+    Case::new("ipvs_drained", ipvs_stale::drained).names("ipvs-stale-connection", Expect::Certain),
+    Case::new("ipvs_removed", ipvs_stale::removed).names("ipvs-stale-connection", Expect::Likely),
+    Case::new("ipvs_removed_v6", ipvs_stale::removed_v6)
+        .names("ipvs-stale-connection", Expect::Likely),
+    Case::new("ipvs_reused", ipvs_stale::reused),
+    Case::new("ipvs_rule_drops", ipvs_stale::rule_drops),
+    Case::new("ipvs_unreachable", ipvs_stale::unreachable),
+    Case::new("ipvs_hijack", ipvs_nodeport::hijack)
+        .names("ipvs-nodeport-collision", Expect::Certain),
+    Case::new("ipvs_hijack_v6", ipvs_nodeport::hijack_v6)
+        .names("ipvs-nodeport-collision", Expect::Certain),
+    Case::new("ipvs_syn_ack_dropped", ipvs_nodeport::rule_drops),
+    Case::new("ipvs_full_queue", ipvs_nodeport::full_queue),
+    Case::new("ipvs_no_backend", ipvs_no_backend::none)
+        .names("service-no-backend", Expect::Certain),
+    Case::new("ipvs_no_backend_v6", ipvs_no_backend::none_v6)
+        .names("service-no-backend", Expect::Certain),
+    Case::new("ipvs_all_drained", ipvs_no_backend::all_drained)
+        .names("service-no-backend", Expect::Certain),
+    Case::new("ipvs_closed_port", ipvs_no_backend::closed_port),
+    Case::new("ipvs_rule_rejects", ipvs_no_backend::rule_rejects),
     Case::new("healthy", healthy::run_case).limit(240),
     Case::new("flood", flood::run_case).limit(300),
     Case::new("module_reload", module_reload::run_case).limit(240),

@@ -6,8 +6,11 @@ pub mod client_ports_exhausted;
 mod conntrack_dnat_clash;
 mod conntrack_snat_clash;
 pub mod conntrack_table_full;
+mod ipvs_nodeport_collision;
+mod ipvs_stale_connection;
 pub mod no_listener;
 mod server_slow;
+mod service_no_backend;
 mod snat_ports_exhausted;
 pub mod syn_queue_overflow;
 mod winner_age;
@@ -43,6 +46,9 @@ pub const RULES: &[(Cause, Rule)] = &[
     (Cause::ClientPortsExhausted, client_ports_exhausted::judge),
     (Cause::AcceptQueueOverflow, accept_queue_overflow::judge),
     (Cause::SynQueueOverflow, syn_queue_overflow::judge),
+    (Cause::IpvsStaleConnection, ipvs_stale_connection::judge),
+    (Cause::IpvsNodeportCollision, ipvs_nodeport_collision::judge),
+    (Cause::ServiceNoBackend, service_no_backend::judge),
     (Cause::NoListener, no_listener::judge),
     (Cause::ServerSlow, server_slow::judge),
 ];

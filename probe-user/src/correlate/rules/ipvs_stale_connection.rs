@@ -1,0 +1,176 @@
+//! `ipvs-stale-connection`: the client used a source port again that IPVS still knows from an old
+//! connection, and that connection's server is drained or gone.
+//!
+//! - Its weight is 0: the SYN goes to the old server all the same (`conn_reuse_mode=0`), which does
+//!   not answer any more, or whose address has no route: "no route to host". The hook on the way to
+//!   the server sees connection and server: `certain`.
+//! - The service does not list it any more: `ip_vs_in_hook` drops the SYN without a word
+//!   (`expire_nodest_conn=0`). What shows is a drop by some netfilter hook, and the connection in
+//!   `/proc/net/ip_vs_conn` right after: `likely`.
+
+use probe_common::event::{IPVS_GONE, IPVS_NO_DEST, Ipvs, kind};
+
+use super::Verdict;
+use crate::{
+    correlate::{
+        describe::{ipvs_ends, sorted},
+        evidence::Seen,
+        join::{Case, Direction},
+    },
+    finding::{
+        Cause, Confidence, Details, Evidence, Fix, Flow, Party, Place,
+        details::{IpvsStale, ServerIs, SynWas},
+    },
+};
+
+pub fn judge(case: &Case<'_>) -> Option<Verdict> {
+    sent(case).or_else(|| dropped(case))
+}
+
+/// Sent to a server that takes no new connections.
+fn sent(case: &Case<'_>) -> Option<Verdict> {
+    let told = case.ipvs(kind::IPVS_STALE);
+    let first = told.iter().find(|d| is_older(case, d))?;
+    let e = &*first.event;
+    let (service, server) = ipvs_ends(e);
+    let gone = e.flags & (IPVS_GONE | IPVS_NO_DEST) != 0;
+    let details = IpvsStale {
+        service,
+        server,
+        server_pod: pod(case, server.ip(), first.ts),
+        server_is: if gone { ServerIs::Removed } else { ServerIs::Drained },
+        syn_was: SynWas::Sent,
+        client: Flow::of(&e.tuple).src,
+        state: None,
+        packets_before: Some(e.in_pkts),
+    };
+    let lines = told.iter().map(|d| case.say_ipvs(d)).collect();
+    Some(verdict(case, details, Confidence::Certain, lines))
+}
+
+/// Whether the connection had more packets than this connect has sent: a SYN that is sent again
+/// finds the connection its own first one made.
+fn is_older(case: &Case<'_>, told: &Seen<Ipvs>) -> bool {
+    told.event.in_pkts > case.symptom.retries
+}
+
+/// Dropped without a word.
+fn dropped(case: &Case<'_>) -> Option<Verdict> {
+    if !case.last_word {
+        return None;
+    }
+    let is_netfilter = |e: &probe_common::event::Drop| {
+        case.world.function(e.location) == Some("nf_hook_slow")
+            || e.flags & probe_common::event::DROP_IN_NF_HOOK_SLOW != 0
+    };
+    // A SYN that is sent again finds the connection its own first one made.
+    let is_older = |state: &str| !matches!(state, "SYN_RECV" | "SYN_SENT");
+    let (entry, _) = case.ipvs_entries().into_iter().find(|(entry, drop)| {
+        entry.event.weight.is_none_or(|w| w == 0)
+            && is_older(&entry.event.state)
+            && is_netfilter(&drop.event)
+    })?;
+    let e = &*entry.event;
+    let details = IpvsStale {
+        service: e.service,
+        server: e.server,
+        server_pod: pod(case, e.server.ip(), entry.ts),
+        server_is: if e.weight.is_none() { ServerIs::Removed } else { ServerIs::Drained },
+        syn_was: SynWas::Dropped,
+        client: e.client,
+        state: Some(crate::output::sanitize::text(&e.state)),
+        packets_before: None,
+    };
+    let lines = vec![case.say_ipvs_entry(entry)];
+    Some(verdict(case, details, Confidence::Likely, lines))
+}
+
+fn pod(case: &Case<'_>, address: std::net::IpAddr, ts: u64) -> Option<String> {
+    case.world.pods.owner(address, ts).map(|pod| pod.name.clone())
+}
+
+fn verdict(
+    case: &Case<'_>,
+    details: IpvsStale,
+    confidence: Confidence,
+    told: Vec<Evidence>,
+) -> Verdict {
+    let mut lines = case.symptom.notes.clone();
+    lines.extend(told);
+    let drops = case.drops().into_iter().filter(|(_, way)| *way == Direction::ToServer);
+    lines.extend(drops.map(|(drop, way)| case.say_drop(drop, way)));
+    let IpvsStale { service, server, client, .. } = details;
+    let who = details.server_pod.clone().map(|pod| format!(" ({pod})")).unwrap_or_default();
+    let title = format!(
+        "source port {} was used before to {service}, and IPVS still ties it to server \
+         {server}{who}, which {}: the SYN {}",
+        client.port(),
+        match details.server_is {
+            ServerIs::Drained => "is drained (weight 0)",
+            ServerIs::Removed => "was taken out of the service",
+        },
+        match details.syn_was {
+            SynWas::Sent => "was sent there",
+            SynWas::Dropped => "was dropped without a word",
+        }
+    );
+    Verdict {
+        cause: Cause::IpvsStaleConnection,
+        confidence,
+        title,
+        evidence: sorted(lines),
+        culprit: Some(Party {
+            pod: details.server_pod.clone(),
+            address: Some(server.ip()),
+            port: Some(server.port()),
+            ..Party::default()
+        }),
+        fold: format!("{service} {server}"),
+        fix: fix(&details),
+        confirm: vec![format!(
+            "on the node: `ipvsadm -Lnc | grep -F '{client}'` shows the old connection, `ipvsadm -Ln \
+             -t {service}` its server's weight (or that it is not listed)"
+        )],
+        details: Details::IpvsStale(Box::new(details)),
+    }
+}
+
+fn fix(details: &IpvsStale) -> Vec<Fix> {
+    let (sysctl, other) = match details.syn_was {
+        SynWas::Sent => ("net.ipv4.vs.conn_reuse_mode=1", "net.ipv4.vs.expire_nodest_conn=1"),
+        SynWas::Dropped => ("net.ipv4.vs.expire_nodest_conn=1", "net.ipv4.vs.conn_reuse_mode=1"),
+    };
+    vec![
+        Fix {
+            place: Place::Node,
+            now: Some(format!("`sysctl -w {sysctl} {other}`")),
+            lasting: None,
+            caveat: Some(
+                "conn_reuse_mode=1 is safe from kernel 5.9 on; before, with net.ipv4.vs.conntrack=1, \
+                 it costs each reused port one second. kube-proxy sets both again when it starts"
+                    .to_owned(),
+            ),
+        },
+        Fix {
+            place: Place::KubeProxy,
+            now: None,
+            lasting: Some(
+                "kube-proxy 1.22 or newer (leaves conn_reuse_mode alone on kernels from 5.9 on, and \
+                 sets expire_nodest_conn=1); or its nftables mode, which keeps no such connections"
+                    .to_owned(),
+            ),
+            caveat: Some("on managed clusters the provider sets kube-proxy's mode".to_owned()),
+        },
+        Fix {
+            place: Place::Application,
+            now: None,
+            lasting: Some(
+                "let pods serve until they get no new connections (preStop with a delay), and use \
+                 connections again instead of opening many: a port then comes back later. \
+                 Anti-affinity of client and server spreads the source ports over nodes"
+                    .to_owned(),
+            ),
+            caveat: None,
+        },
+    ]
+}

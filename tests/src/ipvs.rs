@@ -1,0 +1,75 @@
+//! Services as kube-proxy makes them in IPVS mode: virtual servers by `ipvsadm`, their addresses on
+//! the dummy device kube-ipvs0, and conntrack for IPVS's connections.
+
+use std::{net::SocketAddr, path::Path};
+
+use anyhow::Result;
+
+use crate::{command::run, sysctl};
+
+/// kube-proxy's device for service addresses.
+const DEVICE: &str = "kube-ipvs0";
+
+/// The service address the cases use.
+pub fn address(v6: bool) -> SocketAddr {
+    match v6 {
+        false => ([10, 96, 0, 20], 80).into(),
+        true => ([0xfd00, 0x96, 0, 0, 0, 0, 0, 0x14], 80).into(),
+    }
+}
+
+/// Loads IPVS and sets it up with two of kube-proxy's choices left to the case:
+/// `net.ipv4.vs.conn_reuse_mode` and `expire_nodest_conn`.
+pub fn setup(reuse_mode: u8, expire_nodest: u8) -> Result<()> {
+    for module in ["ip_vs", "ip_vs_rr", "dummy"] {
+        run("modprobe", &[module])?;
+    }
+    sysctl::set("net.ipv4.vs.conntrack", "1")?;
+    sysctl::set("net.ipv4.vs.conn_reuse_mode", &reuse_mode.to_string())?;
+    sysctl::set("net.ipv4.vs.expire_nodest_conn", &expire_nodest.to_string())?;
+    if !Path::new("/sys/class/net").join(DEVICE).exists() {
+        run("ip", &["link", "add", DEVICE, "type", "dummy"])?;
+    }
+    Ok(())
+}
+
+/// Adds a virtual service. `bind` puts its address on kube-ipvs0; a NodePort has the node's own.
+pub fn service(at: SocketAddr, bind: bool) -> Result<()> {
+    if bind {
+        let address = format!("{}/{}", at.ip(), if at.is_ipv4() { 32 } else { 128 });
+        run("ip", &["addr", "add", &address, "dev", DEVICE])?;
+    }
+    run("ipvsadm", &["-A", "-t", &at.to_string(), "-s", "rr"]).map(drop)
+}
+
+/// Adds a real server, masqueraded as kube-proxy does it.
+pub fn add(service: SocketAddr, server: SocketAddr, weight: u8) -> Result<()> {
+    change("-a", service, server, weight)
+}
+
+/// Gives a server another weight; with 0 it is drained.
+pub fn weigh(service: SocketAddr, server: SocketAddr, weight: u8) -> Result<()> {
+    change("-e", service, server, weight)
+}
+
+fn change(what: &str, service: SocketAddr, server: SocketAddr, weight: u8) -> Result<()> {
+    let (service, server, weight) = (service.to_string(), server.to_string(), weight.to_string());
+    run("ipvsadm", &[what, "-t", &service, "-r", &server, "-m", "-w", &weight]).map(drop)
+}
+
+/// Takes a server out of a service.
+pub fn remove(service: SocketAddr, server: SocketAddr) -> Result<()> {
+    run("ipvsadm", &["-d", "-t", &service.to_string(), "-r", &server.to_string()]).map(drop)
+}
+
+/// Leaves nothing of IPVS behind: services, connections, the device, the modules.
+pub fn clean() -> Result<()> {
+    if Path::new("/sys/class/net").join(DEVICE).exists() {
+        run("ip", &["link", "del", DEVICE])?;
+    }
+    if Path::new("/sys/module/ip_vs").exists() {
+        run("ipvsadm", &["-C"])?;
+        run("modprobe", &["-r", "ip_vs_rr", "ip_vs"])?;
+    }
+    Ok(())
+}

@@ -1,0 +1,237 @@
+//! A source port is used again that IPVS still knows from an old connection, whose server is
+//! drained or gone.
+
+use std::net::SocketAddr;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::{
+    command::run,
+    counters, ipvs,
+    lab::Lab,
+    netns::Pod,
+    process::Process,
+    tcp::{self, Attempt, State},
+    wait::{SOON, until},
+};
+
+const PORT: u16 = 40000;
+const SERVER_PORT: u16 = 8080;
+
+/// Two servers behind a service; the client has had a connection from [`PORT`] to the first.
+struct Stage {
+    client: Pod,
+    service: SocketAddr,
+    old: Pod,
+    old_end: SocketAddr,
+    new_end: SocketAddr,
+    servers: Vec<Process>,
+}
+
+impl Stage {
+    fn new(lab: &Lab, v6: bool, reuse_mode: u8) -> Result<Self> {
+        let (client, old, new) = (lab.pod("client")?, lab.pod("shop-old")?, lab.pod("shop-new")?);
+        let service = ipvs::address(v6);
+        let end = |pod: &Pod| SocketAddr::new(pod.address(v6), SERVER_PORT);
+        let (old_end, new_end) = (end(&old), end(&new));
+        let servers = [(&old, old_end), (&new, new_end)]
+            .map(|(pod, at)| tcp::listen(pod, "shop-api", at, 128, true));
+        let servers = servers.into_iter().collect::<Result<_>>()?;
+        ipvs::setup(reuse_mode, 0)?;
+        ipvs::service(service, true)?;
+        ipvs::add(service, old_end, 1)?;
+        let stage = Self { client, service, old, old_end, new_end, servers };
+        let first = stage.connect()?;
+        ensure!(first.wait(SOON)? == State::Connected, "the first connect fails");
+        // The server closes first, so the client's port is free at once.
+        first.wait_closed(SOON)?;
+        drop(first);
+        ipvs::add(service, stage.new_end, 1)?;
+        Ok(stage)
+    }
+
+    /// Connects from the same port again, as soon as the client's own socket is gone.
+    fn connect(&self) -> Result<Attempt> {
+        until("the source port is free", SOON, || {
+            self.client.inside(|| {
+                let Ok(attempt) = Attempt::bind(self.service.is_ipv6(), PORT) else {
+                    return Ok(None);
+                };
+                Ok(attempt.fire(self.service).is_ok().then_some(attempt))
+            })
+        })
+    }
+
+    /// The pod is gone: nobody knows the way to it any more.
+    fn no_route_to_old(&self) -> Result<()> {
+        no_route(&self.old, self.service.is_ipv6())
+    }
+}
+
+fn no_route(pod: &Pod, v6: bool) -> Result<()> {
+    let (family, length) = if v6 { ("-6", 128) } else { ("-4", 32) };
+    let to = format!("{}/{length}", pod.address(v6));
+    run("ip", &[family, "route", "add", "unreachable", &to, "metric", "1"]).map(drop)
+}
+
+/// The old server is drained and its pod is gone: the SYN is sent nowhere.
+pub fn gone(lab: &Lab) -> Result<()> {
+    drained_and_gone(lab, false)
+}
+
+pub fn gone_v6(lab: &Lab) -> Result<()> {
+    drained_and_gone(lab, true)
+}
+
+fn drained_and_gone(lab: &Lab, v6: bool) -> Result<()> {
+    let stage = Stage::new(lab, v6, 0)?;
+    let probe = lab.probe(&[])?;
+    ipvs::weigh(stage.service, stage.old_end, 0)?;
+    stage.no_route_to_old()?;
+
+    let state = stage.connect()?.wait(SOON)?;
+    ensure!(state == State::Failed(libc::EHOSTUNREACH), "the connect was {state:?}");
+
+    probe
+        .cause("ipvs-stale-connection", "client", SOON)?
+        .is("/symptom", "connect-stall")?
+        .is("/confidence", "certain")?
+        .is("/culprit/pod", "shop-old")?
+        .is("/details/service", stage.service.to_string())?
+        .is("/details/server", stage.old_end.to_string())?
+        .is("/details/server_pod", "shop-old")?
+        .is("/details/server_is", "drained")?
+        .is("/details/syn_was", "sent")?
+        .check("/details/client", "the client's end", |c| {
+            c.as_str().is_some_and(|c| c.ends_with(":40000"))
+        })?
+        .at_least("/details/packets_before", 2)?
+        .filled("/fix")?;
+    probe.stop()?;
+    probe.only(&["ipvs-stale-connection"])
+}
+
+/// The old server is drained, its pod still there, its program not: traffic to a dying pod.
+pub fn drained(lab: &Lab) -> Result<()> {
+    let probe = lab.probe(&[])?;
+    // IPVS is loaded long after stallprobe was started.
+    ipvs::setup(0, 0)?;
+    watched(lab)?;
+    let mut stage = Stage::new(lab, false, 0)?;
+    ipvs::weigh(stage.service, stage.old_end, 0)?;
+    stage.servers.clear();
+
+    let state = stage.connect()?.wait(SOON)?;
+    ensure!(state == State::Failed(libc::ECONNREFUSED), "the connect was {state:?}");
+
+    probe
+        .cause("ipvs-stale-connection", "client", SOON)?
+        .is("/symptom", "connect-refused")?
+        .is("/confidence", "certain")?
+        .is("/details/server_is", "drained")?;
+    probe.stop()?;
+    probe.only(&["ipvs-stale-connection"])
+}
+
+/// The old server is not listed any more: the SYN is dropped without a word.
+pub fn removed(lab: &Lab) -> Result<()> {
+    taken_out(lab, false)
+}
+
+pub fn removed_v6(lab: &Lab) -> Result<()> {
+    taken_out(lab, true)
+}
+
+fn taken_out(lab: &Lab, v6: bool) -> Result<()> {
+    let stage = Stage::new(lab, v6, 0)?;
+    let probe = lab.probe(&[])?;
+    ipvs::remove(stage.service, stage.old_end)?;
+
+    let attempt = stage.connect()?;
+    sent_again(&stage.client)?;
+    ensure!(attempt.wait(std::time::Duration::ZERO)? == State::Pending, "the SYN got through");
+
+    probe
+        .cause("ipvs-stale-connection", "client", SOON)?
+        .is("/symptom", "connect-stall")?
+        .is("/confidence", "likely")?
+        .is("/details/service", stage.service.to_string())?
+        .is("/details/server", stage.old_end.to_string())?
+        .is("/details/server_is", "removed")?
+        .is("/details/syn_was", "dropped")?
+        .filled("/details/state")?
+        .filled("/fix")?;
+    probe.stop()?;
+    probe.only(&["ipvs-stale-connection"])
+}
+
+/// A look-alike: the same, but the kernel may use the port anew.
+pub fn reused(lab: &Lab) -> Result<()> {
+    let stage = Stage::new(lab, false, 1)?;
+    let probe = lab.probe(&[])?;
+    ipvs::weigh(stage.service, stage.old_end, 0)?;
+    stage.no_route_to_old()?;
+
+    let state = stage.connect()?.wait(SOON)?;
+    ensure!(state == State::Connected, "the connect was {state:?}");
+
+    let summary = probe.stop()?;
+    if !lab.faults_only() {
+        let count = &summary["seen"]["ipvs-expired"];
+        ensure!(count.as_u64() == Some(1), "no expired connection was counted: {summary}");
+    }
+    probe.only(&[])
+}
+
+/// A look-alike: the old connection's server is well, a rule drops the SYN in the same place.
+pub fn rule_drops(lab: &Lab) -> Result<()> {
+    let stage = Stage::new(lab, false, 0)?;
+    let probe = lab.probe(&[])?;
+    run("iptables-legacy", &["-A", "INPUT", "-p", "tcp", "--dport", "80", "-j", "DROP"])?;
+
+    let attempt = stage.connect()?;
+    sent_again(&stage.client)?;
+    ensure!(attempt.wait(std::time::Duration::ZERO)? == State::Pending, "the SYN got through");
+
+    probe.cause("unknown", "client", SOON)?.is("/symptom", "connect-stall")?;
+    probe.stop()?;
+    probe.only(&["unknown"])
+}
+
+/// A look-alike: no route to a pod that is asked without a service in between.
+pub fn unreachable(lab: &Lab) -> Result<()> {
+    let (client, server) = (lab.pod("client")?, lab.pod("shop")?);
+    ipvs::setup(0, 0)?;
+    ipvs::service(ipvs::address(false), true)?;
+    no_route(&server, false)?;
+    let probe = lab.probe(&[])?;
+
+    let to = SocketAddr::new(server.v4.into(), SERVER_PORT);
+    let state = Attempt::start(&client, to)?.wait(SOON)?;
+    ensure!(state == State::Failed(libc::EHOSTUNREACH), "the connect was {state:?}");
+
+    probe.cause("unknown", "client", SOON)?.is("/symptom", "connect-stall")?;
+    probe.stop()?;
+    probe.only(&["unknown"])
+}
+
+fn sent_again(client: &Pod) -> Result<()> {
+    until("the SYN is sent again", SOON, || {
+        Ok((counters::net(client, "TCPSynRetrans")? > 0).then_some(()))
+    })
+}
+
+/// Waits until stallprobe has seen that IPVS is loaded now.
+fn watched(lab: &Lab) -> Result<()> {
+    if lab.faults_only() {
+        return Ok(());
+    }
+    let kprobes = || -> Result<Option<()>> {
+        let path = "/sys/kernel/debug/kprobes/list";
+        let list = std::fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
+        let all = ["ip_vs_schedule", "ip_vs_leave", "ip_vs_nat_xmit", "ip_vs_conn_expire_now"];
+        let there = |function: &&str| list.lines().any(|line| line.contains(*function));
+        Ok(all.iter().all(there).then_some(()))
+    };
+    until("stallprobe watches IPVS", SOON, kprobes)
+}
