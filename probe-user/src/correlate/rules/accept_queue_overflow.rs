@@ -4,7 +4,10 @@
 
 use std::net::SocketAddr;
 
-use probe_common::event::{Listen, STAGE_ACK};
+use probe_common::{
+    event::{Header, Listen, STAGE_ACK},
+    net::Tuple,
+};
 
 use super::Verdict;
 use crate::{
@@ -13,7 +16,7 @@ use crate::{
         evidence::Seen,
         join::Case,
         symptom::Side,
-        world::{ListenerKey, World, listener_key, overflowed},
+        world::{ListenerKey, World, overflowed},
     },
     finding::{
         Cause, Confidence, Details, Evidence, Fix, Flow, Party, Place, SymptomKind,
@@ -41,27 +44,14 @@ fn certain(case: &Case<'_>, refused: &Seen<Listen>) -> Verdict {
 fn resent(case: &Case<'_>) -> Option<Verdict> {
     let synacks = case.synacks();
     let full = synacks.iter().find(|s| s.event.ack_backlog > s.event.max_ack_backlog)?;
-    let (world, e) = (case.world, &*full.event);
-    let listener = world.listener(e.ino);
-    let at = Flow::of(&e.tuple).dst;
+    let e = &*full.event;
     let mut details = AcceptQueue {
-        address: at.ip(),
-        port: at.port(),
-        process: listener.map(|l| l.comm.clone()),
-        pid: listener.map(|l| l.pid),
         ack_backlog: e.ack_backlog,
         max_ack_backlog: e.max_ack_backlog,
-        somaxconn: 0,
         stage: Stage::Ack,
-        capped_by: CappedBy::Listen,
-        refused: 0,
-        kernel_listen_overflows: None,
-        missed: 0,
-        details_left_out: 0,
-        netns: e.header.netns,
-        key: (e.header.netns, if e.ino == 0 { e.sk } else { e.ino }),
+        ..listener(case.world, &e.header, &e.tuple, (e.ino, e.sk))
     };
-    count(&mut details, world);
+    count(&mut details, case.world);
     let mut lines = case.symptom.notes.clone();
     lines.extend(synacks.iter().map(|s| case.say_synack(s)));
     Some(verdict(case, details, Confidence::Likely, full.ts, lines))
@@ -88,13 +78,7 @@ fn left_out(case: &Case<'_>) -> Option<Verdict> {
 }
 
 fn details(world: &World, e: &Listen) -> AcceptQueue {
-    let listener = world.listener(e.ino);
-    let at = Flow::of(&e.tuple).dst;
     let mut details = AcceptQueue {
-        address: at.ip(),
-        port: at.port(),
-        process: listener.map(|l| l.comm.clone()),
-        pid: listener.map(|l| l.pid),
         ack_backlog: e.ack_backlog,
         max_ack_backlog: e.max_ack_backlog,
         somaxconn: e.somaxconn,
@@ -105,15 +89,33 @@ fn details(world: &World, e: &Listen) -> AcceptQueue {
         } else {
             CappedBy::Listen
         },
+        ..listener(world, &e.header, &e.tuple, (e.ino, e.sk))
+    };
+    count(&mut details, world);
+    details
+}
+
+/// Who listens there; nothing is known of the queue and nothing counted yet.
+fn listener(world: &World, header: &Header, tuple: &Tuple, (ino, sk): (u64, u64)) -> AcceptQueue {
+    let listener = world.listener(ino);
+    let at = Flow::of(tuple).dst;
+    AcceptQueue {
+        address: at.ip(),
+        port: at.port(),
+        process: listener.map(|l| l.comm.clone()),
+        pid: listener.map(|l| l.pid),
+        ack_backlog: 0,
+        max_ack_backlog: 0,
+        somaxconn: 0,
+        stage: Stage::Syn,
+        capped_by: CappedBy::Listen,
         refused: 0,
         kernel_listen_overflows: None,
         missed: 0,
         details_left_out: 0,
-        netns: e.header.netns,
-        key: listener_key(e),
-    };
-    count(&mut details, world);
-    details
+        netns: header.netns,
+        key: (header.netns, if ino == 0 { sk } else { ino }),
+    }
 }
 
 fn verdict(
