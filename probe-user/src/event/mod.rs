@@ -6,7 +6,7 @@ pub mod decode;
 
 use std::net::{IpAddr, SocketAddr};
 
-use probe_common::event::{Clash, Connect, Dns, Drop, Ipvs, Listen, SynAck, TableFull};
+use probe_common::event::{Clash, Connect, CtEntry, Dns, Drop, Ipvs, Listen, SynAck, TableFull};
 use serde::{Deserialize, Serialize};
 
 /// One event with its place in time.
@@ -30,6 +30,7 @@ pub enum Body {
     Drop(Box<Drop>),
     Dns(Box<Dns>),
     Ipvs(Box<Ipvs>),
+    CtEntry(Box<CtEntry>),
     // From the loader.
     /// All kernel events up to `Event::ts` have been delivered (the watermark).
     Tick,

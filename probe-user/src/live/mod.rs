@@ -201,6 +201,7 @@ impl Live {
                 self.ipvs.decided(ipvs);
             }
             Body::Clash(clash) => self.known.address(&clash.loser.orig),
+            Body::CtEntry(entry) => self.known.address(&entry.tuple),
             _ => {}
         }
         if let Some(netns) = enrich::netns(&event.body) {

@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 
 use probe_common::{
     event::{
-        Clash, Connect, DROP_TABLE_FULL, Dns, Drop, IPVS_GONE, IPVS_NO_DEST, Ipvs, Listen,
-        STAGE_ACK, STAGE_SYN_PRESSURE, STAGE_SYN_QUEUE, SynAck, kind,
+        CT_INVALID, CT_UNTRACKED, Clash, Connect, CtEntry, DROP_TABLE_FULL, Dns, Drop, IPVS_GONE,
+        IPVS_NO_DEST, Ipvs, Listen, STAGE_ACK, STAGE_SYN_PRESSURE, STAGE_SYN_QUEUE, SynAck, kind,
     },
     net::{Conntrack, Tuple},
 };
@@ -45,6 +45,7 @@ pub const fn kind_name(kind: u16) -> &'static str {
         kind::IPVS_NO_SERVER => "ipvs-no-server",
         kind::IPVS_STALE => "ipvs-stale",
         kind::IPVS_EXPIRED => "ipvs-expired",
+        kind::CT_ENTRY => "ct-entry",
         _ => "unknown",
     }
 }
@@ -83,6 +84,7 @@ fn words(event: &Event, names: &Correlator) -> Option<(&'static str, Option<Stri
         Body::Drop(e) => &e.header,
         Body::Dns(e) => &e.header,
         Body::Ipvs(e) => &e.header,
+        Body::CtEntry(e) => &e.header,
         other => return loader_words(other),
     };
     let place = names.place(header.netns, header.cookie, event.ts);
@@ -95,6 +97,7 @@ fn words(event: &Event, names: &Correlator) -> Option<(&'static str, Option<Stri
         Body::Drop(e) => drop(e, names),
         Body::Dns(e) => dns(e, event.ts),
         Body::Ipvs(e) => ipvs(e),
+        Body::CtEntry(e) => ct_entry(e),
         _ => return None,
     };
     Some((kind_name(header.kind), Some(place), words))
@@ -246,6 +249,25 @@ fn ipvs(e: &Ipvs) -> String {
     )
 }
 
+fn ct_entry(e: &CtEntry) -> String {
+    let found = match e.info {
+        _ if e.ct.present != 0 => entry(&e.ct),
+        CT_INVALID => "INVALID".to_owned(),
+        CT_UNTRACKED => "UNTRACKED".to_owned(),
+        info => format!("no entry (info {info})"),
+    };
+    format!(
+        "{} flags={:#04x} ident={:#x} {found} info={} verdict={} jiffies={} skb={:#x}",
+        Flow::of(&e.tuple),
+        e.tcp_flags,
+        e.ident,
+        e.info,
+        e.verdict,
+        e.jiffies,
+        e.skb
+    )
+}
+
 /// The flow as fields, for filters.
 fn fields(event: &Event) -> Option<Value> {
     let tuple: &Tuple = match &event.body {
@@ -256,6 +278,7 @@ fn fields(event: &Event) -> Option<Value> {
         Body::Drop(e) => &e.tuple,
         Body::Dns(e) => &e.tuple,
         Body::Ipvs(e) => &e.tuple,
+        Body::CtEntry(e) => &e.tuple,
         _ => return None,
     };
     let flow = Flow::of(tuple);
