@@ -51,8 +51,11 @@ pub mod kind {
     pub const IPVS_STALE: u16 = 17;
     /// An old connection was ended so that its port could be used anew. Only counted.
     pub const IPVS_EXPIRED: u16 = 18;
+    /// Made by the loader, never by the kernel: armed programs were attached for a flow, or let go.
+    /// Only counted: how often something was armed.
+    pub const ARMED: u16 = 19;
     /// How many kinds there are.
-    pub const COUNT: usize = 19;
+    pub const COUNT: usize = 20;
 }
 
 wire! {

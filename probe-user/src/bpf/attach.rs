@@ -315,7 +315,7 @@ fn detach(ebpf: &mut Ebpf, program: &str, link: KProbeLinkId) -> Result<()> {
     typed::<KProbe>(ebpf, program)?.detach(link).with_context(|| format!("cannot detach {program}"))
 }
 
-fn typed<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P>
+pub(super) fn typed<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P>
 where
     &'a mut P: TryFrom<&'a mut aya::programs::Program>,
 {

@@ -103,7 +103,8 @@ mod tests {
 
     use super::*;
 
-    const SIZES: [(u16, usize); kind::COUNT] = [
+    /// All but [`kind::ARMED`], which has no record.
+    const SIZES: [(u16, usize); kind::COUNT - 1] = [
         (kind::LISTEN_DROP, size_of::<Listen>()),
         (kind::SYN_RETRANSMIT, size_of::<Connect>()),
         (kind::CONNECT_END, size_of::<Connect>()),
@@ -173,7 +174,7 @@ mod tests {
         }
 
         #[test]
-        fn any_body_of_a_known_kind_decodes(which in 0..kind::COUNT, fill in any::<u8>()) {
+        fn any_body_of_a_known_kind_decodes(which in 0..SIZES.len(), fill in any::<u8>()) {
             let (kind, size) = SIZES[which];
             let mut bytes = record(kind, size);
             bytes[size_of::<Header>()..].fill(fill);
