@@ -51,6 +51,9 @@ pub mod kind {
     pub const IPVS_STALE: u16 = 17;
     /// An old connection was ended so that its port could be used anew. Only counted.
     pub const IPVS_EXPIRED: u16 = 18;
+    /// Made by the loader, never by the kernel: armed programs were attached for a flow, or let go.
+    /// Only counted: how often something was armed.
+    pub const ARMED: u16 = 19;
     /// What connection tracking made of one packet of the armed flow: [`super::CtEntry`].
     pub const CT_ENTRY: u16 = 21;
     /// How many kinds there are.

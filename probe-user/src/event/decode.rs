@@ -107,6 +107,7 @@ mod tests {
 
     use super::*;
 
+    /// All but [`kind::ARMED`], which has no record.
     const SIZES: &[(u16, usize)] = &[
         (kind::LISTEN_DROP, size_of::<Listen>()),
         (kind::SYN_RETRANSMIT, size_of::<Connect>()),
