@@ -51,8 +51,13 @@ pub mod kind {
     pub const IPVS_STALE: u16 = 17;
     /// An old connection was ended so that its port could be used anew. Only counted.
     pub const IPVS_EXPIRED: u16 = 18;
+    /// Made by the loader, never by the kernel: armed programs were attached for a flow, or let go.
+    /// Only counted: how often something was armed.
+    pub const ARMED: u16 = 19;
+    /// What connection tracking made of one packet of the armed flow: [`super::CtEntry`].
+    pub const CT_ENTRY: u16 = 21;
     /// How many kinds there are.
-    pub const COUNT: usize = 19;
+    pub const COUNT: usize = 22;
 }
 
 wire! {
@@ -333,5 +338,36 @@ wire! {
         pub state: u32,
         /// `svc->num_dests`: servers of the service, drained ones too.
         pub dests: u32,
+    }
+}
+
+/// [`CtEntry::info`] without an entry: the packet belongs to no connection (`INVALID`).
+pub const CT_INVALID: u32 = 0;
+/// [`CtEntry::info`] without an entry: a rule took the packet past conntrack (`IP_CT_UNTRACKED`).
+pub const CT_UNTRACKED: u32 = 7;
+
+wire! {
+    /// `nf_conntrack_in` returned for a packet of the armed flow.
+    pub struct CtEntry {
+        pub header: Header,
+        /// From the packet's own headers, that is: before this namespace's NAT.
+        pub tuple: Tuple,
+        /// The entry the packet was given.
+        pub ct: Conntrack,
+        /// Address of the packet's `struct sk_buff`; equals [`Drop::skb`] of the same packet.
+        pub skb: u64,
+        /// Low 32 bits of jiffies64 at the event, to compare with [`Conntrack::timeout`].
+        pub jiffies: u32,
+        /// Joins the packet across NAT: see [`Drop::ident`].
+        pub ident: u32,
+        /// TCP flags byte, 0 for other protocols.
+        pub tcp_flags: u32,
+        /// What came back: NF_DROP (0), NF_ACCEPT (1).
+        pub verdict: u32,
+        /// Low three bits of `skb->_nfct` (`enum ip_conntrack_info`); without an entry
+        /// [`CT_INVALID`] or [`CT_UNTRACKED`].
+        pub info: u32,
+        /// `skb->skb_iif`: interface on which the packet came in, 0 when it was made here.
+        pub iif: u32,
     }
 }

@@ -6,6 +6,7 @@
 //! order.
 #![no_std]
 
+pub mod armed;
 pub mod config;
 pub mod event;
 pub mod ipvs;

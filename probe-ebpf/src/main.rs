@@ -7,6 +7,7 @@
     reason = "later versions of aya-ebpf take keys and values by reference only"
 )]
 
+mod armed;
 mod emit;
 mod hooks;
 mod maps;

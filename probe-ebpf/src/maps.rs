@@ -5,8 +5,9 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use probe_common::{
+    armed::{Armed, Cost},
     config::Config,
-    event::{Clash, Dns, Ipvs, kind},
+    event::{Clash, CtEntry, Dns, Ipvs, kind},
     ipvs::Layout,
     net::Tuple,
     offsets::Offsets,
@@ -237,6 +238,22 @@ pub static SCHEDULING: HashMap<u64, Scheduling> = HashMap::with_max_entries(1024
 
 #[map]
 pub static IPVS_SCRATCH: PerCpuArray<Ipvs> = PerCpuArray::with_max_entries(1, 0);
+
+/// `struct sk_buff *` between entry and return of `nf_conntrack_in`, by the stack pointer at entry;
+/// only of packets that may be of the armed flow.
+#[map]
+pub static TRACKING: LruHashMap<u64, u64> = LruHashMap::with_max_entries(1024, 0);
+
+#[map]
+pub static CT_ENTRY_SCRATCH: PerCpuArray<CtEntry> = PerCpuArray::with_max_entries(1, 0);
+
+/// The flow that armed programs look for: written by the loader before they are attached.
+#[map]
+pub static ARMED: Array<Armed> = Array::with_max_entries(1, 0);
+
+/// What the armed programs cost, set to zero by the loader before they are attached.
+#[map]
+pub static ARMED_COST: PerCpuArray<Cost> = PerCpuArray::with_max_entries(1, 0);
 
 /// Adds to this CPU's counters.
 #[inline(always)]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::{
     correlate::{Correlator, Options, sum},
-    event::{Body, Event, Hook, Node, Totals},
+    event::{Body, Event, Hook, Node, Totals, armed::Request},
     finding::{Cause, Output},
     order::Order,
 };
@@ -124,6 +124,11 @@ impl Pipeline {
             self.clock = WallClock::new(event.ts, clock.wall);
         }
         self.correlator.push(event)
+    }
+
+    /// Armed hooks that would help; only a live source can arm them.
+    pub fn wishes(&mut self) -> Vec<Request> {
+        self.correlator.wishes()
     }
 
     pub fn clock(&self) -> WallClock {

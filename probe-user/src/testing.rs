@@ -7,9 +7,9 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use probe_common::{
     event::{
-        Clash, Connect, DROP_HAS_REASON, DROP_IN_NF_HOOK_SLOW, DROP_TABLE_FULL, Dns, Drop, Header,
-        Ipvs, Listen, OUTCOME_TRYING, PACKET_BYTES, QNAME_BYTES, Question, SERVERS, STAGE_SYN,
-        SynAck, VERDICT_ACCEPT, kind,
+        Clash, Connect, CtEntry, DROP_HAS_REASON, DROP_IN_NF_HOOK_SLOW, DROP_TABLE_FULL, Dns, Drop,
+        Header, Ipvs, Listen, OUTCOME_TRYING, PACKET_BYTES, QNAME_BYTES, Question, SERVERS,
+        STAGE_SYN, SynAck, VERDICT_ACCEPT, kind,
     },
     net::{Conntrack, FAMILY_V4, IPPROTO_TCP, IPPROTO_UDP, Tuple, ips},
 };
@@ -173,7 +173,7 @@ pub fn node() -> Node {
 }
 
 pub fn hooks(state: impl Fn(&str) -> HookState) -> Vec<Hook> {
-    let hooks: [(&str, &str, &[&str]); 10] = [
+    let hooks: [(&str, &str, &[&str]); 11] = [
         ("tcp_conn_request", "listen", &["accept-queue-overflow", "syn-queue-overflow"]),
         ("tcp_conn_request (return)", "half_open", &["syn-queue-overflow"]),
         ("tcp_v4_syn_recv_sock", "listen", &["accept-queue-overflow"]),
@@ -183,6 +183,11 @@ pub fn hooks(state: impl Fn(&str) -> HookState) -> Vec<Hook> {
             &["conntrack-dnat-clash", "conntrack-snat-clash", "snat-ports-exhausted"],
         ),
         ("early_drop", "conntrack", &["conntrack-table-full"]),
+        (
+            "nf_conntrack_in",
+            "conntrack",
+            &["conntrack-stale-nat", "conntrack-invalid", "reply-not-translated"],
+        ),
         ("udp_send_skb", "dns", &["conntrack-dnat-clash", "server-slow"]),
         (
             "skb:kfree_skb",
@@ -368,6 +373,22 @@ pub fn snat_clash(proto: u8, client: &str, server: &str, ident: u32) -> Clash {
 
 pub fn clashed(clash: Clash) -> Body {
     Body::Clash(Box::new(clash))
+}
+
+/// What conntrack made of a packet: an entry of these two tuples.
+pub fn ct_entry(tuple: Tuple, orig: Tuple, reply: Tuple, status: u32) -> CtEntry {
+    CtEntry {
+        header: header(kind::CT_ENTRY, HOST),
+        tuple,
+        ct: Conntrack { orig, reply, status, timeout: 60_000, present: 1, ..Conntrack::default() },
+        skb: 0xffff_8880_0000_9000,
+        jiffies: 55_000,
+        ident: 0,
+        tcp_flags: 0,
+        verdict: 1,
+        info: 0,
+        iif: 7,
+    }
 }
 
 /// A dropped packet with a reason (0: the kernel has none).

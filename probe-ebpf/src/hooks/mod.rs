@@ -2,6 +2,7 @@
 //! hook does is in a function of its own, shared by all rungs of its ladder.
 
 mod conntrack;
+mod ct_entry;
 pub mod dns;
 mod handshake;
 mod ipvs;

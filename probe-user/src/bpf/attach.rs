@@ -99,6 +99,7 @@ impl Attachments {
                     vec![kprobe, kretprobe]
                 }
                 Target::ModuleEntry { module: of, kprobe } if of == module => vec![kprobe],
+                Target::Armed { module: of, .. } if of == module => Vec::new(),
                 _ => continue,
             };
             if matches!(state, HookState::Watched { .. }) {
@@ -123,7 +124,8 @@ impl Attachments {
     pub fn module_here(&mut self, ebpf: &mut Ebpf, resolved: &Resolved, module: &str) {
         for (index, spec) in HOOKS.iter().enumerate() {
             if let Target::ModuleFunction { module: of, .. }
-            | Target::ModuleEntry { module: of, .. } = spec.target
+            | Target::ModuleEntry { module: of, .. }
+            | Target::Armed { module: of, .. } = spec.target
                 && of == module
                 && resolved.refusal(spec.family).is_none()
                 && !matches!(self.states.get(index), Some(HookState::Watched { .. }))
@@ -172,7 +174,9 @@ impl Attachments {
                     }
                 }
             }
-            Target::ModuleFunction { module, .. } | Target::ModuleEntry { module, .. }
+            Target::ModuleFunction { module, .. }
+            | Target::ModuleEntry { module, .. }
+            | Target::Armed { module, .. }
                 if !has_module(module) =>
             {
                 return not_loaded(module);
@@ -193,6 +197,12 @@ impl Attachments {
                     self.links.insert(kprobe, link);
                     Rung::Kprobe
                 }),
+            Target::Armed { kprobe, kretprobe, .. } => self
+                .allowed(Rung::Kprobe)
+                .and_then(|()| {
+                    [kprobe, kretprobe].into_iter().try_for_each(|name| try_load(ebpf, name))
+                })
+                .map(|()| Rung::Kprobe),
             Target::Tracepoint { program } => self
                 .allowed(Rung::Tracepoint)
                 .and_then(|()| tracepoint_to(ebpf, program, spec.name))
@@ -265,6 +275,7 @@ fn log_cost(ebpf: &Ebpf, spec: &Spec) {
         Target::ModuleFunction { kprobe, kretprobe, .. } => vec![kprobe, kretprobe],
         Target::Return { fexit, kretprobe, .. } => vec![fexit, kretprobe],
         Target::ModuleEntry { kprobe, .. } => vec![kprobe],
+        Target::Armed { .. } => Vec::new(),
         Target::Tracepoint { program } => vec![program],
     };
     for program in programs {
@@ -303,6 +314,16 @@ fn kprobe_to(ebpf: &mut Ebpf, name: &str, function: &str) -> Result<KProbeLinkId
     program.attach(function, 0).with_context(|| format!("cannot attach kprobe to {function}"))
 }
 
+/// Whether an armed program could be attached when it is needed.
+fn try_load(ebpf: &mut Ebpf, name: &str) -> Result<()> {
+    if !std::path::Path::new(KPROBE_PMU).exists() {
+        return Err(anyhow!("this kernel has no kprobes"));
+    }
+    let program = typed::<KProbe>(ebpf, name)?;
+    program.load().with_context(|| format!("cannot load {name}"))?;
+    program.unload().with_context(|| format!("cannot unload {name}"))
+}
+
 fn tracepoint_to(ebpf: &mut Ebpf, program: &str, tracepoint: &str) -> Result<()> {
     let name = tracepoint.split_once(':').map_or(tracepoint, |(_, name)| name);
     let program = typed::<RawTracePoint>(ebpf, program)?;
@@ -315,7 +336,7 @@ fn detach(ebpf: &mut Ebpf, program: &str, link: KProbeLinkId) -> Result<()> {
     typed::<KProbe>(ebpf, program)?.detach(link).with_context(|| format!("cannot detach {program}"))
 }
 
-fn typed<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P>
+pub(super) fn typed<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P>
 where
     &'a mut P: TryFrom<&'a mut aya::programs::Program>,
 {

@@ -14,6 +14,8 @@ pub enum Target {
     Return { function: &'static str, fexit: &'static str, kretprobe: &'static str },
     /// A function of a module, entry alone.
     ModuleEntry { module: &'static str, kprobe: &'static str },
+    /// A function of a module whose programs are attached only while armed (see `bpf::armed`).
+    Armed { module: &'static str, kprobe: &'static str, kretprobe: &'static str },
     /// A raw tracepoint, `category:name`.
     Tracepoint { program: &'static str },
 }
@@ -122,6 +124,16 @@ pub const HOOKS: &[Spec] = &[
         },
         causes: &["ipvs-nodeport-collision"],
     },
+    Spec {
+        name: "nf_conntrack_in (armed)",
+        family: Family::Conntrack,
+        target: Target::Armed {
+            module: "nf_conntrack",
+            kprobe: "ct_entry_kp",
+            kretprobe: "ct_entry_krp",
+        },
+        causes: &["conntrack-stale-nat", "conntrack-invalid", "reply-not-translated"],
+    },
     ipvs("ip_vs_leave", "ipvs_leave_kp", &["service-no-backend"]),
     ipvs("ip_vs_nat_xmit", "ipvs_xmit4_kp", &["ipvs-stale-connection"]),
     ipvs("ip_vs_nat_xmit_v6", "ipvs_xmit6_kp", &[]),
@@ -130,7 +142,13 @@ pub const HOOKS: &[Spec] = &[
         "skb:kfree_skb",
         Family::SkbDrop,
         "kfree_skb",
-        &["conntrack-dnat-clash", "conntrack-table-full", "no-listener"],
+        &[
+            "conntrack-dnat-clash",
+            "conntrack-table-full",
+            "conntrack-invalid",
+            "reply-not-translated",
+            "no-listener",
+        ],
     ),
     tracepoint(
         "sock:inet_sock_set_state",

@@ -1,5 +1,6 @@
 //! The kernel side as the rest of the program sees it. The only module that imports aya.
 
+mod armed;
 mod attach;
 mod counts;
 mod ladder;
@@ -12,11 +13,12 @@ use aya::{
     maps::{Array, MapData, PerCpuArray, RingBuf},
 };
 use aya_log::EbpfLogger;
-use probe_common::{config::Config, event::Dns, ipvs::Layout, stats::Stats};
+use probe_common::{armed::Armed, config::Config, event::Dns, ipvs::Layout, stats::Stats};
 
-use self::{attach::Attachments, object::Wire, pairs::Pairs};
+pub use self::armed::Spent;
+use self::{armed::Armory, attach::Attachments, object::Wire, pairs::Pairs};
 use crate::{
-    event::{Hook, Rung, Totals},
+    event::{Hook, Rung, Totals, armed::Set},
     kernel::offsets::Resolved,
 };
 
@@ -29,6 +31,7 @@ pub struct Probes {
     events: RingBuf<MapData>,
     stats: PerCpuArray<MapData, Wire<Stats>>,
     pairs: Pairs,
+    armory: Armory,
     ipvs: Array<MapData, Wire<Layout>>,
     logger: Option<EbpfLogger<&'static dyn log::Log>>,
 }
@@ -54,6 +57,7 @@ impl Probes {
         let stats = ebpf.take_map("STATS").context("no map STATS")?;
         let stats = PerCpuArray::try_from(stats).context("map STATS")?;
         let pairs = Pairs::take(&mut ebpf, config.min_stall)?;
+        let armory = Armory::take(&mut ebpf)?;
         let ipvs = ebpf.take_map("IPVS_LAYOUT").context("no map IPVS_LAYOUT")?;
         let mut ipvs = Array::try_from(ipvs).context("map IPVS_LAYOUT")?;
         let no_ipvs = set_layout(&mut ipvs, ipvs_layout);
@@ -64,7 +68,7 @@ impl Probes {
         });
         let attachments =
             Attachments::new(&mut ebpf, btf.as_ref(), &resolved, rungs, no_ipvs, has_module);
-        Ok(Self { ebpf, attachments, resolved, events, stats, pairs, ipvs, logger })
+        Ok(Self { ebpf, attachments, resolved, events, stats, pairs, armory, ipvs, logger })
     }
 
     pub fn hooks(&self) -> Vec<Hook> {
@@ -113,6 +117,32 @@ impl Probes {
     /// When the kernel does not give a map's entries.
     pub fn closed(&mut self, closed: &[Dns]) -> Result<Vec<Dns>> {
         self.pairs.closed(closed)
+    }
+
+    /// Attaches a set for one flow; gives the number of places it is attached at.
+    ///
+    /// # Errors
+    /// Why a program of it cannot be loaded or attached; then none of it is.
+    pub fn arm(&mut self, set: Set, armed: Armed) -> Result<u32> {
+        self.armory.arm(&mut self.ebpf, set, armed)
+    }
+
+    /// Detaches and unloads what is armed.
+    pub fn let_go(&mut self) {
+        self.armory.let_go(&mut self.ebpf);
+    }
+
+    /// The module a set's functions are in.
+    pub fn module_of(set: Set) -> &'static str {
+        Armory::module(set)
+    }
+
+    /// What the set that was armed last has cost so far.
+    ///
+    /// # Errors
+    /// When the kernel does not give the map's values.
+    pub fn spent(&self) -> Result<Spent> {
+        self.armory.spent()
     }
 
     pub fn module_gone(&mut self, module: &str) {

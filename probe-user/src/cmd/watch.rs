@@ -98,5 +98,6 @@ fn pull(live: &mut Live, pipeline: &mut Pipeline, printer: &mut Printer) -> Resu
     for event in live.pull()? {
         printer.take(pipeline, event)?;
     }
+    live.arm(pipeline.wishes());
     Ok(())
 }

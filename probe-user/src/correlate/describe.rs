@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 
 use probe_common::{
     event::{
-        Clash, DROP_TABLE_FULL, Dns, IPVS_GONE, IPVS_NO_DEST, Ipvs, Listen, STAGE_ACK,
-        STAGE_SYN_PRESSURE, SynAck, VERDICT_ACCEPT, VERDICT_DROP, kind,
+        CT_UNTRACKED, Clash, CtEntry, DROP_TABLE_FULL, Dns, IPVS_GONE, IPVS_NO_DEST, Ipvs, Listen,
+        STAGE_ACK, STAGE_SYN_PRESSURE, SynAck, VERDICT_ACCEPT, VERDICT_DROP, kind,
     },
     net::ips,
 };
@@ -173,6 +173,39 @@ impl Case<'_> {
         Evidence { ts: entry.ts, kind: "ipvs-connection", text }
     }
 
+    /// What conntrack made of a packet.
+    pub fn say_ct_entry(&self, seen: &Seen<CtEntry>, way: Direction) -> Evidence {
+        let e = &*seen.event;
+        let flow = Flow::of(&e.tuple);
+        let what = match (way, matches!(self.symptom.join, super::symptom::Join::Dns { .. })) {
+            (Direction::ToServer, true) => format!("the query to {}", flow.dst),
+            (Direction::ToClient, true) => format!("an answer from {}", flow.src),
+            (Direction::ToServer, false) => format!("the SYN to {}", flow.dst),
+            (Direction::ToClient, false) => format!("the SYN-ACK from {}", flow.src),
+        };
+        let place = self.world.place(&e.header, seen.ts);
+        let made_of_it = if e.ct.present != 0 {
+            let (orig, target) = (Flow::of(&e.ct.orig), Flow::of(&e.ct.reply).src);
+            let answered = if e.ct.status & ips::SEEN_REPLY != 0 {
+                "it was answered before"
+            } else {
+                "no answer has come by it"
+            };
+            if target == orig.dst {
+                format!("has an entry without translation; {answered}")
+            } else {
+                let who = self.world.who(target.ip(), seen.ts);
+                format!("has an entry that translates {} to {target} ({who}); {answered}", orig.dst)
+            }
+        } else if e.info == CT_UNTRACKED {
+            "is not tracked, by a rule".to_owned()
+        } else {
+            "is INVALID: it belongs to no connection it knows".to_owned()
+        };
+        let text = format!("conntrack in {place}: {what} {made_of_it}");
+        Evidence { ts: seen.ts, kind: "conntrack-entry", text }
+    }
+
     pub fn say_stray(&self, stray: &Seen<Dns>) -> Evidence {
         let from = Flow::of(&stray.event.tuple).dst;
         let text = format!("an answer came from {from}, which was not asked");
@@ -220,6 +253,7 @@ impl Case<'_> {
             lines.extend(self.ipvs(kind).into_iter().map(|e| self.say_ipvs(e)));
         }
         lines.extend(self.ipvs_entries().into_iter().map(|(e, _)| self.say_ipvs_entry(e)));
+        lines.extend(self.ct_entries().into_iter().map(|(e, way)| self.say_ct_entry(e, way)));
         lines.extend(self.strays().into_iter().map(|e| self.say_stray(e)));
         lines.extend(self.servers().into_iter().map(|e| self.say_server(e)));
         sorted(lines)

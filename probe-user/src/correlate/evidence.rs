@@ -1,13 +1,16 @@
 //! The index of recent kernel events that may explain a stall, found by what NAT keeps: TCP's
 //! initial sequence number, the DNS id, the packet's address in memory; or by the flow.
 
+use std::net::{IpAddr, SocketAddr};
+
 use probe_common::{
-    event::{Clash, Dns, Drop, Ipvs, Listen, SynAck, kind},
+    event::{Clash, CtEntry, Dns, Drop, Ipvs, Listen, SynAck, kind},
     net::{IPPROTO_TCP, IPPROTO_UDP},
 };
 
 use super::{
     dns,
+    join::TCP_SYN,
     recent::{Keyed, Recent},
 };
 use crate::{
@@ -27,6 +30,12 @@ pub enum Key {
     DnsId(u16),
     Skb(u64),
     Flow(Flow),
+    /// Any flow of a client to a server, whatever the client's port.
+    Asked {
+        proto: u8,
+        client: IpAddr,
+        server: SocketAddr,
+    },
 }
 
 /// An event and its time in the stream.
@@ -116,6 +125,29 @@ impl Keyed for Seen<Ipvs> {
     }
 }
 
+impl Keyed for Seen<CtEntry> {
+    type Key = Key;
+    fn ts(&self) -> u64 {
+        self.ts
+    }
+    fn keys(&self) -> Vec<Key> {
+        let flow = Flow::of(&self.event.tuple);
+        let mut keys = vec![Key::Skb(self.event.skb), Key::Flow(flow)];
+        // An answer is found by the flow that it answers.
+        let orig = Flow::of(&self.event.ct.orig);
+        if self.event.ct.present != 0 && orig != flow {
+            keys.push(Key::Flow(orig));
+        }
+        if self.event.ct.present != 0 {
+            let (proto, client, server) = (orig.proto, orig.src.ip(), orig.dst);
+            keys.push(Key::Asked { proto, client, server });
+        }
+        let is_handshake = self.event.tcp_flags & TCP_SYN != 0;
+        keys.extend(is_handshake.then_some(Key::Isn(self.event.ident)));
+        keys
+    }
+}
+
 impl Keyed for Seen<IpvsEntry> {
     type Key = Key;
     fn ts(&self) -> u64 {
@@ -148,6 +180,8 @@ pub struct Index {
     pub servers: Recent<Seen<Dns>>,
     /// What IPVS decided on first packets.
     pub ipvs: Recent<Seen<Ipvs>>,
+    /// Packets of armed flows as conntrack saw them.
+    pub ct_entries: Recent<Seen<CtEntry>>,
     /// IPVS connections of clients whose SYN was dropped.
     pub ipvs_entries: Recent<Seen<IpvsEntry>>,
     /// Counts up with every event kept, so that a symptom can tell whether there is anything new.
@@ -164,6 +198,7 @@ impl Default for Index {
             strays: Recent::new(CAPACITY, KEEP),
             servers: Recent::new(CAPACITY, KEEP),
             ipvs: Recent::new(CAPACITY, KEEP),
+            ct_entries: Recent::new(CAPACITY, KEEP),
             ipvs_entries: Recent::new(CAPACITY, KEEP),
             generation: 0,
         }
@@ -185,6 +220,7 @@ impl Index {
                 self.drops.push(SeenDrop { ts, event: e.clone(), dns });
             }
             Body::Ipvs(e) => self.ipvs.push(Seen { ts, event: e.clone() }),
+            Body::CtEntry(e) => self.ct_entries.push(Seen { ts, event: e.clone() }),
             Body::IpvsEntry(e) => {
                 self.ipvs_entries.push(Seen { ts, event: Box::new(e.clone()) });
             }
@@ -208,6 +244,7 @@ impl Index {
         self.strays.forget(now);
         self.servers.forget(now);
         self.ipvs.forget(now);
+        self.ct_entries.forget(now);
         self.ipvs_entries.forget(now);
     }
 
@@ -220,6 +257,7 @@ impl Index {
             + self.strays.evicted
             + self.servers.evicted
             + self.ipvs.evicted
+            + self.ct_entries.evicted
             + self.ipvs_entries.evicted
     }
 
@@ -231,6 +269,7 @@ impl Index {
             + self.strays.len()
             + self.servers.len()
             + self.ipvs.len()
+            + self.ct_entries.len()
             + self.ipvs_entries.len()
     }
 

@@ -7,12 +7,13 @@
 use std::net::SocketAddr;
 
 use probe_common::{
-    event::{Clash, Dns, Ipvs, Listen, SynAck, kind},
+    event::{Clash, CtEntry, Dns, Ipvs, Listen, SynAck, kind},
     net::{IPPROTO_TCP, IPPROTO_UDP},
 };
 
 use super::{
     evidence::{Key, Seen, SeenDrop},
+    rules::no_listener::is_without_socket,
     stalls::Stalls,
     symptom::{Join, Side, Symptom},
     world::World,
@@ -145,6 +146,36 @@ impl<'a> Case<'a> {
             }
         }
         found
+    }
+
+    /// Packets of this flow as conntrack saw them while it was armed, in order of time.
+    pub fn ct_entries(&self) -> Vec<(&'a Seen<CtEntry>, Direction)> {
+        let seen = &self.world.evidence.ct_entries;
+        let found: Vec<&Seen<CtEntry>> = match self.symptom.join {
+            Join::Tcp { isn } if isn != 0 => seen.find(Key::Isn(isn)).collect(),
+            // One entry serves all questions of a socket.
+            _ => self.flows().into_iter().flat_map(|f| seen.find(Key::Flow(f))).collect(),
+        };
+        let proto = self.symptom.flow.proto;
+        let found =
+            found.into_iter().filter(|e| self.is_timely(e.ts) && e.event.tuple.proto == proto);
+        in_order(found).into_iter().map(|e| (e, self.way(&e.event))).collect()
+    }
+
+    fn way(&self, e: &CtEntry) -> Direction {
+        let to_client = if e.tuple.proto == IPPROTO_TCP {
+            e.tcp_flags & (TCP_SYN | TCP_ACK) == TCP_SYN | TCP_ACK
+        } else {
+            Flow::of(&e.tuple).src != self.symptom.flow.src
+        };
+        if to_client { Direction::ToClient } else { Direction::ToServer }
+    }
+
+    /// Whether an answer met no socket in the client's own namespace.
+    pub fn met_no_client(&self, drop: &SeenDrop) -> bool {
+        let netns = drop.event.header.netns;
+        is_without_socket(self.world, &drop.event)
+            && (self.symptom.netns == 0 || netns == self.symptom.netns)
     }
 
     /// Whether what a packet carried does not contradict this stall: 0 is "not known".

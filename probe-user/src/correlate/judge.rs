@@ -59,6 +59,9 @@ impl Correlator {
         stall.checked = Some(generation);
         let (verdict, ruled_out, not_seen) = self.case(id, told.is_some() || due)?;
         let verdict = verdict.or(at_first.map(|verdict| *verdict));
+        if verdict.as_ref().is_none_or(|v| v.confidence != Confidence::Certain) {
+            self.arm_for_stall(id, now);
+        }
         if let Some(finding) = told {
             let verdict = verdict?;
             let (key, finding_now) = self.finding(id, verdict, Vec::new(), Vec::new())?;

@@ -8,6 +8,8 @@ pub mod losses;
 pub mod pods;
 pub mod rules;
 
+mod arm;
+mod arm_conntrack;
 mod describe;
 mod evidence;
 mod headline;
@@ -31,7 +33,7 @@ use self::{
 };
 pub use self::{losses::sum, world::Watch};
 use crate::{
-    event::{Body, Event, Hook, Node, Totals},
+    event::{Body, Event, Hook, Node, Totals, armed::Request},
     finding::{Cause, Output},
 };
 
@@ -62,6 +64,7 @@ pub struct Correlator {
     stalls: Stalls,
     findings: Findings,
     closes: watch::Closes,
+    wishes: arm::Wishes,
     forgot_at: u64,
 }
 
@@ -73,6 +76,7 @@ impl Correlator {
             stalls: Stalls::default(),
             findings: Findings::default(),
             closes: watch::Closes::default(),
+            wishes: arm::Wishes::default(),
             forgot_at: 0,
         }
     }
@@ -130,6 +134,11 @@ impl Correlator {
     fn is_dns_port(&self, port: u16) -> bool {
         let told = &self.world.node.dns_ports;
         (if told.is_empty() { &self.opts.dns_ports } else { told }).contains(&port)
+    }
+
+    /// Armed hooks that would help, asked for since the last call.
+    pub fn wishes(&mut self) -> Vec<Request> {
+        self.wishes.take()
     }
 
     pub fn counts(&self) -> &Counts {

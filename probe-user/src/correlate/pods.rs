@@ -25,6 +25,29 @@ struct Span {
     pod: Pod,
     from: u64,
     gone: Option<u64>,
+    /// Addresses it had and has no more, and since when: a pod that is taken down loses its
+    /// interfaces first.
+    lost: Vec<(IpAddr, u64)>,
+}
+
+impl Span {
+    /// Takes over a new report of the same namespace.
+    fn renew(&mut self, ts: u64, pod: &Pod) {
+        let old = std::mem::replace(&mut self.pod, pod.clone());
+        self.lost.retain(|(address, _)| !has(pod, *address));
+        let lost = old.addresses.into_iter().map(|address| address.to_canonical());
+        self.lost.extend(lost.filter(|address| !has(pod, *address)).map(|address| (address, ts)));
+        self.lost.truncate(ADDRESSES);
+    }
+
+    /// Since when it has not had an address that it had before; `None` when it never had it,
+    /// `Some(None)` when it has it still.
+    fn without(&self, address: IpAddr) -> Option<Option<u64>> {
+        if has(&self.pod, address) {
+            return Some(self.gone);
+        }
+        self.lost.iter().find(|(lost, _)| *lost == address).map(|(_, since)| Some(*since))
+    }
 }
 
 /// The pod table with its recent past.
@@ -54,7 +77,7 @@ impl Pods {
         let pod = Pod { name: sanitize::text(&pod.name), ..pod.clone() };
         if let Some(last) = self.spans.get_mut(&pod.netns).and_then(VecDeque::back_mut) {
             if last.gone.is_none() && is_same(&last.pod, &pod) {
-                last.pod.clone_from(&pod);
+                last.renew(ts, &pod);
                 self.index(&pod);
                 return;
             }
@@ -65,7 +88,12 @@ impl Pods {
             return;
         }
         self.index(&pod);
-        self.spans.entry(pod.netns).or_default().push_back(Span { pod, from: ts, gone: None });
+        self.spans.entry(pod.netns).or_default().push_back(Span {
+            pod,
+            from: ts,
+            gone: None,
+            lost: Vec::new(),
+        });
         self.count += 1;
     }
 
@@ -86,7 +114,7 @@ impl Pods {
         let spans = &self.spans;
         self.by_address.retain(|address, owners| {
             owners.retain(|netns| {
-                spans.get(netns).is_some_and(|s| s.iter().any(|s| has(&s.pod, *address)))
+                spans.get(netns).is_some_and(|s| s.iter().any(|s| s.without(*address).is_some()))
             });
             !owners.is_empty()
         });
@@ -146,6 +174,26 @@ impl Pods {
             .filter(|pod| has(pod, address));
         let first = owners.next()?;
         owners.next().is_none().then_some(first)
+    }
+
+    /// The pod of this node that had this address and had it no more at that time, and since when;
+    /// `None` when some pod has it, or none is known to have had it.
+    pub fn gone(&self, address: IpAddr, ts: u64) -> Option<(&Pod, u64)> {
+        let address = address.to_canonical();
+        let mut last: Option<(&Pod, u64)> = None;
+        let spans = self.by_address.get(&address)?.iter().filter_map(|n| self.spans.get(n));
+        for span in spans.flatten() {
+            match span.without(address) {
+                None => {}
+                Some(Some(since)) if since <= ts => {
+                    if last.is_none_or(|(_, latest)| latest < since) {
+                        last = Some((&span.pod, since));
+                    }
+                }
+                Some(_) => return None,
+            }
+        }
+        last
     }
 
     /// Name for a namespace: the pod's, else `netns:INODE`.
@@ -247,6 +295,27 @@ mod tests {
         assert_eq!(name(&pods, 7, 15 * S), "");
         assert_eq!(pods.name(7, 0, 15 * S), "netns:7");
         assert!(pods.by_address.is_empty());
+    }
+
+    #[test]
+    fn an_address_is_gone_when_nobody_has_it_any_more() {
+        let address = "10.0.0.1".parse().unwrap();
+        let gone = |pods: &Pods, ts| pods.gone(address, ts).map(|(p, at)| (p.name.clone(), at / S));
+        let mut pods = Pods::default();
+        assert_eq!(gone(&pods, 10 * S), None, "never heard of");
+        pods.change(10 * S, &pod(7, 0, "old", "10.0.0.1"));
+        assert_eq!(gone(&pods, 15 * S), None);
+        pods.change(20 * S, &PodChange::Gone { netns: 7 });
+        assert_eq!(gone(&pods, 19 * S), None, "not yet");
+        assert_eq!(gone(&pods, 21 * S), Some(("old".to_owned(), 20)));
+        // Its successor has it again.
+        pods.change(30 * S, &pod(8, 0, "new", "10.0.0.1"));
+        assert_eq!(gone(&pods, 31 * S), None);
+        // A pod that is taken down loses its interface before its namespace.
+        pods.change(40 * S, &pod(8, 0, "new", "10.0.0.8"));
+        assert_eq!(gone(&pods, 41 * S), Some(("new".to_owned(), 40)));
+        pods.change(50 * S, &pod(8, 0, "new", "10.0.0.1"));
+        assert_eq!(gone(&pods, 51 * S), None);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 mod accept_queue;
 mod bounds;
 mod client_ports;
+mod ct_entry;
 mod dnat_clash;
 mod dns;
 mod ipvs_nodeport;
@@ -16,8 +17,9 @@ mod stream;
 mod syn_queue;
 mod table_full;
 
+use super::unknown::NOT_ARMED;
 use crate::{
-    finding::Output,
+    finding::{Finding, NotNamed, Output},
     output::{json::Json, text::Text},
     testing::Run,
 };
@@ -34,4 +36,9 @@ fn json(run: &Run, output: &Output) -> String {
     let line = json.output(output, run.pipeline.clock());
     let value: serde_json::Value = serde_json::from_str(&line).expect("a JSON line");
     serde_json::to_string_pretty(&value).expect("a JSON value")
+}
+
+/// What could not be seen for other reasons than that nothing was armed for it.
+fn not_seen(found: &Finding) -> Vec<&NotNamed> {
+    found.not_seen.iter().filter(|n| n.why != NOT_ARMED).collect()
 }

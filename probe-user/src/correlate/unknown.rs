@@ -17,6 +17,8 @@ const DNS: &[(Cause, &[u16])] = &[
     (Cause::ConntrackSnatClash, &[kind::CLASH]),
     (Cause::SnatPortsExhausted, &[kind::CLASH]),
     (Cause::ConntrackTableFull, &[kind::TABLE_FULL, kind::DROP]),
+    (Cause::ConntrackStaleNat, &[kind::CT_ENTRY]),
+    (Cause::ReplyNotTranslated, &[kind::CT_ENTRY, kind::DROP]),
     (Cause::NoListener, &[kind::DROP]),
     (Cause::ServerSlow, &[kind::DNS_SERVER_ANSWER]),
 ];
@@ -24,6 +26,8 @@ const TCP: &[(Cause, &[u16])] = &[
     (Cause::ConntrackSnatClash, &[kind::CLASH]),
     (Cause::SnatPortsExhausted, &[kind::CLASH]),
     (Cause::ConntrackTableFull, &[kind::TABLE_FULL, kind::DROP]),
+    (Cause::ConntrackInvalid, &[kind::CT_ENTRY, kind::DROP]),
+    (Cause::ReplyNotTranslated, &[kind::CT_ENTRY, kind::DROP]),
     (Cause::AcceptQueueOverflow, &[kind::LISTEN_DROP]),
     (Cause::SynQueueOverflow, &[kind::LISTEN_DROP]),
     (Cause::IpvsStaleConnection, &[kind::IPVS_STALE, kind::DROP]),
@@ -94,13 +98,21 @@ pub fn not_named(case: &Case<'_>) -> (Vec<NotNamed>, Vec<NotNamed>) {
     (ruled_out, not_seen)
 }
 
+/// Why what only an armed hook sees was not seen.
+pub const NOT_ARMED: &str = "no packet of it was seen in conntrack: that is looked at for one \
+                             stalled flow at a time, when its packet is sent again";
+
 fn incomplete(case: &Case<'_>, kinds: &[u16]) -> Option<String> {
     let (losses, since) = (&case.world.losses, *case.symptom.span().start());
     let is_dns = case.symptom.kind == SymptomKind::DnsStall;
     if let Some(why) = losses.since(since, kinds).or_else(|| losses.unseen_since(since, is_dns)) {
         return Some(why);
     }
-    case.evicted.then(|| "too much happened at once to keep it all".to_owned())
+    if case.evicted {
+        return Some("too much happened at once to keep it all".to_owned());
+    }
+    let is_looked_at = !kinds.contains(&kind::CT_ENTRY) || !case.ct_entries().is_empty();
+    (!is_looked_at).then(|| NOT_ARMED.to_owned())
 }
 
 fn why_not(case: &Case<'_>, cause: Cause) -> String {
@@ -119,6 +131,13 @@ fn why_not(case: &Case<'_>, cause: Cause) -> String {
             "no clash of this flow was seen while the hook was watched and nothing was lost"
         }
         Cause::ConntrackTableFull => "no packet of this flow was refused by a full table",
+        Cause::ConntrackStaleNat => "its conntrack entry leads to no pod that is known to be gone",
+        Cause::ConntrackInvalid => {
+            "conntrack held no packet of it to be invalid that was then lost"
+        }
+        Cause::ReplyNotTranslated => {
+            "no answer came past conntrack by another address than the one asked"
+        }
         Cause::AcceptQueueOverflow | Cause::SynQueueOverflow if case.listens().is_empty() => {
             "no listener on this node refused this connection"
         }

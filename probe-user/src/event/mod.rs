@@ -2,11 +2,14 @@
 //! from it. Correlation sees nothing else, so a recording of this stream replays to the same
 //! findings.
 
+pub mod armed;
 pub mod decode;
 
 use std::net::{IpAddr, SocketAddr};
 
-use probe_common::event::{Clash, Connect, Dns, Drop, Ipvs, Listen, SynAck, TableFull};
+use probe_common::event::{
+    Clash, Connect, CtEntry, Dns, Drop, Header, Ipvs, Listen, SynAck, TableFull,
+};
 use serde::{Deserialize, Serialize};
 
 /// One event with its place in time.
@@ -30,6 +33,7 @@ pub enum Body {
     Drop(Box<Drop>),
     Dns(Box<Dns>),
     Ipvs(Box<Ipvs>),
+    CtEntry(Box<CtEntry>),
     // From the loader.
     /// All kernel events up to `Event::ts` have been delivered (the watermark).
     Tick,
@@ -42,7 +46,26 @@ pub enum Body {
     Counters(Counters),
     IpvsEntry(IpvsEntry),
     LocalPorts(LocalPorts),
+    Armed(Box<armed::Armed>),
     Totals(Box<Totals>),
+}
+
+impl Event {
+    /// The header of an event of the kernel side; `None` for the loader's own.
+    pub fn header(&self) -> Option<&Header> {
+        Some(match &self.body {
+            Body::Listen(e) => &e.header,
+            Body::Connect(e) => &e.header,
+            Body::SynAck(e) => &e.header,
+            Body::Clash(e) => &e.header,
+            Body::TableFull(e) => &e.header,
+            Body::Drop(e) => &e.header,
+            Body::Dns(e) => &e.header,
+            Body::Ipvs(e) => &e.header,
+            Body::CtEntry(e) => &e.header,
+            _ => return None,
+        })
+    }
 }
 
 /// A pair of clocks read at the same moment, to print boot time as wall time.

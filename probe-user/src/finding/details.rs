@@ -16,6 +16,9 @@ pub enum Details {
     SnatPorts(SnatPorts),
     DnatClash(Box<DnatClash>),
     TableFull(TableFull),
+    StaleNat(Box<StaleNat>),
+    Invalid(Box<Invalid>),
+    NotTranslated(Box<NotTranslated>),
     IpvsStale(Box<IpvsStale>),
     NodePort(Box<NodePort>),
     NoBackend(NoBackend),
@@ -186,6 +189,55 @@ pub struct TableFull {
 pub struct PodDrops {
     pub pod: String,
     pub dropped: u64,
+}
+
+/// What is wrong with the entry of a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stale {
+    /// It leads to an address that a pod of this node had, which is gone.
+    Gone,
+    /// It leads to an address that nobody is known to have, and that did not answer.
+    Unreachable,
+    /// It was made before the service's rules were: it translates nothing.
+    Untranslated,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct StaleNat {
+    pub client: SocketAddr,
+    pub service: SocketAddr,
+    /// Where the entry leads.
+    pub target: SocketAddr,
+    /// The pod that had that address.
+    pub target_pod: Option<String>,
+    pub is: Stale,
+    /// Where another flow of the same client to this service leads; only with `untranslated`.
+    pub others_go_to: Option<SocketAddr>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Invalid {
+    /// The packet that conntrack held to be invalid, as it saw it.
+    pub from: SocketAddr,
+    pub to: SocketAddr,
+    /// `syn-ack` or `syn`.
+    pub packet: &'static str,
+    /// Where it ended: the kernel's function, as far as known.
+    pub dropped_at: String,
+    /// Name of the namespace it was judged in.
+    pub judged_in: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct NotTranslated {
+    pub client: SocketAddr,
+    pub service: SocketAddr,
+    /// Who answered by its own address.
+    pub backend: SocketAddr,
+    pub backend_pod: Option<String>,
+    /// Whether the module br_netfilter is there at all.
+    pub br_netfilter_loaded: bool,
 }
 
 /// What became of the server of an old IPVS connection.

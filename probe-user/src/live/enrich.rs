@@ -139,6 +139,7 @@ pub fn netns(body: &Body) -> Option<u32> {
         Body::Drop(e) => Some(e.header.netns),
         Body::Dns(e) => Some(e.header.netns),
         Body::Ipvs(e) => Some(e.header.netns),
+        Body::CtEntry(e) => Some(e.header.netns),
         _ => None,
     }
 }

@@ -1,6 +1,7 @@
 //! The live source of the event stream: the kernel side, the pod table and the snapshots, brought
 //! into one sequence that a recording could hold as well.
 
+mod armed;
 mod enrich;
 mod ipvs;
 mod start;
@@ -12,10 +13,10 @@ use log::{debug, error};
 use probe_common::event::kind;
 
 pub use self::start::{DNS_PORTS, NoRung, Options, start};
-use self::{enrich::Known, ipvs::Ipvs};
+use self::{armed::Arming, enrich::Known, ipvs::Ipvs};
 use crate::{
     bpf::Probes,
-    event::{Body, Event, decode::decode},
+    event::{Body, Event, armed::Outcome, decode::decode},
     kernel::{
         facts::Facts,
         modules::{Change, ModuleWatch},
@@ -52,6 +53,8 @@ pub struct Live {
     sources: Sources,
     known: Known,
     ipvs: Ipvs,
+    arming: Arming,
+    pulled: u64,
     swept: u64,
     looked: u64,
     deep: u64,
@@ -66,6 +69,7 @@ impl Live {
     /// When the kernel has no clock.
     pub fn pull(&mut self) -> Result<Vec<Event>> {
         let (now, clock) = self.sources.clock()?;
+        self.pulled = now;
         let mut events = Vec::new();
         let mut records = Vec::new();
         self.probes.drain(|record| match decode(record) {
@@ -78,6 +82,9 @@ impl Live {
         self.known.searches = SEARCHES;
         let mut closed = Vec::new();
         for event in records {
+            if let Some(header) = event.header() {
+                self.arming.saw(now, header.kind);
+            }
             match event.body {
                 Body::Dns(dns) if dns.header.kind == kind::DNS_CLOSE => closed.push(*dns),
                 _ => self.enrich(event, now, &mut events),
@@ -100,6 +107,7 @@ impl Live {
         }
         self.look_for_unknown(now, &mut events);
         self.look_into_ipvs(now, &mut events);
+        self.follow_armed(now, &mut events);
         events.push(Event { ts: now.saturating_sub(IN_FLIGHT), body: Body::Tick });
         Ok(events)
     }
@@ -111,7 +119,10 @@ impl Live {
     pub fn finish(&mut self) -> Result<Vec<Event>> {
         self.swept = 0;
         self.looked = 0;
-        self.pull()
+        let mut events = Vec::new();
+        self.let_go(self.pulled, Outcome::Ended, &mut events);
+        events.extend(self.pull()?);
+        Ok(events)
     }
 
     /// Modules, names and counters.
@@ -126,7 +137,12 @@ impl Live {
             events.push(Event { ts: now, body: Body::Counters(counters) });
         }
         match self.probes.totals() {
-            Ok(totals) => events.push(Event { ts: now, body: Body::Totals(Box::new(totals)) }),
+            Ok(mut totals) => {
+                if let Some(n) = totals.seen.get_mut(usize::from(kind::ARMED)) {
+                    *n += self.arming.armed;
+                }
+                events.push(Event { ts: now, body: Body::Totals(Box::new(totals)) });
+            }
             Err(err) => error!("{err:#}"),
         }
     }
@@ -140,6 +156,7 @@ impl Live {
         for change in changes {
             if change.change != Change::Loaded {
                 self.probes.module_gone(change.name);
+                self.armed_module_gone(change.name, now, events);
             }
             if change.change != Change::Unloaded {
                 if change.name == "ip_vs" {
@@ -201,6 +218,7 @@ impl Live {
                 self.ipvs.decided(ipvs);
             }
             Body::Clash(clash) => self.known.address(&clash.loser.orig),
+            Body::CtEntry(entry) => self.known.address(&entry.tuple),
             _ => {}
         }
         if let Some(netns) = enrich::netns(&event.body) {

@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 
 use probe_common::{
     event::{
-        Clash, Connect, DROP_TABLE_FULL, Dns, Drop, IPVS_GONE, IPVS_NO_DEST, Ipvs, Listen,
-        STAGE_ACK, STAGE_SYN_PRESSURE, STAGE_SYN_QUEUE, SynAck, kind,
+        CT_INVALID, CT_UNTRACKED, Clash, Connect, CtEntry, DROP_TABLE_FULL, Dns, Drop, IPVS_GONE,
+        IPVS_NO_DEST, Ipvs, Listen, STAGE_ACK, STAGE_SYN_PRESSURE, STAGE_SYN_QUEUE, SynAck, kind,
     },
     net::{Conntrack, Tuple},
 };
@@ -14,11 +14,14 @@ use serde_json::{Value, json};
 use super::{
     json::Json,
     sanitize,
-    time::{relative, short},
+    time::{relative, short, span},
 };
 use crate::{
     correlate::{Correlator, dns::qtype_name, flow::address as address_of},
-    event::{Body, Event, PodChange},
+    event::{
+        Body, Event, PodChange,
+        armed::{Armed, Step},
+    },
     finding::Flow,
     pipeline::{Pipeline, WallClock},
 };
@@ -45,6 +48,8 @@ pub const fn kind_name(kind: u16) -> &'static str {
         kind::IPVS_NO_SERVER => "ipvs-no-server",
         kind::IPVS_STALE => "ipvs-stale",
         kind::IPVS_EXPIRED => "ipvs-expired",
+        kind::ARMED => "armed",
+        kind::CT_ENTRY => "ct-entry",
         _ => "unknown",
     }
 }
@@ -74,17 +79,7 @@ pub fn json(event: &Event, pipeline: &Pipeline, json: &Json) -> Option<String> {
 
 /// Name of the event, of the namespace it happened in, and the rest in words.
 fn words(event: &Event, names: &Correlator) -> Option<(&'static str, Option<String>, String)> {
-    let header = match &event.body {
-        Body::Listen(e) => &e.header,
-        Body::Connect(e) => &e.header,
-        Body::SynAck(e) => &e.header,
-        Body::Clash(e) => &e.header,
-        Body::TableFull(e) => &e.header,
-        Body::Drop(e) => &e.header,
-        Body::Dns(e) => &e.header,
-        Body::Ipvs(e) => &e.header,
-        other => return loader_words(other),
-    };
+    let Some(header) = event.header() else { return loader_words(&event.body) };
     let place = names.place(header.netns, header.cookie, event.ts);
     let words = match &event.body {
         Body::Listen(e) => listen(e),
@@ -95,6 +90,7 @@ fn words(event: &Event, names: &Correlator) -> Option<(&'static str, Option<Stri
         Body::Drop(e) => drop(e, names),
         Body::Dns(e) => dns(e, event.ts),
         Body::Ipvs(e) => ipvs(e),
+        Body::CtEntry(e) => ct_entry(e),
         _ => return None,
     };
     Some((kind_name(header.kind), Some(place), words))
@@ -123,9 +119,35 @@ fn loader_words(body: &Body) -> Option<(&'static str, Option<String>, String)> {
             let words = format!("netns={} {}-{} reserved {:?}", p.netns, p.low, p.high, p.reserved);
             ("local-ports", None, words)
         }
+        Body::Armed(e) => armed(e),
         Body::Hooks(hooks) => ("hooks", None, format!("{} hooks", hooks.len())),
         _ => return None,
     })
+}
+
+fn armed(e: &Armed) -> (&'static str, Option<String>, String) {
+    let (set, flow) = (e.set.id(), e.flow());
+    match &e.step {
+        Step::Armed { why, places, took } => {
+            let why = sanitize::text(why);
+            let words =
+                format!("{set} for {flow}: {places} places in {}, because {why}", span(*took));
+            ("armed", None, words)
+        }
+        Step::LetGo { outcome, lasted, runs, matched, spent } => {
+            let words = format!(
+                "{set} for {flow}: {} after {}; ran {runs} times ({matched} for the flow), \
+                 {:.3} ms of CPU time",
+                outcome.words(),
+                span(*lasted),
+                *spent as f64 / 1e6
+            );
+            ("let-go", None, words)
+        }
+        Step::Refused { why } => {
+            ("not-armed", None, format!("{set} for {flow}: {}", sanitize::text(why)))
+        }
+    }
 }
 
 fn listen(e: &Listen) -> String {
@@ -246,7 +268,26 @@ fn ipvs(e: &Ipvs) -> String {
     )
 }
 
-/// The flow as fields, for filters.
+fn ct_entry(e: &CtEntry) -> String {
+    let found = match e.info {
+        _ if e.ct.present != 0 => entry(&e.ct),
+        CT_INVALID => "INVALID".to_owned(),
+        CT_UNTRACKED => "UNTRACKED".to_owned(),
+        info => format!("no entry (info {info})"),
+    };
+    format!(
+        "{} flags={:#04x} ident={:#x} {found} info={} verdict={} jiffies={} skb={:#x}",
+        Flow::of(&e.tuple),
+        e.tcp_flags,
+        e.ident,
+        e.info,
+        e.verdict,
+        e.jiffies,
+        e.skb
+    )
+}
+
+/// The flow as fields, for filters; of an arming also what came of it.
 fn fields(event: &Event) -> Option<Value> {
     let tuple: &Tuple = match &event.body {
         Body::Listen(e) => &e.tuple,
@@ -256,14 +297,26 @@ fn fields(event: &Event) -> Option<Value> {
         Body::Drop(e) => &e.tuple,
         Body::Dns(e) => &e.tuple,
         Body::Ipvs(e) => &e.tuple,
+        Body::CtEntry(e) => &e.tuple,
+        Body::Armed(e) => {
+            let (mut all, more) = (flow_fields(e.flow()), serde_json::to_value(&e.step).ok()?);
+            if let (Value::Object(all), Value::Object(more)) = (&mut all, more) {
+                all.insert("set".to_owned(), json!(e.set));
+                all.extend(more);
+            }
+            return Some(all);
+        }
         _ => return None,
     };
-    let flow = Flow::of(tuple);
-    Some(json!({
+    Some(flow_fields(Flow::of(tuple)))
+}
+
+fn flow_fields(flow: Flow) -> Value {
+    json!({
         "proto": crate::correlate::flow::proto_name(flow.proto),
         "src": flow.src.ip(),
         "sport": flow.src.port(),
         "dst": flow.dst.ip(),
         "dport": flow.dst.port(),
-    }))
+    })
 }

@@ -4,11 +4,14 @@
 pub mod accept_queue_overflow;
 pub mod client_ports_exhausted;
 mod conntrack_dnat_clash;
+mod conntrack_invalid;
 mod conntrack_snat_clash;
+mod conntrack_stale_nat;
 pub mod conntrack_table_full;
 mod ipvs_nodeport_collision;
 mod ipvs_stale_connection;
 pub mod no_listener;
+mod reply_not_translated;
 mod server_slow;
 mod service_no_backend;
 mod snat_ports_exhausted;
@@ -43,6 +46,9 @@ pub const RULES: &[(Cause, Rule)] = &[
     (Cause::ConntrackSnatClash, conntrack_snat_clash::judge),
     (Cause::SnatPortsExhausted, snat_ports_exhausted::judge),
     (Cause::ConntrackTableFull, conntrack_table_full::judge),
+    (Cause::ConntrackStaleNat, conntrack_stale_nat::judge),
+    (Cause::ConntrackInvalid, conntrack_invalid::judge),
+    (Cause::ReplyNotTranslated, reply_not_translated::judge),
     (Cause::ClientPortsExhausted, client_ports_exhausted::judge),
     (Cause::AcceptQueueOverflow, accept_queue_overflow::judge),
     (Cause::SynQueueOverflow, syn_queue_overflow::judge),

@@ -3,7 +3,7 @@ use probe_common::{
     net::{IPPROTO_TCP, IPPROTO_UDP, ips},
 };
 
-use super::{json, text};
+use super::{json, not_seen, text};
 use crate::{
     event::Body,
     finding::{Cause, Confidence, Details, SymptomKind},
@@ -86,7 +86,7 @@ fn a_rule_that_drops_the_same_packet_is_not_a_clash() {
         run.until(9000);
         assert_eq!(run.only().cause, Cause::Unknown);
         assert!(run.only().title.contains("was dropped by netfilter"), "{}", run.only().title);
-        assert!(run.only().not_seen.is_empty());
+        assert!(not_seen(run.only()).is_empty());
     }
 }
 

@@ -1,0 +1,147 @@
+//! Sets of programs that are attached for one flow and a few seconds only.
+//!
+//! Their programs are loaded when a set is armed and unloaded when it is let go: the start pays
+//! nothing for them, and nothing of them stays.
+
+use anyhow::{Context as _, Result, anyhow};
+use aya::{
+    Ebpf,
+    maps::{Array, MapData, PerCpuArray, PerCpuValues},
+    programs::{KProbe, ProgramError},
+    util::nr_cpus,
+};
+use probe_common::armed::{Armed, Cost};
+
+use super::{attach::typed, object::Wire};
+use crate::event::armed::Set;
+
+/// A function of a module and the programs for its entry and return.
+struct Place {
+    /// Groups of functions that do the same job in different kernels: the first group all of whose
+    /// functions are there is used.
+    ways: &'static [&'static [&'static str]],
+    entry: &'static str,
+    ret: &'static str,
+}
+
+const CONNTRACK_ENTRY: &[Place] =
+    &[Place { ways: &[&["nf_conntrack_in"]], entry: "ct_entry_kp", ret: "ct_entry_krp" }];
+
+/// The module whose functions a set is attached to, and the places. All of them are needed.
+fn spec(set: Set) -> (&'static str, &'static [Place]) {
+    match set {
+        Set::IpvsVerdict => ("ip_vs", &[]),
+        Set::ConntrackEntry => ("nf_conntrack", CONNTRACK_ENTRY),
+    }
+}
+
+/// What all CPUs spent, and the most that one of them did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Spent {
+    pub total: Cost,
+    /// Whether a CPU had no budget left.
+    pub over: bool,
+}
+
+/// The maps of the armed programs, and the set that is attached now.
+pub struct Armory {
+    flow: Array<MapData, Wire<Armed>>,
+    cost: PerCpuArray<MapData, Wire<Cost>>,
+    armed: Option<(Set, u64)>,
+}
+
+impl Armory {
+    pub fn take(ebpf: &mut Ebpf) -> Result<Self> {
+        let flow = ebpf.take_map("ARMED").context("no map ARMED")?;
+        let cost = ebpf.take_map("ARMED_COST").context("no map ARMED_COST")?;
+        Ok(Self {
+            flow: Array::try_from(flow).context("map ARMED")?,
+            cost: PerCpuArray::try_from(cost).context("map ARMED_COST")?,
+            armed: None,
+        })
+    }
+
+    pub fn module(set: Set) -> &'static str {
+        spec(set).0
+    }
+
+    /// Attaches a set for a flow and tells at how many places. What was armed before is let go.
+    pub fn arm(&mut self, ebpf: &mut Ebpf, set: Set, armed: Armed) -> Result<u32> {
+        self.let_go(ebpf);
+        let cpus = nr_cpus().map_err(|(what, err)| anyhow!("{what}: {err}"))?;
+        let zero = PerCpuValues::try_from(vec![Wire(Cost::default()); cpus])
+            .context("cannot make values for all CPUs")?;
+        self.cost.set(0, zero, 0).context("cannot write the map ARMED_COST")?;
+        self.flow.set(0, Wire(armed), 0).context("cannot write the map ARMED")?;
+        self.armed = Some((set, armed.budget));
+        let mut places = 0;
+        for place in spec(set).1 {
+            match attach(ebpf, place) {
+                Ok(n) => places += n,
+                Err(err) => {
+                    self.let_go(ebpf);
+                    return Err(err);
+                }
+            }
+        }
+        Ok(places)
+    }
+
+    /// Detaches and unloads what is armed, if anything is.
+    pub fn let_go(&mut self, ebpf: &mut Ebpf) {
+        let Some((set, _)) = self.armed.take() else { return };
+        // Entries first: a return whose entry was not seen does nothing.
+        let places = spec(set).1;
+        for name in places.iter().map(|p| p.entry).chain(places.iter().map(|p| p.ret)) {
+            match typed::<KProbe>(ebpf, name).map(KProbe::unload) {
+                Ok(Ok(()) | Err(ProgramError::NotLoaded)) => {}
+                Ok(Err(err)) => log::warn!("cannot let go of {name}: {err}"),
+                Err(err) => log::warn!("{err:#}"),
+            }
+        }
+    }
+
+    /// What the set that was armed last has cost so far.
+    pub fn spent(&self) -> Result<Spent> {
+        let mut spent = Spent::default();
+        for Wire(cpu) in self.cost.get(&0, 0).context("cannot read the map ARMED_COST")?.iter() {
+            spent.total.runs += cpu.runs;
+            spent.total.matched += cpu.matched;
+            spent.total.ns += cpu.ns;
+            spent.total.silent += cpu.silent;
+            spent.over |= self.armed.is_some_and(|(_, budget)| cpu.ns >= budget);
+        }
+        Ok(spent)
+    }
+}
+
+/// Returns first: an entry that was seen must not wait for a return that nobody sees.
+fn attach(ebpf: &mut Ebpf, place: &Place) -> Result<u32> {
+    let mut failed = anyhow!("no function to attach to");
+    for functions in place.ways {
+        match [place.ret, place.entry]
+            .into_iter()
+            .try_for_each(|program| attach_to_all(ebpf, program, functions))
+        {
+            Ok(()) => return Ok(u32::try_from(functions.len() * 2).unwrap_or(u32::MAX)),
+            Err(err) => {
+                for program in [place.entry, place.ret] {
+                    let _ = typed::<KProbe>(ebpf, program)?.unload();
+                }
+                failed = err;
+            }
+        }
+    }
+    Err(failed)
+}
+
+fn attach_to_all(ebpf: &mut Ebpf, program: &str, functions: &[&str]) -> Result<()> {
+    let kprobe = typed::<KProbe>(ebpf, program)?;
+    kprobe.load().with_context(|| format!("cannot load {program}"))?;
+    for function in functions {
+        kprobe
+            .attach(function, 0)
+            .with_context(|| format!("cannot attach {program} to {function}"))?;
+    }
+    Ok(())
+}
