@@ -14,6 +14,7 @@ use aya::{
 use aya_log::EbpfLogger;
 use probe_common::{config::Config, event::Dns, ipvs::Layout, stats::Stats};
 
+pub use self::attach::unattached;
 use self::{attach::Attachments, object::Wire, pairs::Pairs};
 use crate::{
     event::{Hook, Rung, Totals},

@@ -147,6 +147,12 @@ impl<'a> Case<'a> {
         found
     }
 
+    /// The same where no drop was seen: by the addresses that the client itself sees.
+    pub fn ipvs_entries_of_flow(&self) -> Vec<&'a Seen<IpvsEntry>> {
+        let entries = self.world.evidence.ipvs_entries.find(Key::Flow(self.symptom.flow));
+        in_order(entries.filter(|entry| self.is_timely(entry.ts)))
+    }
+
     /// Whether what a packet carried does not contradict this stall: 0 is "not known".
     fn is_ident_of_this(&self, ident: u32) -> bool {
         ident == 0

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     correlate::{Correlator, dns::qtype_name, flow::address as address_of},
-    event::{Body, Event, PodChange},
+    event::{Body, Event, ListenQueue, Outcome, PodChange},
     finding::Flow,
     pipeline::{Pipeline, WallClock},
 };
@@ -122,6 +122,24 @@ fn loader_words(body: &Body) -> Option<(&'static str, Option<String>, String)> {
         Body::LocalPorts(p) => {
             let words = format!("netns={} {}-{} reserved {:?}", p.netns, p.low, p.high, p.reserved);
             ("local-ports", None, words)
+        }
+        Body::SynSent(e) => {
+            let outcome = match e.outcome {
+                Outcome::Trying => "trying",
+                Outcome::Established => "established",
+                Outcome::Gone => "gone",
+            };
+            let words = format!(
+                "netns={} {} -> {} retransmits={} {outcome}",
+                e.netns, e.client, e.server, e.retransmits
+            );
+            ("syn-sent", None, words)
+        }
+        Body::ListenQueues(e) => {
+            let queue = |q: &ListenQueue| format!("{} {}", q.address, q.waiting);
+            let queues: Vec<String> = e.queues.iter().map(queue).collect();
+            let cut = if e.cut { " and more" } else { "" };
+            ("listen-queues", None, format!("netns={} {}{cut}", e.netns, queues.join(", ")))
         }
         Body::Hooks(hooks) => ("hooks", None, format!("{} hooks", hooks.len())),
         _ => return None,
