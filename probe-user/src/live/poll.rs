@@ -226,3 +226,139 @@ impl Live {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+
+    use super::*;
+    use crate::snapshot::sockets::{LISTEN, Socket, Table};
+
+    const POD: u32 = 42;
+    const S: u64 = 1_000_000_000;
+
+    fn socket(state: u8, retransmits: u32, rx_queue: u32) -> Socket {
+        let (local, remote) = ("10.0.0.1:4000".parse().unwrap(), "10.0.0.2:80".parse().unwrap());
+        Socket { local, remote, state, rx_queue, retransmits, ino: 9 }
+    }
+
+    fn seen(sockets: &[Socket], cut: bool) -> Seen {
+        let counters = Counters { netns: POD, ..Counters::default() };
+        let connects = Some(Table { sockets: sockets.to_vec(), cut });
+        Seen { counters, connects, ..Seen::default() }
+    }
+
+    fn round(poller: &mut Poller, now: u64, seen: Seen) -> Vec<Body> {
+        let round = Round { seen: vec![(POD, seen)], ..Round::default() };
+        poller.events(now, round).into_iter().map(|event| event.body).collect()
+    }
+
+    fn outcomes(bodies: &[Body]) -> Vec<(u32, Outcome, u64)> {
+        let of = |body: &Body| match body {
+            Body::SynSent(e) => Some((e.retransmits, e.outcome, e.since)),
+            _ => None,
+        };
+        bodies.iter().filter_map(of).collect()
+    }
+
+    #[test]
+    fn a_connect_is_told_when_it_changes() {
+        let mut poller = Poller::default();
+        let first = round(&mut poller, S, seen(&[socket(SYN_SENT, 1, 0)], false));
+        assert_eq!(outcomes(&first), [(1, Outcome::Trying, 0)]);
+        let same = round(&mut poller, 2 * S, seen(&[socket(SYN_SENT, 1, 0)], false));
+        assert_eq!(outcomes(&same), []);
+        let again = round(&mut poller, 3 * S, seen(&[socket(SYN_SENT, 2, 0)], false));
+        assert_eq!(outcomes(&again), [(2, Outcome::Trying, 2 * S)]);
+        assert_eq!(poller.before.followed[&POD].len(), 1);
+        let done = round(&mut poller, 4 * S, seen(&[socket(ESTABLISHED, 0, 0)], false));
+        assert_eq!(outcomes(&done), [(2, Outcome::Established, 3 * S)]);
+        assert!(poller.before.followed[&POD].is_empty() && poller.told.is_empty());
+    }
+
+    #[test]
+    fn a_socket_missing_in_a_cut_table_is_not_gone() {
+        let mut poller = Poller::default();
+        round(&mut poller, S, seen(&[socket(SYN_SENT, 1, 0)], false));
+        assert_eq!(outcomes(&round(&mut poller, 2 * S, seen(&[], true))), []);
+        let gone = round(&mut poller, 3 * S, seen(&[], false));
+        assert_eq!(outcomes(&gone), [(1, Outcome::Gone, 2 * S)]);
+    }
+
+    #[test]
+    fn counters_are_told_when_they_change() {
+        let mut poller = Poller::default();
+        let told = |bodies: &[Body]| bodies.iter().any(|b| matches!(b, Body::Counters(_)));
+        assert!(told(&round(&mut poller, S, seen(&[], false))));
+        assert!(!told(&round(&mut poller, 2 * S, seen(&[], false))));
+        let mut rose = seen(&[], false);
+        rose.counters.listen_overflows = Some(1);
+        let bodies = round(&mut poller, 3 * S, rose);
+        let Body::Counters(counters) = &bodies[0] else { unreachable!("{bodies:?}") };
+        assert_eq!((counters.listen_overflows, counters.since), (Some(1), 2 * S));
+    }
+
+    #[test]
+    fn longer_queues_come_first() {
+        let queues =
+            Some(Table { sockets: vec![socket(LISTEN, 0, 1), socket(LISTEN, 0, 5)], cut: false });
+        let seen = Seen { queues, somaxconn: Some(128), ..Seen::default() };
+        let told = queues_of(&seen);
+        assert_eq!(told.queues.iter().map(|q| q.waiting).collect::<Vec<_>>(), [5, 1]);
+        assert_eq!((told.somaxconn, told.cut), (Some(128), false));
+    }
+
+    fn queues_of(seen: &Seen) -> ListenQueues {
+        queues(POD, seen).unwrap()
+    }
+
+    #[test]
+    fn what_was_not_reached_comes_first_in_the_next_round() {
+        let mut poller = Poller::default();
+        let target = |netns| Target { netns, ..Target::default() };
+        let all: Vec<Target> = [1, 2, 3].map(target).into();
+        poller.events(S, Round { next: Some(2), not_read: 2, ..Round::default() });
+        let order: Vec<u32> = poller.in_turn(all).iter().map(|t| t.netns).collect();
+        assert_eq!((order, poller.not_read), (vec![2, 3, 1], 2));
+    }
+
+    #[test]
+    fn a_second_costs_no_more_however_often_it_is_looked() {
+        let mut poller = Poller { connects: true, ..Poller::default() };
+        let mut bytes = 0;
+        let mut time = Duration::ZERO;
+        poller.events(S, Round::default());
+        for tick in 1..=10 {
+            let now = S + tick * S / 10;
+            poller.hurry();
+            assert!(poller.is_due(now));
+            let (b, t) = poller.budget(now);
+            (bytes, time) = (bytes + b, time + t);
+            poller.events(now, Round::default());
+        }
+        assert!(bytes <= BYTES && time <= Duration::from_nanos(TIME));
+        assert!(!poller.is_due(2 * S + S / 10), "nobody is in a hurry");
+        // After a pause it is not made up for.
+        assert!(poller.budget(100 * S).0 <= BYTES);
+    }
+
+    #[test]
+    fn snapshots_stand_in_for_blind_hooks_only() {
+        let hook = |name: &str, state| Hook {
+            name: name.to_owned(),
+            family: String::new(),
+            causes: Vec::new(),
+            state,
+        };
+        let blind = || HookState::CannotSee { why: String::new() };
+        let mut poller = Poller::default();
+        let mut hooks =
+            vec![hook(CONNECTS, HookState::Watched { rung: Rung::Tracepoint }), hook("x", blind())];
+        poller.stand_in(&mut hooks);
+        assert!(!poller.is_on() && hooks.len() == 2);
+        let mut hooks = vec![hook("early_drop", blind())];
+        poller.stand_in(&mut hooks);
+        assert!(poller.is_on() && !poller.before.connects && !poller.asks_ipvs());
+        assert_eq!(hooks.len(), 3);
+    }
+}

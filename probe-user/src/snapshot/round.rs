@@ -151,3 +151,91 @@ fn tables(
     table.cut |= v6.cut;
     Ok(table)
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+
+    use std::{fs, os::unix::fs::symlink};
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(60);
+    const LISTENER: &str = "0: 00000000:1F90 00000000:0000 0A 0:00000002 0:0 00000000 0 0 11\n";
+    const CONNECT: &str = "1: 0201F40A:9C40 0202F40A:1F90 02 1:0 01:A6 00000001 0 0 12\n";
+    const FRESH: &str = "2: 0201F40A:9C41 0202F40A:1F90 02 1:0 01:A6 00000000 0 0 13\n";
+
+    /// Processes 100, 101, … each in a namespace of its own with that number.
+    fn fixture(count: u32) -> (tempfile::TempDir, Vec<Target>) {
+        let dir = tempfile::tempdir().unwrap();
+        let mut targets = Vec::new();
+        for netns in 100..100 + count {
+            let proc = dir.path().join(format!("proc/{netns}"));
+            fs::create_dir_all(proc.join("ns")).unwrap();
+            fs::create_dir_all(proc.join("net")).unwrap();
+            symlink(format!("net:[{netns}]"), proc.join("ns/net")).unwrap();
+            write(dir.path(), netns, 0, 0);
+            fs::write(proc.join("net/tcp"), [LISTENER, CONNECT, FRESH].concat()).unwrap();
+            targets.push(Target { netns, path: None, pid: Some(netns) });
+        }
+        (dir, targets)
+    }
+
+    fn write(root: &Path, netns: u32, overflows: u32, resent: u32) {
+        let text = format!("TcpExt: ListenOverflows TCPSynRetrans\nTcpExt: {overflows} {resent}\n");
+        fs::write(root.join(format!("proc/{netns}/net/netstat")), text).unwrap();
+    }
+
+    fn before(round: &Round, connects: bool) -> Before {
+        let counters = round.seen.iter().map(|(netns, seen)| (*netns, seen.counters.clone()));
+        Before { connects, counters: counters.collect(), followed: HashMap::new() }
+    }
+
+    #[test]
+    fn tables_are_read_only_where_a_counter_rose() {
+        let (dir, targets) = fixture(3);
+        let look = |before: &Before| read(dir.path(), &targets, before, 1 << 20, LONG);
+        let first = look(&Before { connects: true, ..Before::default() });
+        assert_eq!(first.seen.len(), 3);
+        assert!(first.seen.iter().all(|(_, s)| s.connects.is_none() && s.queues.is_none()));
+
+        write(dir.path(), 101, 1, 0);
+        write(dir.path(), 102, 0, 1);
+        let second = look(&before(&first, true));
+        let [(_, quiet), (_, full), (_, trying)] = second.seen.as_slice() else { unreachable!() };
+        assert!(quiet.connects.is_none() && quiet.queues.is_none());
+        assert!(full.connects.is_none());
+        assert_eq!(full.queues.as_ref().unwrap().sockets[0].rx_queue, 2);
+        assert!(trying.queues.is_none());
+        let connects = &trying.connects.as_ref().unwrap().sockets;
+        assert_eq!(connects.iter().map(|s| s.ino).collect::<Vec<_>>(), [12], "sent again");
+
+        let mut hooked = before(&first, false);
+        assert!(look(&hooked).seen[2].1.connects.is_none(), "a hook tells of connects");
+        hooked = Before { connects: true, ..before(&second, true) };
+        let ends = ("10.244.1.2:40001".parse().unwrap(), "10.244.2.2:8080".parse().unwrap());
+        hooked.followed.insert(100, vec![ends]);
+        let followed = look(&hooked).seen[0].1.connects.as_ref().unwrap().sockets.clone();
+        assert_eq!(followed.iter().map(|s| s.ino).collect::<Vec<_>>(), [12, 13]);
+    }
+
+    #[test]
+    fn the_budget_leaves_namespaces_out_and_says_which_is_next() {
+        let (dir, targets) = fixture(4);
+        let none = Before::default();
+        let round = read(dir.path(), &targets, &none, 2 * COUNTERS_BYTES, LONG);
+        assert_eq!((round.seen.len(), round.next, round.not_read), (2, Some(102), 2));
+        let round = read(dir.path(), &targets, &none, 1 << 20, Duration::ZERO);
+        assert_eq!((round.seen.len(), round.next, round.not_read), (1, Some(101), 3));
+    }
+
+    #[test]
+    fn a_namespace_that_cannot_be_read_does_not_stop_the_others() {
+        let (dir, targets) = fixture(3);
+        fs::write(dir.path().join("proc/100/net/netstat"), "garbled").unwrap();
+        fs::remove_dir_all(dir.path().join("proc/101")).unwrap();
+        let round = read(dir.path(), &targets, &Before::default(), 1 << 20, LONG);
+        assert_eq!(round.seen.iter().map(|(netns, _)| *netns).collect::<Vec<_>>(), [102]);
+        assert_eq!(round.next, None);
+    }
+}
