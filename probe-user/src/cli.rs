@@ -52,13 +52,15 @@ pub struct Watch {
     /// Print the raw events as well.
     #[arg(long)]
     pub events: bool,
-    /// Attach by these ways only, the best that works: to see what a kernel without the others shows.
+    /// Attach by these ways only, the best that works: to see what a kernel without the others
+    /// shows. `snapshot` alone loads nothing into the kernel; it stands in for what the others leave
+    /// out.
     #[arg(
         long,
         value_enum,
         value_name = "RUNG,...",
         value_delimiter = ',',
-        default_value = "fentry,kprobe,tracepoint"
+        default_value = "fentry,kprobe,tracepoint,snapshot"
     )]
     pub rungs: Vec<Rung>,
     /// Where the node's file system is.
@@ -81,6 +83,7 @@ pub enum Rung {
     Fentry,
     Kprobe,
     Tracepoint,
+    Snapshot,
 }
 
 impl From<Rung> for event::Rung {
@@ -89,6 +92,7 @@ impl From<Rung> for event::Rung {
             Rung::Fentry => Self::Fentry,
             Rung::Kprobe => Self::Kprobe,
             Rung::Tracepoint => Self::Tracepoint,
+            Rung::Snapshot => Self::Snapshot,
         }
     }
 }
@@ -132,7 +136,7 @@ mod tests {
         assert!(cli.command.is_none());
         assert_eq!(cli.watch.output, Format::Json);
         assert_eq!(cli.watch.min_stall, Duration::from_millis(300));
-        assert_eq!(cli.watch.rungs, [Rung::Fentry, Rung::Kprobe, Rung::Tracepoint]);
+        assert_eq!(cli.watch.rungs, [Rung::Fentry, Rung::Kprobe, Rung::Tracepoint, Rung::Snapshot]);
     }
 
     #[test]

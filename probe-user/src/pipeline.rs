@@ -44,6 +44,8 @@ pub struct Status {
     pub lost: u64,
     pub limited: u64,
     pub missed: u64,
+    /// Nothing is loaded into the kernel: lookups and connects are not counted.
+    pub no_ebpf: bool,
 }
 
 /// How the run went.
@@ -160,6 +162,7 @@ impl Pipeline {
             lost: sum(&totals.lost),
             limited: sum(&totals.limited),
             missed: totals.missed,
+            no_ebpf: !self.correlator.node().no_ebpf.is_empty(),
             totals,
         }
     }

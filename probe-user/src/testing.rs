@@ -17,8 +17,8 @@ use probe_common::{
 use crate::{
     correlate::{Options, dns},
     event::{
-        Body, Clock, Event, Hook, HookState, IpvsEntry, LocalPorts, Node, Pod, PodChange, Rung,
-        Symbol, Totals,
+        Body, Clock, Event, Hook, HookState, IpvsEntry, ListenQueue, ListenQueues, LocalPorts,
+        Node, Outcome, Pod, PodChange, Rung, Symbol, SynSent, Totals,
     },
     finding::{Cause, Finding, Output},
     pipeline::Pipeline,
@@ -169,6 +169,7 @@ pub fn node() -> Node {
         min_stall: 1000 * MS,
         dns_ports: Vec::new(),
         modules: vec!["nf_conntrack".to_owned(), "nf_nat".to_owned()],
+        no_ebpf: String::new(),
     }
 }
 
@@ -565,6 +566,42 @@ pub fn ipvs_entry(weight: Option<u32>) -> Body {
         state: "TIME_WAIT".to_owned(),
         weight,
     })
+}
+
+/// A node where nothing is loaded into the kernel, with the pods in place.
+pub fn without_ebpf() -> Run {
+    let why = "--rungs snapshot";
+    let mut hooks = hooks(|_| HookState::CannotSee { why: "no eBPF".to_owned() });
+    hooks.push(Hook {
+        name: "/proc/net/netstat".to_owned(),
+        family: "snapshot".to_owned(),
+        causes: vec!["accept-queue-overflow".to_owned()],
+        state: HookState::Watched { rung: Rung::Snapshot },
+    });
+    Run::with(Node { no_ebpf: why.to_owned(), ..node() }, hooks)
+}
+
+/// What `/proc/net/tcp` of the client pod shows of its connect, looked at half a second before too.
+pub fn syn_sent(ms: u64, server: &str, retransmits: u32, outcome: Outcome) -> Body {
+    Body::SynSent(SynSent {
+        netns: CLIENT,
+        client: CLIENT_END.parse().unwrap(),
+        server: server.parse().unwrap(),
+        retransmits,
+        since: START + (ms - 500) * MS,
+        outcome,
+    })
+}
+
+/// Accept queues that are not empty.
+pub fn listen_queues(netns: u32, queues: &[(&str, u32)]) -> Body {
+    let queue = |(address, waiting): &(&str, u32)| ListenQueue {
+        address: address.parse().unwrap(),
+        ino: 4711,
+        waiting: *waiting,
+    };
+    let queues = queues.iter().map(queue).collect();
+    Body::ListenQueues(Box::new(ListenQueues { netns, somaxconn: Some(4096), queues, cut: false }))
 }
 
 pub fn synack_again(isn: u32, client: &str, ack_backlog: u32) -> Body {

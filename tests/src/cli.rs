@@ -7,8 +7,9 @@ use anyhow::{Context, Result, bail};
 use crate::{args::Flags, case, demo, dns, runner, tcp};
 
 const USAGE: &str = "usage: lab list
-       lab test [PART]... [--faults-only] [--causes-only]
-                    cases whose name has one of the parts; those that show a cause
+       lab test [PART]... [--faults-only] [--causes-only] [--lockdown]
+                    cases whose name has one of the parts; those that show a cause; those
+                    for a kernel booted with lockdown=confidentiality
        lab demo";
 
 /// Runs the sub-command that the arguments name.

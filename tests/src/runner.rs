@@ -9,7 +9,7 @@ use std::{
     time::Instant,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::{
     args::Flags,
@@ -42,7 +42,14 @@ pub fn test(flags: &Flags) -> Result<bool> {
     let release = kernel_release()?;
     let filters = flags.words();
     let chosen = |case: &&Case| filters.is_empty() || filters.iter().any(|f| case.name.contains(f));
-    let wanted = |case: &&Case| !flags.has("--causes-only") || case.names.is_some();
+    let locked_down = flags.has("--lockdown");
+    ensure!(
+        !locked_down || scenarios::snapshots::locked_down(),
+        "this kernel is not locked down: boot it with lockdown=confidentiality"
+    );
+    let wanted = |case: &&Case| {
+        (!flags.has("--causes-only") || case.names.is_some()) && (!locked_down || case.locked_down)
+    };
     let cases: Vec<&Case> = scenarios::ALL.iter().filter(chosen).filter(wanted).collect();
     if cases.is_empty() {
         bail!("no case matches; `lab list` shows them");

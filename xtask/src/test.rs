@@ -61,6 +61,9 @@ pub fn run(options: Options) -> Result<ExitCode> {
         note(&format!("scenarios on kernel {}", series.name));
         rows.push(scenarios(series, &artifacts, &options)?);
     }
+    if options.kernels.is_empty() && options.filter.is_none() {
+        rows.push(locked_down(&artifacts, &options)?);
+    }
     Ok(close(&rows))
 }
 
@@ -114,6 +117,30 @@ fn scenarios(series: &Series, artifacts: &Artifacts, options: &Options) -> Resul
         retries: report.infrastructure_failures,
         time: start.elapsed(),
         trouble: lab_trouble(told, report.status, options.filter.is_some()),
+    })
+}
+
+/// The cases that a kernel serves which refuses programs that read its memory: one more boot of
+/// 6.12.
+fn locked_down(artifacts: &Artifacts, options: &Options) -> Result<Row> {
+    let series = kernel::series("6.12")?;
+    note(&format!("scenarios on kernel {}, locked down", series.name));
+    let machine = MachineOptions {
+        append: format!("lockdown=confidentiality {}", options.machine.append),
+        ..options.machine.clone()
+    };
+    let start = Instant::now();
+    let mut guest = Guest::prepare(series.name, artifacts)?;
+    let words = ["lab", "test", "--lockdown"].map(str::to_owned);
+    let task = Task { line: command_line(&words), terminal: false };
+    let report = guest.run(&machine, &task, &mut vm::pass_on)?;
+    let told = Tally::from_lab(&String::from_utf8_lossy(&report.output));
+    Ok(Row {
+        name: "lockdown".to_owned(),
+        tally: told.unwrap_or_default(),
+        retries: report.infrastructure_failures,
+        time: start.elapsed(),
+        trouble: lab_trouble(told, report.status, false),
     })
 }
 

@@ -55,16 +55,7 @@ impl Attachments {
 
     /// The hooks as the event stream tells of them.
     pub fn hooks(&self) -> Vec<Hook> {
-        HOOKS
-            .iter()
-            .zip(&self.states)
-            .map(|(spec, state)| Hook {
-                name: spec.name.to_owned(),
-                family: spec.family.name().to_owned(),
-                causes: spec.causes.iter().map(|&cause| cause.to_owned()).collect(),
-                state: state.clone(),
-            })
-            .collect()
+        HOOKS.iter().zip(&self.states).map(|(spec, state)| hook(spec, state.clone())).collect()
     }
 
     /// Whether at least one hook is attached.
@@ -242,6 +233,28 @@ impl Attachments {
             }
         }
     }
+}
+
+fn hook(spec: &Spec, state: HookState) -> Hook {
+    Hook {
+        name: spec.name.to_owned(),
+        family: spec.family.name().to_owned(),
+        causes: spec.causes.iter().map(|&cause| cause.to_owned()).collect(),
+        state,
+    }
+}
+
+/// The hooks where nothing is loaded into the kernel, and why.
+pub fn unattached(why: &str, has_module: impl Fn(&str) -> bool) -> Vec<Hook> {
+    let state = |spec: &Spec| match spec.target {
+        Target::ModuleFunction { module, .. } | Target::ModuleEntry { module, .. }
+            if !has_module(module) =>
+        {
+            not_loaded(module)
+        }
+        _ => HookState::CannotSee { why: why.to_owned() },
+    };
+    HOOKS.iter().map(|spec| hook(spec, state(spec))).collect()
 }
 
 /// The person asked for other rungs.

@@ -15,8 +15,8 @@ use aya::{
 use aya_log::EbpfLogger;
 use probe_common::{armed::Armed, config::Config, event::Dns, ipvs::Layout, stats::Stats};
 
-pub use self::armed::Spent;
 use self::{armed::Armory, attach::Attachments, object::Wire, pairs::Pairs};
+pub use self::{armed::Spent, attach::unattached};
 use crate::{
     event::{Hook, Rung, Totals, armed::Set},
     kernel::offsets::Resolved,

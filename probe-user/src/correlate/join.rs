@@ -148,6 +148,12 @@ impl<'a> Case<'a> {
         found
     }
 
+    /// The same where no drop was seen: by the addresses that the client itself sees.
+    pub fn ipvs_entries_of_flow(&self) -> Vec<&'a Seen<IpvsEntry>> {
+        let entries = self.world.evidence.ipvs_entries.find(Key::Flow(self.symptom.flow));
+        in_order(entries.filter(|entry| self.is_timely(entry.ts)))
+    }
+
     /// Packets of this flow as conntrack saw them while it was armed, in order of time.
     pub fn ct_entries(&self) -> Vec<(&'a Seen<CtEntry>, Direction)> {
         let seen = &self.world.evidence.ct_entries;

@@ -6,6 +6,7 @@ pub mod flow;
 pub mod fold;
 pub mod losses;
 pub mod pods;
+pub mod polled;
 pub mod rules;
 
 mod arm;
@@ -88,6 +89,7 @@ impl Correlator {
             Body::Tick => return self.tick(event.ts),
             Body::Dns(e) => self.on_dns(event.ts, e),
             Body::Connect(e) => self.on_connect(event.ts, e),
+            Body::SynSent(e) => self.on_syn_sent(event.ts, e),
             Body::Listen(e) => self.on_listen(event.ts, e),
             Body::SynAck(e) => self.on_synack(event.ts, e),
             Body::Clash(e) => self.on_clash(event.ts, e),

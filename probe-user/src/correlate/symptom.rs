@@ -2,10 +2,14 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use probe_common::event::{Connect, Dns, OUTCOME_ESTABLISHED, OUTCOME_TRYING};
+use probe_common::{
+    event::{Connect, Dns, OUTCOME_ESTABLISHED, OUTCOME_TRYING},
+    net::IPPROTO_TCP,
+};
 
-use super::{dns, rules::client_ports_exhausted::EADDRNOTAVAIL};
+use super::{dns, polled::Span, rules::client_ports_exhausted::EADDRNOTAVAIL};
 use crate::{
+    event::{Outcome, SynSent},
     finding::{Evidence, Flow, SymptomKind},
     output::sanitize,
 };
@@ -67,6 +71,9 @@ impl Question {
     }
 }
 
+/// A SYN is sent again after this time (`TCP_TIMEOUT_INIT`, include/net/tcp.h).
+const FIRST_TIMEOUT: u64 = 1_000_000_000;
+
 /// How many lines of its own history a stall keeps.
 const NOTES: usize = 8;
 
@@ -97,6 +104,8 @@ pub struct Symptom {
     /// Nothing more will come.
     pub ended: Option<u64>,
     pub retries: u32,
+    /// Spans of time in each of which a SYN was sent again.
+    pub sent_again: Vec<Span>,
     /// The server refused the final ACK: the client believes that it is connected.
     pub half_open: bool,
     /// `sk_err` of a connect that failed.
@@ -198,6 +207,7 @@ impl Symptom {
             answered: None,
             ended: None,
             retries: 0,
+            sent_again: Vec::new(),
             half_open: false,
             err: 0,
             port_range: None,
@@ -209,6 +219,7 @@ impl Symptom {
     pub fn connect_again(&mut self, ts: u64, e: &Connect) {
         if e.retransmits > self.retries {
             self.retries = e.retransmits;
+            self.again((ts, ts));
             let text = format!("SYN sent again{}", self.after(ts));
             self.note(ts, "syn-retransmit", text);
         }
@@ -225,6 +236,73 @@ impl Symptom {
             let text = format!("{}{}", errno(e.err), self.after(ts));
             self.note(ts, "connect-failed", text);
         }
+    }
+
+    /// A stalled connect from what `/proc/net/tcp` shows of it.
+    pub fn polled(ts: u64, e: &SynSent) -> Self {
+        let flow = Flow { proto: IPPROTO_TCP, src: e.client, dst: e.server };
+        let before = u64::from(e.retransmits).saturating_mul(FIRST_TIMEOUT);
+        Self {
+            join: Join::Tcp { isn: 0 },
+            netns: e.netns,
+            first: ts.saturating_sub(before),
+            ..Self::of(SymptomKind::ConnectStall, Side::Client, flow, ts)
+        }
+    }
+
+    /// Takes in another look at the same connect.
+    pub fn polled_again(&mut self, ts: u64, e: &SynSent) {
+        if e.retransmits > self.retries {
+            self.retries = e.retransmits;
+            let since = if e.since == 0 { ts.saturating_sub(FIRST_TIMEOUT) } else { e.since };
+            self.again((since, ts));
+            let times = if e.retransmits == 1 { "" } else { "s" };
+            let text = format!(
+                "/proc/net/tcp: SYN_SENT, the SYN was sent again ({} time{times} so far)",
+                e.retransmits
+            );
+            self.note(ts, "syn-retransmit", text);
+        }
+        match e.outcome {
+            Outcome::Trying => return,
+            Outcome::Established => {
+                self.answered = Some(ts);
+                self.note(ts, "connected", "/proc/net/tcp: connected".to_owned());
+            }
+            Outcome::Gone => {
+                let text = "/proc/net/tcp: the socket is gone".to_owned();
+                self.note(ts, "connect-failed", text);
+            }
+        }
+        self.ended = Some(ts);
+    }
+
+    fn again(&mut self, span: Span) {
+        if self.sent_again.len() < NOTES {
+            self.sent_again.push(span);
+        }
+    }
+
+    /// Spans of time in each of which a SYN of this connect was sent and not answered, as far as
+    /// that is known by `now`: what rose in all of them may have cost them.
+    pub fn lost_syns(&self, now: u64) -> Vec<Span> {
+        /// Counters are read as often as this at least.
+        const READ: u64 = 1_200_000_000;
+        let mut spans = self.sent_again.clone();
+        if self.answered.is_some() {
+            // The last one got through; the first one did not.
+            spans.pop();
+            if self.first_known {
+                spans.insert(0, (self.first, self.first));
+            } else if let Some((from, to)) = self.sent_again.first()
+                && spans.is_empty()
+            {
+                let before = |ts: u64| ts.saturating_sub(FIRST_TIMEOUT);
+                spans.push((before(*from), before(*to)));
+            }
+        }
+        spans.retain(|(_, to)| self.ended.is_some() || to.saturating_add(READ) <= now);
+        spans
     }
 
     /// ` after 1.0 s`, when the beginning is known.

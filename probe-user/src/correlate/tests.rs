@@ -10,6 +10,7 @@ mod dns;
 mod ipvs_nodeport;
 mod ipvs_stale;
 mod no_listener;
+mod polled;
 mod service_no_backend;
 mod snat_clash;
 mod snat_ports;

@@ -17,7 +17,10 @@ use super::{
     stalls::{Key, Stall, State},
     symptom::{Join, Symptom, Worth},
 };
-use crate::finding::{Confidence, Flow, SymptomKind};
+use crate::{
+    event::{Outcome, SynSent},
+    finding::{Confidence, Flow, SymptomKind},
+};
 
 const ECONNREFUSED: u32 = 111;
 /// A client on this node sends its SYN again after one second: it is then seen at its own socket.
@@ -186,6 +189,29 @@ impl Correlator {
         if kind == SymptomKind::ConnectRefused && stall.state == State::Open {
             stall.symptom.kind = kind;
         }
+    }
+
+    /// A connect that no hook told of.
+    pub(super) fn on_syn_sent(&mut self, ts: u64, e: &SynSent) {
+        let flow = Flow { proto: IPPROTO_TCP, src: e.client, dst: e.server };
+        let key = tcp_key(0, flow);
+        // The same ends after it ended are a new connect.
+        let known = self
+            .stalls
+            .client(key)
+            .filter(|id| self.stalls.get(*id).is_some_and(|stall| stall.symptom.ended.is_none()));
+        let id = match known {
+            Some(id) => id,
+            None if e.outcome == Outcome::Trying => {
+                let symptom = Symptom::polled(ts, e);
+                let Some(id) = self.open_stall(symptom, vec![key], None) else { return };
+                id
+            }
+            None => return,
+        };
+        let Some(stall) = self.stalls.get_mut(id) else { return };
+        stall.touched = ts;
+        stall.symptom.polled_again(ts, e);
     }
 
     pub(super) fn on_listen(&mut self, ts: u64, e: &Listen) {

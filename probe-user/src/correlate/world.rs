@@ -14,6 +14,7 @@ use super::{
     evidence::Index,
     losses::Losses,
     pods::Pods,
+    polled::Polled,
     tally::{PerNetns, Tally},
 };
 use crate::{
@@ -44,6 +45,8 @@ pub struct World {
     local_ports: Bounded<u32, LocalPorts>,
     pub counters: PerNetns,
     pub losses: Losses,
+    /// What looks at namespaces in turn showed.
+    pub polled: Polled,
     pub evidence: Index,
     /// The latest overflow at each address that clients connect to.
     full: Bounded<SocketAddr, (u64, Box<Listen>)>,
@@ -76,6 +79,7 @@ impl World {
             Body::Pod(change) => {
                 if let PodChange::Gone { netns } = change {
                     self.counters.forget(*netns);
+                    self.polled.forget(*netns);
                 }
                 self.pods.change(event.ts, change);
             }
@@ -86,8 +90,15 @@ impl World {
             }
             Body::LocalPorts(ports) => self.local_ports.insert(ports.netns, ports.clone()),
             Body::Counters(c) => {
+                if self.polled.note(event.ts, self.counters.latest(c.netns), c) {
+                    self.evidence.generation += 1;
+                }
                 let is_new = self.pods.since(c.netns).is_some_and(|since| since > start);
                 self.counters.note(c, is_new);
+            }
+            Body::ListenQueues(q) => {
+                self.polled.queues_of(event.ts, q);
+                self.evidence.generation += 1;
             }
             Body::Totals(t) => self.losses.note(event.ts, t),
             Body::Listen(l) if overflowed(l) => {

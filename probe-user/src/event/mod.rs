@@ -47,6 +47,8 @@ pub enum Body {
     IpvsEntry(IpvsEntry),
     LocalPorts(LocalPorts),
     Armed(Box<armed::Armed>),
+    SynSent(SynSent),
+    ListenQueues(Box<ListenQueues>),
     Totals(Box<Totals>),
 }
 
@@ -98,6 +100,10 @@ pub struct Node {
     /// Loaded (or built in) modules that matter: nf_conntrack, nf_nat, ip_vs, br_netfilter,
     /// nf_tables.
     pub modules: Vec<String>,
+    /// Why no program is loaded into the kernel and `/proc` is read instead; empty when programs
+    /// are loaded.
+    #[serde(default)]
+    pub no_ebpf: String,
 }
 
 /// How a hook is attached, best first.
@@ -204,6 +210,54 @@ pub struct LocalPorts {
     pub reserved: Vec<(u16, u16)>,
 }
 
+/// What became of a connect that `/proc/PID/net/tcp` showed in SYN_SENT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// Still SYN_SENT.
+    Trying,
+    Established,
+    /// The socket is not there any more: failed or given up, which of the two is not known.
+    Gone,
+}
+
+/// A connect whose SYN was sent again, as `/proc/PID/net/tcp` shows it. Only where no hook tells of
+/// connects.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SynSent {
+    /// The client's namespace.
+    pub netns: u32,
+    pub client: SocketAddr,
+    pub server: SocketAddr,
+    /// How often the SYN was sent again (`icsk_retransmits`).
+    pub retransmits: u32,
+    /// When the namespace was looked at before this, in nanoseconds of `CLOCK_BOOTTIME`; 0: never.
+    pub since: u64,
+    pub outcome: Outcome,
+}
+
+/// The accept queues of a namespace that are not empty, read right after its `ListenOverflows`
+/// rose. Only where no hook tells of refusals.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListenQueues {
+    pub netns: u32,
+    /// `net.core.somaxconn` there, which no queue's limit exceeds; `None` when it was not read.
+    pub somaxconn: Option<u32>,
+    pub queues: Vec<ListenQueue>,
+    /// The list was cut off: other queues may have been full too.
+    pub cut: bool,
+}
+
+/// One listening socket.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListenQueue {
+    pub address: SocketAddr,
+    /// Inode number of the socket.
+    pub ino: u64,
+    /// Connections that wait for accept() (`sk_ack_backlog`).
+    pub waiting: u32,
+}
+
 /// Counters of one network namespace, as totals since its start.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counters {
@@ -214,6 +268,13 @@ pub struct Counters {
     pub listen_drops: Option<u64>,
     pub reqq_full_drop: Option<u64>,
     pub reqq_full_cookies: Option<u64>,
+    /// `TcpExt: TCPSynRetrans`: SYNs and SYN-ACKs sent again.
+    #[serde(default)]
+    pub syn_retransmits: Option<u64>,
+    /// Where namespaces are looked at in turn: when this one was looked at before, in nanoseconds
+    /// of `CLOCK_BOOTTIME`. 0: never, or they are not looked at in turn.
+    #[serde(default)]
+    pub since: u64,
     /// `/proc/net/stat/nf_conntrack`, summed over CPUs; `None` when conntrack is not loaded.
     pub conntrack: Option<ConntrackCounters>,
 }
@@ -255,4 +316,8 @@ pub struct Totals {
     pub missed: u64,
     /// Packets dropped by a full conntrack table.
     pub table_full: u64,
+    /// Looks into a namespace, or at a table, that were left out or cut short to stay within the
+    /// budget.
+    #[serde(default)]
+    pub not_read: u64,
 }

@@ -63,6 +63,8 @@ pub enum CappedBy {
     Somaxconn,
     /// The program's own `listen(fd, backlog)`.
     Listen,
+    /// Not known: the limit was not read.
+    Unknown,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -72,7 +74,9 @@ pub struct AcceptQueue {
     pub process: Option<String>,
     pub pid: Option<u32>,
     pub ack_backlog: u32,
-    pub max_ack_backlog: u32,
+    /// `None` where only `/proc` could be read, which does not tell it.
+    pub max_ack_backlog: Option<u32>,
+    /// 0 when it was not read.
     pub somaxconn: u32,
     pub stage: Stage,
     pub capped_by: CappedBy,

@@ -115,7 +115,8 @@ impl Live {
     /// Lets go of what has had its time, and arms what waits.
     pub(super) fn follow_armed(&mut self, now: u64, events: &mut Vec<Event>) {
         if let Some(current) = &self.arming.current {
-            let over = self.probes.spent().is_ok_and(|spent| spent.over);
+            let spent = self.probes.as_ref().map(Probes::spent);
+            let over = spent.is_ok_and(|spent| spent.is_ok_and(|spent| spent.over));
             let outcome = match current {
                 _ if current.is_enough(now) => Some(Outcome::Seen),
                 _ if over => Some(Outcome::OverBudget),
@@ -137,12 +138,13 @@ impl Live {
     /// Lets go at once, whatever was seen.
     pub(super) fn let_go(&mut self, now: u64, outcome: Outcome, events: &mut Vec<Event>) {
         let Some(current) = self.arming.current.take() else { return };
-        self.probes.let_go();
+        let Ok(probes) = &mut self.probes else { return };
+        probes.let_go();
         let lasted = now.saturating_sub(current.since);
         if outcome != Outcome::Seen {
             self.arming.rest_until = now.saturating_add(lasted);
         }
-        let spent = self.probes.spent().unwrap_or_else(|err| {
+        let spent = probes.spent().unwrap_or_else(|err| {
             warn!("{err:#}");
             crate::bpf::Spent::default()
         });
@@ -168,11 +170,12 @@ impl Live {
     fn arm_now(&mut self, request: Request, now: u64, events: &mut Vec<Event>) {
         let Request { set, flow, why } = request;
         let module = Probes::module_of(set);
+        let Ok(probes) = &mut self.probes else { return };
         let armed = if self.modules.state(module).is_present() {
             let wanted =
                 Wanted { flow: tuple(flow), until: now.saturating_add(LONGEST), budget: BUDGET };
             let before = std::time::Instant::now();
-            let places = self.probes.arm(set, wanted).map_err(|err| format!("{err:#}"));
+            let places = probes.arm(set, wanted).map_err(|err| format!("{err:#}"));
             places.map(|places| (places, before.elapsed().as_nanos()))
         } else {
             Err(format!("{module} is not loaded"))

@@ -50,6 +50,15 @@ impl Ipvs {
         }
     }
 
+    /// A connect that stalls or failed, where no hook tells what IPVS did with it: its entry is
+    /// looked up in the node's own table.
+    pub fn stalled(&mut self, netns: u32, client: SocketAddr, service: SocketAddr) {
+        let one = (netns, client, service);
+        if self.dropped.len() < MOST && !self.dropped.contains(&one) {
+            self.dropped.push(one);
+        }
+    }
+
     /// A collision: the ports of that namespace are wanted.
     pub fn decided(&mut self, decision: &Decision) {
         if decision.header.kind == kind::IPVS_HIJACK && self.ports.len() < MOST {

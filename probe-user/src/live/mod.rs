@@ -4,19 +4,21 @@
 mod armed;
 mod enrich;
 mod ipvs;
+mod poll;
 mod start;
 
 use std::{path::PathBuf, time::Duration};
 
 use anyhow::Result;
 use log::{debug, error};
-use probe_common::event::kind;
+use probe_common::event::{OUTCOME_FAILED, kind};
 
 pub use self::start::{DNS_PORTS, NoRung, Options, start};
-use self::{armed::Arming, enrich::Known, ipvs::Ipvs};
+use self::{armed::Arming, enrich::Known, ipvs::Ipvs, poll::Poller};
 use crate::{
-    bpf::Probes,
-    event::{Body, Event, armed::Outcome, decode::decode},
+    bpf::{Probes, unattached},
+    event::{Body, Event, Hook, PodChange, Totals, armed::Outcome, decode::decode},
+    finding::Flow,
     kernel::{
         facts::Facts,
         modules::{Change, ModuleWatch},
@@ -46,7 +48,11 @@ const ADDRESSES_BUDGET: Duration = Duration::from_millis(50);
 pub struct Live {
     root: PathBuf,
     facts: Facts,
-    probes: Probes,
+    /// The node's own namespace.
+    netns: u32,
+    /// The error says why nothing could be loaded into the kernel.
+    probes: Result<Probes, String>,
+    poller: Poller,
     symbols: Option<Symbols>,
     modules: ModuleWatch,
     pods: PodTable,
@@ -72,13 +78,15 @@ impl Live {
         self.pulled = now;
         let mut events = Vec::new();
         let mut records = Vec::new();
-        self.probes.drain(|record| match decode(record) {
-            Ok(event) => records.push(event),
-            Err(err) => {
-                self.undecodable += 1;
-                debug!("a record of the kernel side is not an event: {err}");
-            }
-        });
+        if let Ok(probes) = &mut self.probes {
+            probes.drain(|record| match decode(record) {
+                Ok(event) => records.push(event),
+                Err(err) => {
+                    self.undecodable += 1;
+                    debug!("a record of the kernel side is not an event: {err}");
+                }
+            });
+        }
         self.known.searches = SEARCHES;
         let mut closed = Vec::new();
         for event in records {
@@ -90,13 +98,19 @@ impl Live {
                 _ => self.enrich(event, now, &mut events),
             }
         }
-        for dns in self.probes.closed(&closed).unwrap_or_else(failed) {
+        let closed = match &mut self.probes {
+            Ok(probes) => probes.closed(&closed).unwrap_or_else(failed),
+            Err(_) => Vec::new(),
+        };
+        for dns in closed {
             let ts = dns.header.ts;
             self.enrich(Event { ts, body: Body::Dns(Box::new(dns)) }, now, &mut events);
         }
-        if now.saturating_sub(self.swept) >= SWEEP {
+        if let Ok(probes) = &mut self.probes
+            && now.saturating_sub(self.swept) >= SWEEP
+        {
             self.swept = now;
-            for dns in self.probes.sweep(now).unwrap_or_else(failed) {
+            for dns in probes.sweep(now).unwrap_or_else(failed) {
                 events.push(Event { ts: now, body: Body::Dns(Box::new(dns)) });
             }
         }
@@ -106,6 +120,7 @@ impl Live {
             self.look(now, &mut events);
         }
         self.look_for_unknown(now, &mut events);
+        self.poll(now, &mut events);
         self.look_into_ipvs(now, &mut events);
         self.follow_armed(now, &mut events);
         events.push(Event { ts: now.saturating_sub(IN_FLIGHT), body: Body::Tick });
@@ -130,14 +145,18 @@ impl Live {
         self.follow_modules(now, events);
         let deep = now.saturating_sub(self.deep) >= DEEP;
         self.scan_pods(now, deep, events);
-        let counted = self.known.counted();
-        let targets: Vec<_> =
-            counted.into_iter().filter_map(|netns| self.pods.target(netns)).collect();
-        for counters in self.sources.counters(&targets, COUNTERS_BUDGET) {
-            events.push(Event { ts: now, body: Body::Counters(counters) });
+        if !self.poller.is_on() {
+            let counted = self.known.counted();
+            let targets: Vec<_> =
+                counted.into_iter().filter_map(|netns| self.pods.target(netns)).collect();
+            for counters in self.sources.counters(&targets, COUNTERS_BUDGET) {
+                events.push(Event { ts: now, body: Body::Counters(counters) });
+            }
         }
-        match self.probes.totals() {
+        let totals = self.probes.as_ref().map_or_else(|_| Ok(Totals::default()), Probes::totals);
+        match totals {
             Ok(mut totals) => {
+                totals.not_read = self.poller.not_read;
                 if let Some(n) = totals.seen.get_mut(usize::from(kind::ARMED)) {
                     *n += self.arming.armed;
                 }
@@ -147,29 +166,46 @@ impl Live {
         }
     }
 
+    /// The hooks, and the snapshots that stand in for those that cannot see.
+    fn hooks(&mut self) -> Vec<Hook> {
+        let mut hooks = match &self.probes {
+            Ok(probes) => probes.hooks(),
+            Err(_) => unattached("no eBPF", |name| self.modules.state(name).is_present()),
+        };
+        self.poller.stand_in(&mut hooks);
+        hooks
+    }
+
     /// A probe on a module that went away stays dead when the module comes back: attach anew.
     fn follow_modules(&mut self, now: u64, events: &mut Vec<Event>) {
         let changes = self.modules.poll().unwrap_or_else(failed);
         if changes.is_empty() {
             return;
         }
-        for change in changes {
+        for change in &changes {
             if change.change != Change::Loaded {
-                self.probes.module_gone(change.name);
                 self.armed_module_gone(change.name, now, events);
             }
-            if change.change != Change::Unloaded {
-                if change.name == "ip_vs" {
-                    let (release, machine) = (&self.facts.release, self.facts.machine);
-                    let layout = crate::kernel::ipvs::layout(&self.root, release, machine);
-                    self.probes.ipvs_layout(layout);
-                }
-                self.probes.module_here(change.name);
-            }
         }
-        self.known.forget_symbols();
-        self.reload_symbols();
-        events.push(Event { ts: now, body: Body::Hooks(self.probes.hooks()) });
+        if let Ok(probes) = &mut self.probes {
+            for change in changes {
+                if change.change != Change::Loaded {
+                    probes.module_gone(change.name);
+                }
+                if change.change != Change::Unloaded {
+                    if change.name == "ip_vs" {
+                        let (release, machine) = (&self.facts.release, self.facts.machine);
+                        let layout = crate::kernel::ipvs::layout(&self.root, release, machine);
+                        probes.ipvs_layout(layout);
+                    }
+                    probes.module_here(change.name);
+                }
+            }
+            self.known.forget_symbols();
+            self.reload_symbols();
+        }
+        let hooks = self.hooks();
+        events.push(Event { ts: now, body: Body::Hooks(hooks) });
     }
 
     fn scan_pods(&mut self, now: u64, deep: bool, events: &mut Vec<Event>) {
@@ -178,6 +214,9 @@ impl Live {
         }
         for change in self.pods.scan(deep) {
             self.known.pod(&change);
+            if let PodChange::Gone { netns } = &change {
+                self.poller.forget(*netns);
+            }
             events.push(Event { ts: now, body: Body::Pod(change) });
         }
     }
@@ -204,6 +243,14 @@ impl Live {
             Body::Listen(listen) => {
                 self.known.count(listen.header.netns);
                 self.name_listener(listen.ino, listen.header.netns, (ts, now), events);
+            }
+            Body::Connect(connect) => {
+                let failed = connect.outcome == OUTCOME_FAILED && connect.err != 0;
+                if connect.header.kind == kind::SYN_RETRANSMIT || failed {
+                    self.poller.hurry();
+                    let flow = Flow::of(&connect.tuple);
+                    self.ask_ipvs(flow.src, flow.dst);
+                }
             }
             Body::SynAck(synack) => {
                 self.name_listener(synack.ino, synack.header.netns, (ts, now), events);

@@ -7,7 +7,7 @@ use log::{info, warn};
 use probe_common::config::Config;
 use thiserror::Error;
 
-use super::{Live, armed::Arming, enrich::Known, ipvs::Ipvs};
+use super::{Live, armed::Arming, enrich::Known, ipvs::Ipvs, poll::Poller};
 use crate::{
     bpf::Probes,
     event::{Body, Event, HookState, Node, Rung},
@@ -49,59 +49,40 @@ const RATE: u64 = 64;
 /// on behind DNAT.
 pub const DNS_PORTS: [u16; 4] = [53, 5353, 1053, 10053];
 
-/// Attaches everything that can be attached, and tells what the stream begins with.
+/// Attaches everything that can be attached, or reads `/proc` where nothing can, and tells what the
+/// stream begins with.
 ///
 /// # Errors
-/// [`NoRung`] when nothing can be attached; else what could not be read.
+/// [`NoRung`] when nothing can be attached and `/proc` cannot be read either; else what could not be read.
 pub fn start(options: &Options) -> Result<(Live, Vec<Event>)> {
     let root = options.root.clone();
     let rights = Rights::load(&root)?;
     if let Some(why) = rights.refusal() {
         return Err(NoRung(why).into());
     }
-    if let Some(why) = Lockdown::load(&root).refusal() {
-        return Err(NoRung(why.to_owned()).into());
-    }
     for limit in rights.limits() {
         warn!("{limit}");
     }
     let facts = Facts::load(&root)?;
     info!("kernel {} on {}, {} CPUs", facts.release, facts.machine, facts.cpus);
-    let btf = load_vmlinux(&root).map_err(|err| NoRung(err.to_string()))?;
-    let resolved = offsets::resolve(&[&btf]);
-    for absent in &resolved.absent {
-        info!("{}: {}", absent.field, absent.reason);
-    }
     let symbols = Symbols::load(&root)
         .inspect_err(|err| warn!("places in the kernel have no names: {err}"))
         .ok();
     let modules = ModuleWatch::new(&root, &WATCHED, &facts.release, symbols.as_ref())?;
-    let config = config(&btf, symbols.as_ref(), options.min_stall);
-    info!("{config:?}");
-    let layout = if modules.state("ip_vs").is_present() {
-        ipvs::layout(&root, &facts.release, facts.machine)
-    } else {
-        Err("ip_vs is not loaded".to_owned())
+    let has_module = |name: &str| modules.state(name).is_present();
+    let (probes, drop_reasons) = match load(options, &rights, &facts, symbols.as_ref(), &has_module)
+    {
+        Ok((probes, drop_reasons)) => (Ok(probes), drop_reasons),
+        Err(why) => {
+            info!("nothing is loaded into the kernel: {why}");
+            (Err(why), Vec::new())
+        }
     };
-    let probes = Probes::open(resolved, &config, &options.rungs, layout, |name| {
-        modules.state(name).is_present()
-    })
-    .map_err(|err| NoRung(refused(&err, &rights)))?;
-    let hooks = probes.hooks();
-    if !probes.any() {
-        let why: Vec<String> = hooks
-            .iter()
-            .filter_map(|hook| match &hook.state {
-                HookState::CannotSee { why } => Some(format!("{}: {why}", hook.name)),
-                _ => None,
-            })
-            .collect();
-        return Err(NoRung(format!("no hook can be attached here ({})", why.join("; "))).into());
-    }
     let sources = Sources::new(&root);
     let (now, clock) = sources.clock()?;
     let node = Node {
-        drop_reasons: drop_reasons(&btf),
+        drop_reasons,
+        no_ebpf: probes.as_ref().err().cloned().unwrap_or_default(),
         min_stall: options.min_stall,
         dns_ports: DNS_PORTS.to_vec(),
         ..sources.node()
@@ -110,7 +91,9 @@ pub fn start(options: &Options) -> Result<(Live, Vec<Event>)> {
         pods: PodTable::new(&root),
         root,
         facts,
+        netns: node.netns,
         probes,
+        poller: Poller::default(),
         symbols,
         modules,
         sources,
@@ -124,6 +107,12 @@ pub fn start(options: &Options) -> Result<(Live, Vec<Event>)> {
         undecodable: 0,
     };
     live.known.count(node.netns);
+    let hooks = live.hooks();
+    if live.probes.is_err() && !live.root.join("proc/self/net/tcp").exists() {
+        return Err(
+            NoRung(format!("{}, and there is no /proc/net/tcp to read", node.no_ebpf)).into()
+        );
+    }
     let mut events = vec![
         Event { ts: now, body: Body::Clock(clock) },
         Event { ts: now, body: Body::Node(Box::new(node)) },
@@ -134,6 +123,47 @@ pub fn start(options: &Options) -> Result<(Live, Vec<Event>)> {
         events.push(Event { ts: now, body: Body::Counters(counters) });
     }
     Ok((live, events))
+}
+
+/// Loads and attaches the programs; with the names of the drop reasons. The error says in words why
+/// none can be.
+fn load(
+    options: &Options,
+    rights: &Rights,
+    facts: &Facts,
+    symbols: Option<&Symbols>,
+    has_module: &dyn Fn(&str) -> bool,
+) -> Result<(Probes, Vec<(u32, String)>), String> {
+    let root = &options.root;
+    if options.rungs.iter().all(|rung| *rung == Rung::Snapshot) {
+        return Err("--rungs snapshot".to_owned());
+    }
+    if let Some(why) = Lockdown::load(root).refusal() {
+        return Err(why.to_owned());
+    }
+    let btf = load_vmlinux(root).map_err(|err| err.to_string())?;
+    let resolved = offsets::resolve(&[&btf]);
+    for absent in &resolved.absent {
+        info!("{}: {}", absent.field, absent.reason);
+    }
+    let config = config(&btf, symbols, options.min_stall);
+    info!("{config:?}");
+    let layout = if has_module("ip_vs") {
+        ipvs::layout(root, &facts.release, facts.machine)
+    } else {
+        Err("ip_vs is not loaded".to_owned())
+    };
+    let probes = Probes::open(resolved, &config, &options.rungs, layout, has_module)
+        .map_err(|err| refused(&err, rights))?;
+    if !probes.any() {
+        let first = probes.hooks().into_iter().find_map(|hook| match hook.state {
+            HookState::CannotSee { why } => Some(format!("{}: {why}", hook.name)),
+            _ => None,
+        });
+        let first = first.unwrap_or_default();
+        return Err(format!("no hook can be attached here ({first})"));
+    }
+    Ok((probes, drop_reasons(&btf)))
 }
 
 /// A refusal by the kernel, with what may be behind it.

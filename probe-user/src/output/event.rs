@@ -19,7 +19,7 @@ use super::{
 use crate::{
     correlate::{Correlator, dns::qtype_name, flow::address as address_of},
     event::{
-        Body, Event, PodChange,
+        Body, Event, ListenQueue, Outcome, PodChange,
         armed::{Armed, Step},
     },
     finding::Flow,
@@ -120,6 +120,24 @@ fn loader_words(body: &Body) -> Option<(&'static str, Option<String>, String)> {
             ("local-ports", None, words)
         }
         Body::Armed(e) => armed(e),
+        Body::SynSent(e) => {
+            let outcome = match e.outcome {
+                Outcome::Trying => "trying",
+                Outcome::Established => "established",
+                Outcome::Gone => "gone",
+            };
+            let words = format!(
+                "netns={} {} -> {} retransmits={} {outcome}",
+                e.netns, e.client, e.server, e.retransmits
+            );
+            ("syn-sent", None, words)
+        }
+        Body::ListenQueues(e) => {
+            let queue = |q: &ListenQueue| format!("{} {}", q.address, q.waiting);
+            let queues: Vec<String> = e.queues.iter().map(queue).collect();
+            let cut = if e.cut { " and more" } else { "" };
+            ("listen-queues", None, format!("netns={} {}{cut}", e.netns, queues.join(", ")))
+        }
         Body::Hooks(hooks) => ("hooks", None, format!("{} hooks", hooks.len())),
         _ => return None,
     })

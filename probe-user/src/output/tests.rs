@@ -4,7 +4,7 @@ use probe_common::event::kind;
 
 use super::{event, json::Json, text::Text, text::status_line};
 use crate::{
-    event::{Body, Event, HookState, Rung, Totals},
+    event::{Body, Event, HookState, Outcome, Rung, Totals},
     testing::*,
 };
 
@@ -48,6 +48,20 @@ fn header_status_and_summary_as_text() {
     let later = status_line(&run.pipeline.status());
     let screen =
         [text.header(&run.pipeline.header()), quiet, later, text.summary(&run.pipeline.summary())];
+    insta::assert_snapshot!(screen.join("\n"));
+}
+
+#[test]
+fn without_ebpf_the_header_says_so() {
+    let mut run = without_ebpf();
+    run.at(400, Body::Totals(Box::new(Totals { not_read: 7, ..totals() })));
+    run.until(1000);
+    let text = Text::new(100, false);
+    let screen = [
+        text.header(&run.pipeline.header()),
+        status_line(&run.pipeline.status()),
+        text.summary(&run.pipeline.summary()),
+    ];
     insta::assert_snapshot!(screen.join("\n"));
 }
 
@@ -97,6 +111,8 @@ fn raw_events_of_every_kind() {
         decided(stale()),
         ipvs_entry(None),
         local_ports(1024, 60999, &[(8080, 8080)]),
+        syn_sent(1500, WEB_END, 1, Outcome::Trying),
+        listen_queues(WEB, &[("0.0.0.0:8080", 2), ("[::]:9090", 1)]),
         up(CLIENT, "evil\x1b[2J", "10.244.1.2"),
         Body::Tick,
     ];

@@ -6,7 +6,7 @@ use super::{
     wrap::block,
 };
 use crate::{
-    event::{Hook, HookState},
+    event::{Hook, HookState, Rung},
     finding::{Change, Confidence, Details, Evidence, Finding, NotNamed, Output},
     pipeline::{Header, Status, Summary, WallClock},
 };
@@ -42,16 +42,46 @@ impl Text {
         });
         let mut out = String::new();
         block(&mut out, "", 0, &parts.join(" · "), self.width);
-        let is_watched = |h: &&Hook| matches!(h.state, HookState::Watched { .. });
-        let mut line = format!(
-            "watching {} of {}, {}; a stall is {} or more. Times are UTC.",
-            header.hooks.iter().filter(is_watched).count(),
-            counted(header.hooks.len() as u64, "hook"),
-            counted(header.pods as u64, "pod"),
-            span(node.min_stall)
-        );
+        let is_snapshot =
+            |h: &&Hook| matches!(h.state, HookState::Watched { rung: Rung::Snapshot });
+        let is_watched =
+            |h: &&Hook| matches!(h.state, HookState::Watched { .. }) && !is_snapshot(h);
+        let hooks = header.hooks.iter().filter(|h| !is_snapshot(h)).count();
+        let mut line = if node.no_ebpf.is_empty() {
+            format!(
+                "watching {} of {}, {}",
+                header.hooks.iter().filter(is_watched).count(),
+                counted(hooks as u64, "hook"),
+                counted(header.pods as u64, "pod"),
+            )
+        } else {
+            format!(
+                "no eBPF ({}): watching {} by reading /proc twice a second. Stalls of connects are \
+                 seen when a SYN is sent again; DNS stalls and refused connects cannot be seen",
+                sanitize::text(&node.no_ebpf),
+                counted(header.pods as u64, "pod"),
+            )
+        };
+        line.push_str(&format!("; a stall is {} or more. Times are UTC.", span(node.min_stall)));
+        let by_snapshot: Vec<String> =
+            header.hooks.iter().filter(is_snapshot).flat_map(|h| h.causes.clone()).collect();
+        if !by_snapshot.is_empty() {
+            let causes: Vec<String> = by_snapshot.iter().map(|c| sanitize::text(c)).collect();
+            line.push_str(&format!(
+                " By snapshots of /proc alone, never certain: {}.",
+                causes.join(", ")
+            ));
+        }
         let cannot_see = grouped(&header.hooks, |hook| match &hook.state {
-            HookState::CannotSee { why } => Some((why, affected(hook))),
+            HookState::CannotSee { why } => {
+                let mut what = affected(hook);
+                what.retain(|cause| !by_snapshot.contains(cause));
+                // Without eBPF no hook is there: their names would say nothing more.
+                if !node.no_ebpf.is_empty() {
+                    what.retain(|cause| hook.causes.contains(cause));
+                }
+                (!what.is_empty()).then_some((why, what))
+            }
             _ => None,
         });
         if !cannot_see.is_empty() {
@@ -204,6 +234,7 @@ impl Text {
         gap(status.lost, "events lost (ring buffer full)");
         gap(status.limited, "details left out (too many of a kind from one pod; counts are exact)");
         gap(status.missed, "calls the kernel missed");
+        gap(status.totals.not_read, "looks at namespaces and their sockets (over the budget)");
         gap(status.totals.unpaired, "queries and connects not followed (maps full)");
         gap(status.totals.dns_unreadable, "DNS packets not readable");
         gap(summary.left_out, "stalls or pieces of evidence not kept (too many at once)");
@@ -233,10 +264,16 @@ pub fn status_line(status: &Status) -> String {
     if status.missed > 0 {
         line.push_str(&format!(" · missed calls {}", number(status.missed)));
     }
+    if status.totals.not_read > 0 {
+        line.push_str(&format!(" · looks left out {}", number(status.totals.not_read)));
+    }
     line
 }
 
 fn seen(status: &Status) -> String {
+    if status.no_ebpf {
+        return "no eBPF, reading /proc".to_owned();
+    }
     let t = &status.totals;
     let slowest = |n: u64, ns: u64| match n {
         0 => String::new(),

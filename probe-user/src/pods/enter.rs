@@ -31,6 +31,7 @@ pub struct Target {
 /// A namespace that can be read now.
 #[derive(Debug)]
 pub struct Inside {
+    pub netns: u32,
     /// The folder that shows it: `/proc/thread-self/net` or `/proc/PID/net`.
     pub net: PathBuf,
     /// Whether the calling thread is in it, so that system calls act there too.
@@ -79,7 +80,8 @@ where
 fn visit_one<T>(root: &Path, target: &Target, read: impl Fn(&Inside) -> Result<T>) -> Result<T> {
     let entered = match enter(root, target) {
         Ok(()) => {
-            let inside = Inside { net: root.join("proc/thread-self/net"), entered: true };
+            let net = root.join("proc/thread-self/net");
+            let inside = Inside { netns: target.netns, net, entered: true };
             return read(&inside).with_context(|| format!("in network namespace {}", target.netns));
         }
         Err(error) => error,
@@ -90,7 +92,8 @@ fn visit_one<T>(root: &Path, target: &Target, read: impl Fn(&Inside) -> Result<T
     if !still() {
         return Err(entered);
     }
-    let inside = Inside { net: root.join(format!("proc/{pid}/net")), entered: false };
+    let net = root.join(format!("proc/{pid}/net"));
+    let inside = Inside { netns: target.netns, net, entered: false };
     let answer = read(&inside)?;
     if !still() {
         bail!("process {pid} left network namespace {} while it was read", target.netns);

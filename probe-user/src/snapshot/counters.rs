@@ -34,7 +34,7 @@ pub fn read(root: &Path, targets: &[Target], budget: Duration) -> Vec<Counters> 
 
 /// The one limit for all namespaces, as the thread's own namespace shows it; `None` when conntrack
 /// is not loaded.
-fn conntrack_max(root: &Path) -> Option<u64> {
+pub(super) fn conntrack_max(root: &Path) -> Option<u64> {
     let path = root.join("proc/sys/net/netfilter/nf_conntrack_max");
     match read_optional(&path, TEXT_MAX)
         .and_then(|text| text.as_deref().map(conntrack::parse_max).transpose())
@@ -48,7 +48,7 @@ fn conntrack_max(root: &Path) -> Option<u64> {
 }
 
 /// Reads the counters that a folder such as `/proc/PID/net` shows; `netns` is left 0.
-fn read_net(net: &Path, max: Option<u64>) -> Result<Counters> {
+pub(super) fn read_net(net: &Path, max: Option<u64>) -> Result<Counters> {
     let tcp = netstat::parse(&read_text(&net.join("netstat"), TEXT_MAX)?)?;
     let conntrack = read_conntrack(net, max).unwrap_or_else(|error| {
         debug!("{}: {error:#}", net.display());
@@ -60,6 +60,8 @@ fn read_net(net: &Path, max: Option<u64>) -> Result<Counters> {
         listen_drops: tcp.listen_drops,
         reqq_full_drop: tcp.reqq_full_drop,
         reqq_full_cookies: tcp.reqq_full_cookies,
+        syn_retransmits: tcp.syn_retransmits,
+        since: 0,
         conntrack,
     })
 }

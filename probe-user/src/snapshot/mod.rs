@@ -10,6 +10,8 @@ pub mod local_ports;
 pub mod modules;
 pub mod netstat;
 pub mod node;
+pub mod round;
+pub mod sockets;
 
 use std::{path::PathBuf, time::Duration};
 

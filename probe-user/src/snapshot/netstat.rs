@@ -10,6 +10,7 @@ pub struct TcpExt {
     pub listen_drops: Option<u64>,
     pub reqq_full_drop: Option<u64>,
     pub reqq_full_cookies: Option<u64>,
+    pub syn_retransmits: Option<u64>,
 }
 
 /// Reads the `TcpExt:` pair of lines: one of names, then one of values in the same order. Which
@@ -35,6 +36,7 @@ pub fn parse(text: &str) -> Result<TcpExt> {
             "ListenDrops" => &mut found.listen_drops,
             "TCPReqQFullDrop" => &mut found.reqq_full_drop,
             "TCPReqQFullDoCookies" => &mut found.reqq_full_cookies,
+            "TCPSynRetrans" => &mut found.syn_retransmits,
             _ => continue,
         };
         let number =
@@ -54,8 +56,8 @@ mod tests {
     #[test]
     fn finds_counters_by_name() {
         let text = "\
-TcpExt: SyncookiesSent ListenOverflows ListenDrops TCPReqQFullDoCookies TCPReqQFullDrop
-TcpExt: 1 2 3 4 18446744073709551615
+TcpExt: SyncookiesSent ListenOverflows ListenDrops TCPReqQFullDoCookies TCPReqQFullDrop TCPSynRetrans
+TcpExt: 1 2 3 4 18446744073709551615 5
 IpExt: InNoRoutes ListenOverflows
 IpExt: 0 99
 ";
@@ -64,6 +66,7 @@ IpExt: 0 99
             listen_drops: Some(3),
             reqq_full_cookies: Some(4),
             reqq_full_drop: Some(u64::MAX),
+            syn_retransmits: Some(5),
         };
         assert_eq!(parse(text).unwrap(), expected);
     }

@@ -16,6 +16,7 @@ mod no_listener;
 mod resolvers;
 mod rungs;
 mod server_slow;
+pub mod snapshots;
 pub mod snat_clash;
 mod snat_ports;
 mod syn_cookies;
@@ -94,6 +95,19 @@ pub const ALL: &[Case] = &[
     Case::new("rungs_accept_queue_ack", rungs::accept_queue_ack),
     Case::new("rungs_snat_clash", rungs::snat_clash).limit(180),
     Case::new("rungs_table_full", rungs::table_full),
+    Case::new("rungs_snapshot_accept_queue", snapshots::accept_queue).locked_down(),
+    Case::new("rungs_snapshot_accept_queue_v6", snapshots::accept_queue_v6).locked_down(),
+    Case::new("rungs_snapshot_table_full", snapshots::table_full).locked_down(),
+    Case::new("rungs_snapshot_ipvs_stale", snapshots::ipvs_stale).locked_down(),
+    Case::new("rungs_snapshot_ipvs_stale_v6", snapshots::ipvs_stale_v6).locked_down(),
+    Case::new("rungs_snapshot_other_queue", snapshots::other_queue).locked_down(),
+    Case::new("rungs_snapshot_half_open_full", snapshots::half_open_full).locked_down(),
+    Case::new("rungs_snapshot_rule_drops", snapshots::rule_drops).locked_down(),
+    Case::new("rungs_snapshot_ipvs_rule_drops", snapshots::ipvs_rule_drops).locked_down(),
+    Case::new("rungs_tracepoint_accept_queue", snapshots::accept_queue_tracepoint),
+    Case::new("rungs_tracepoint_table_full", snapshots::table_full_tracepoint),
+    Case::new("rungs_tracepoint_ipvs_stale", snapshots::ipvs_stale_tracepoint),
+    Case::new("rungs_tracepoint_other_queue", snapshots::other_queue_tracepoint),
     Case::new("ipvs_gone", ipvs_stale::gone).names("ipvs-stale-connection", Expect::Certain),
     Case::new("ipvs_gone_v6", ipvs_stale::gone_v6).names("ipvs-stale-connection", Expect::Certain),
     Case::new("ipvs_drained", ipvs_stale::drained).names("ipvs-stale-connection", Expect::Certain),

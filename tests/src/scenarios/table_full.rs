@@ -19,7 +19,7 @@ use crate::{
     wait::{SOON, until},
 };
 
-const LIMIT: u64 = 40;
+pub const LIMIT: u64 = 40;
 const QUERIES: usize = 60;
 
 pub fn run_case(lab: &Lab) -> Result<()> {

@@ -16,8 +16,9 @@ use crate::{
         evidence::Seen,
         join::Case,
         symptom::Side,
-        world::{ListenerKey, World, overflowed},
+        world::{ListenerKey, Watch, World, overflowed},
     },
+    event::ListenQueue,
     finding::{
         Cause, Confidence, Details, Evidence, Fix, Flow, Party, Place, SymptomKind,
         details::{AcceptQueue, CappedBy, Stage},
@@ -28,7 +29,7 @@ pub fn judge(case: &Case<'_>) -> Option<Verdict> {
     let refusals = case.listens();
     match refusals.iter().find(|l| overflowed(&l.event)) {
         Some(refused) => Some(certain(case, refused)),
-        None => resent(case).or_else(|| left_out(case)),
+        None => resent(case).or_else(|| left_out(case)).or_else(|| polled(case)),
     }
 }
 
@@ -47,7 +48,7 @@ fn resent(case: &Case<'_>) -> Option<Verdict> {
     let e = &*full.event;
     let mut details = AcceptQueue {
         ack_backlog: e.ack_backlog,
-        max_ack_backlog: e.max_ack_backlog,
+        max_ack_backlog: Some(e.max_ack_backlog),
         stage: Stage::Ack,
         ..listener(case.world, &e.header, &e.tuple, (e.ino, e.sk))
     };
@@ -77,10 +78,96 @@ fn left_out(case: &Case<'_>) -> Option<Verdict> {
     Some(verdict(case, details, Confidence::Likely, ts, lines))
 }
 
+/// No hook tells of refusals. `ListenOverflows` rose whenever a SYN of this client was lost, in the
+/// namespace it was sent to, and connections wait there in the accept queue of the port asked for.
+/// Behind a service nothing tells which namespace that is: then it must be the only one.
+fn polled(case: &Case<'_>) -> Option<Verdict> {
+    let (symptom, world) = (case.symptom, case.world);
+    let is_blind = matches!(world.watch(Cause::AcceptQueueOverflow), Watch::CannotSee(_));
+    let is_tcp = symptom.kind == SymptomKind::ConnectStall && symptom.side == Side::Client;
+    if !case.last_word || !is_tcp || !is_blind || world.polled.is_empty() {
+        return None;
+    }
+    let spans = symptom.lost_syns(world.now);
+    let at = symptom.server();
+    let since = *symptom.span().start();
+    let asked = if at.ip().is_loopback() {
+        Some(symptom.netns)
+    } else {
+        world.pods.owner(at.ip(), symptom.opened).map(|pod| pod.netns)
+    };
+    let refusing = || world.polled.rose_in_each(&spans, |rise| rise.overflows > 0);
+    let is_service = asked.is_none_or(|netns| netns == world.node.netns);
+    let here = |queue: &&ListenQueue| {
+        queue.address.port() == at.port()
+            && (queue.address.ip().is_unspecified() || queue.address.ip() == at.ip())
+    };
+    let direct = asked.and_then(|netns| {
+        let (_, rises) = refusing().find(|(other, _)| *other == netns)?;
+        let (ts, queues) = world.polled.queues(netns, since)?;
+        let queue = queues.queues.iter().find(here)?;
+        // Another queue there may be the one that is full.
+        let alone = !queues.cut && queues.queues.iter().all(|q| q.address.port() == at.port());
+        let full = queues.somaxconn.is_some_and(|most| queue.waiting > most);
+        let confidence = if alone || full { Confidence::Likely } else { Confidence::Possible };
+        Some((confidence, at, ts, queues, queue, rises))
+    });
+    let translated = || {
+        let mut all = refusing();
+        let (netns, rises) = all.next()?;
+        let (ts, queues) = world.polled.queues(netns, since)?;
+        let [queue] = queues.queues.as_slice() else { return None };
+        let only = all.next().is_none() && !queues.cut && spans.len() > 1;
+        let v4 = at.is_ipv4();
+        let pod = world.pods.at(netns, 0, ts)?;
+        let ip = pod.addresses.iter().find(|ip| ip.is_ipv4() == v4)?;
+        let end = SocketAddr::new(*ip, queue.address.port());
+        (only && is_service).then_some((Confidence::Possible, end, ts, queues, queue, rises))
+    };
+    let found = direct.or_else(translated);
+    let (confidence, end, ts, queues, queue, rises) = found?;
+    let listener = world.listener(queue.ino);
+    let somaxconn = queues.somaxconn.unwrap_or(0);
+    let details = AcceptQueue {
+        address: end.ip(),
+        port: end.port(),
+        process: listener.map(|l| l.comm.clone()),
+        pid: listener.map(|l| l.pid),
+        ack_backlog: queue.waiting,
+        max_ack_backlog: None,
+        somaxconn,
+        stage: Stage::Syn,
+        capped_by: if queues.somaxconn.is_some_and(|most| queue.waiting > most) {
+            CappedBy::Somaxconn
+        } else {
+            CappedBy::Unknown
+        },
+        refused: 0,
+        kernel_listen_overflows: world.counters.listen_overflows(queues.netns),
+        missed: 0,
+        details_left_out: 0,
+        netns: queues.netns,
+        key: (queues.netns, queue.ino),
+    };
+    let mut lines = symptom.notes.clone();
+    let place = world.pods.name(queues.netns, 0, ts);
+    let overflows: u64 = rises.iter().map(|rise| rise.overflows).sum();
+    lines.push(Evidence {
+        ts,
+        kind: "listen-queue",
+        text: format!(
+            "/proc/net/tcp in {place}: {} connections wait for accept() at {}; ListenOverflows \
+             there rose by {overflows} when SYNs of this client were sent",
+            queue.waiting, queue.address
+        ),
+    });
+    Some(verdict(case, details, confidence, ts, lines))
+}
+
 fn details(world: &World, e: &Listen) -> AcceptQueue {
     let mut details = AcceptQueue {
         ack_backlog: e.ack_backlog,
-        max_ack_backlog: e.max_ack_backlog,
+        max_ack_backlog: Some(e.max_ack_backlog),
         somaxconn: e.somaxconn,
         stage: if e.stage == STAGE_ACK { Stage::Ack } else { Stage::Syn },
         // listen() cuts the program's wish at somaxconn (inet_listen): equal means somaxconn caps.
@@ -105,7 +192,7 @@ fn listener(world: &World, header: &Header, tuple: &Tuple, (ino, sk): (u64, u64)
         process: listener.map(|l| l.comm.clone()),
         pid: listener.map(|l| l.pid),
         ack_backlog: 0,
-        max_ack_backlog: 0,
+        max_ack_backlog: None,
         somaxconn: 0,
         stage: Stage::Syn,
         capped_by: CappedBy::Listen,
@@ -133,11 +220,14 @@ fn verdict(
         _ => "the program".to_owned(),
     };
     let title = format!(
-        "{who} behind {at} in {} does not accept() fast enough: {} connections wait, more \
-         than the limit of {}, so the kernel refuses {}",
+        "{who} behind {at} in {} does not accept() fast enough: {} connections wait{}, so the \
+         kernel refuses {}",
         pod.clone().unwrap_or_else(|| format!("netns:{}", details.netns)),
         details.ack_backlog,
-        details.max_ack_backlog,
+        match details.max_ack_backlog {
+            Some(max) => format!(", more than the limit of {max}"),
+            None => " and the queue overflows".to_owned(),
+        },
         match details.stage {
             Stage::Syn => "new SYNs",
             Stage::Ack => "the final ACK of the handshake (the client believes it is connected)",
@@ -184,12 +274,18 @@ pub fn count(details: &mut AcceptQueue, world: &World) -> bool {
     let room = details.kernel_listen_overflows.unwrap_or(0).saturating_sub(in_detail);
     let here = left_out.min(room);
     details.refused = mine.saturating_add(here.saturating_mul(mine) / in_detail.max(1));
-    details.missed = room - here;
+    // Without a hook nothing was missed by it.
+    let is_watched = matches!(world.watch(Cause::AcceptQueueOverflow), Watch::Watched);
+    details.missed = if is_watched { room - here } else { 0 };
     let grew = before.1.zip(details.kernel_listen_overflows).is_some_and(|(old, new)| old < new);
     before.0 < details.refused || grew
 }
 
 fn counted(d: &AcceptQueue, now: u64) -> Evidence {
+    if let (0, Some(kernel)) = (d.refused, d.kernel_listen_overflows) {
+        let text = format!("ListenOverflows +{kernel} in its namespace so far");
+        return Evidence { ts: now, kind: "counter", text };
+    }
     let mut text = format!("refused so far: {} by this listener", d.refused);
     // The kernel's counter is read once a second and may lag behind the events.
     if let Some(kernel) = d.kernel_listen_overflows.filter(|kernel| *kernel >= d.refused) {
@@ -216,12 +312,25 @@ fn fix(details: &AcceptQueue) -> Vec<Fix> {
             place: Place::Application,
             now: None,
             lasting: Some(format!(
-                "raise the program's own listen() backlog, {} now (nginx: `listen ... backlog=N`, \
+                "raise the program's own listen() backlog{} (nginx: `listen ... backlog=N`, \
                  511 by default whatever somaxconn is){}",
-                details.max_ack_backlog,
+                details.max_ack_backlog.map(|max| format!(", {max} now")).unwrap_or_default(),
                 match details.somaxconn {
                     0 => String::new(),
                     n => format!("; somaxconn allows {n}"),
+                }
+            )),
+            caveat: Some("counts only after the next listen(): restart or reload it".to_owned()),
+        },
+        CappedBy::Unknown => Fix {
+            place: Place::Application,
+            now: None,
+            lasting: Some(format!(
+                "raise what caps the queue: the program's own listen() backlog (nginx: `listen ... \
+                 backlog=N`, 511 by default), or net.core.somaxconn of the pod{}",
+                match details.somaxconn {
+                    0 => String::new(),
+                    n => format!(", {n} now"),
                 }
             )),
             caveat: Some("counts only after the next listen(): restart or reload it".to_owned()),

@@ -5,9 +5,14 @@ use probe_common::event::DROP_TABLE_FULL;
 
 use super::Verdict;
 use crate::{
-    correlate::{describe::sorted, join::Case, world::World},
+    correlate::{
+        describe::sorted,
+        join::Case,
+        symptom::Side,
+        world::{Watch, World},
+    },
     finding::{
-        Cause, Confidence, Details, Evidence, Fix, Party, Place,
+        Cause, Confidence, Details, Evidence, Fix, Party, Place, SymptomKind,
         details::{PodDrops, TableFull},
     },
 };
@@ -18,6 +23,10 @@ const PER_CORE: u64 = 32_768;
 const PODS: usize = 64;
 
 pub fn judge(case: &Case<'_>) -> Option<Verdict> {
+    refused(case).or_else(|| polled(case))
+}
+
+fn refused(case: &Case<'_>) -> Option<Verdict> {
     let drops = case.drops();
     let (refused, _) = drops.iter().find(|(d, _)| d.event.flags & DROP_TABLE_FULL != 0)?;
     let world = case.world;
@@ -26,6 +35,46 @@ pub fn judge(case: &Case<'_>) -> Option<Verdict> {
     let table = world.place(&refused.event.header, refused.ts);
     let mut lines = case.symptom.notes.clone();
     lines.extend(drops.iter().map(|(d, way)| case.say_drop(d, *way)));
+    Some(verdict(case, details, &table, Confidence::Certain, lines))
+}
+
+/// No hook tells of refusals. The table was full, and its count of dropped packets rose, whenever a
+/// SYN of this client was lost. Tables the SYN passes: the node's, the client's and the server's.
+fn polled(case: &Case<'_>) -> Option<Verdict> {
+    let (symptom, world) = (case.symptom, case.world);
+    let is_blind = matches!(world.watch(Cause::ConntrackTableFull), Watch::CannotSee(_));
+    let is_tcp = symptom.kind == SymptomKind::ConnectStall && symptom.side == Side::Client;
+    if !case.last_word || !is_tcp || !is_blind || world.polled.is_empty() {
+        return None;
+    }
+    let spans = symptom.lost_syns(world.now);
+    let server = world.pods.owner(symptom.server().ip(), symptom.opened).map(|pod| pod.netns);
+    let passed = [Some(world.node.netns), Some(symptom.netns), server];
+    let mut refusing = world.polled.rose_in_each(&spans, |r| r.untracked > 0 && r.table_is_full);
+    let (netns, rises) = refusing.find(|(netns, _)| passed.contains(&Some(*netns)))?;
+    let details = details(world, netns);
+    let table = world.pods.name(netns, 0, world.now);
+    let dropped: u64 = rises.iter().map(|rise| rise.untracked).sum();
+    let mut lines = symptom.notes.clone();
+    lines.push(Evidence {
+        ts: rises.last().map_or(world.now, |rise| rise.span.1),
+        kind: "counter",
+        text: format!(
+            "/proc/net/stat/nf_conntrack of {table}: the table was full and dropped {dropped} \
+             packets when SYNs of this client were sent"
+        ),
+    });
+    Some(verdict(case, details, &table, Confidence::Likely, lines))
+}
+
+fn verdict(
+    case: &Case<'_>,
+    details: TableFull,
+    table: &str,
+    confidence: Confidence,
+    mut lines: Vec<Evidence>,
+) -> Verdict {
+    let (world, netns) = (case.world, details.netns);
     if details.details_left_out > 0 {
         let text = format!(
             "refused by full tables so far: {} on this node, details of {} left out",
@@ -38,15 +87,19 @@ pub fn judge(case: &Case<'_>) -> Option<Verdict> {
         (None, Some(limit)) => format!("limit {limit}"),
         _ => "limit not known".to_owned(),
     };
-    Some(Verdict {
+    Verdict {
         cause: Cause::ConntrackTableFull,
-        confidence: Confidence::Certain,
+        confidence,
         title: format!(
             "the connection tracking table of {table} is full ({full}): packets of new \
              connections are dropped"
         ),
         evidence: sorted(lines),
-        culprit: Some(Party { pod: Some(table), netns: Some(netns), ..Party::default() }),
+        culprit: Some(Party {
+            pod: Some(table.to_owned()),
+            netns: Some(netns),
+            ..Party::default()
+        }),
         fold: format!("table {netns}"),
         fix: fix(details.limit),
         confirm: vec![
@@ -55,7 +108,7 @@ pub fn judge(case: &Case<'_>) -> Option<Verdict> {
                 .to_owned(),
         ],
         details: Details::TableFull(details),
-    })
+    }
 }
 
 /// The table's counters as read last, and who lost packets to it so far.

@@ -16,6 +16,8 @@ use crate::{
         describe::{ipvs_ends, sorted},
         evidence::Seen,
         join::{Case, Direction},
+        symptom::Side,
+        world::Watch,
     },
     finding::{
         Cause, Confidence, Details, Evidence, Fix, Flow, Party, Place,
@@ -24,7 +26,7 @@ use crate::{
 };
 
 pub fn judge(case: &Case<'_>) -> Option<Verdict> {
-    sent(case).or_else(|| dropped(case))
+    sent(case).or_else(|| dropped(case)).or_else(|| polled(case))
 }
 
 /// Sent to a server that takes no new connections.
@@ -83,6 +85,42 @@ fn dropped(case: &Case<'_>) -> Option<Verdict> {
     };
     let lines = vec![case.say_ipvs_entry(entry)];
     Some(verdict(case, details, Confidence::Likely, lines))
+}
+
+/// No hook tells what IPVS did: the old connection is all that shows. Where the service does not list
+/// its server any more, IPVS drops the SYN and leaves the connection's state as it was; a drained
+/// server gets the SYN, which makes the state that of a new connection.
+fn polled(case: &Case<'_>) -> Option<Verdict> {
+    let is_blind = matches!(case.world.watch(Cause::IpvsStaleConnection), Watch::CannotSee(_));
+    if !case.last_word || !is_blind || case.symptom.side != Side::Client {
+        return None;
+    }
+    let entry = case
+        .ipvs_entries_of_flow()
+        .into_iter()
+        .find(|entry| entry.event.weight.is_none_or(|weight| weight == 0))?;
+    let e = &*entry.event;
+    let is_removed = e.weight.is_none();
+    let is_old = !matches!(e.state.as_str(), "SYN_RECV" | "SYN_SENT");
+    let (server_is, syn_was, confidence) = match (is_removed, is_old) {
+        (true, true) => (ServerIs::Removed, SynWas::Dropped, Confidence::Likely),
+        // Nothing says that the connection is older than this connect.
+        (true, false) => return None,
+        (false, true) => (ServerIs::Drained, SynWas::Sent, Confidence::Likely),
+        (false, false) => (ServerIs::Drained, SynWas::Sent, Confidence::Possible),
+    };
+    let details = IpvsStale {
+        service: e.service,
+        server: e.server,
+        server_pod: pod(case, e.server.ip(), entry.ts),
+        server_is,
+        syn_was,
+        client: e.client,
+        state: Some(crate::output::sanitize::text(&e.state)),
+        packets_before: None,
+    };
+    let lines = vec![case.say_ipvs_entry(entry)];
+    Some(verdict(case, details, confidence, lines))
 }
 
 fn pod(case: &Case<'_>, address: std::net::IpAddr, ts: u64) -> Option<String> {

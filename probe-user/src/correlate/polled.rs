@@ -1,0 +1,178 @@
+//! What namespaces that are looked at in turn show: counters that rose between two looks, and the
+//! queues of listeners then. Whether that explains a stall is a matter of time: each SYN that was
+//! lost must fall into a span in which the counter rose.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use crate::event::{Counters, ListenQueues};
+
+/// Namespaces kept.
+const CAPACITY: usize = 1024;
+/// Spans kept of one namespace, half a second or more each.
+const SPANS: usize = 64;
+/// A look takes its time, and so does the event of a SYN.
+const SLACK: u64 = 100_000_000;
+
+/// A span of time, in nanoseconds; both ends included.
+pub type Span = (u64, u64);
+
+/// What rose between two looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rise {
+    pub span: Span,
+    /// `ListenOverflows`.
+    pub overflows: u64,
+    /// Packets dropped by connection tracking, those that lost a clash not counted.
+    pub untracked: u64,
+    /// Whether the connection tracking table was about full at the end of the span.
+    pub table_is_full: bool,
+}
+
+impl Rise {
+    /// `None` when nothing rose.
+    fn of(before: &Counters, now: &Counters, ts: u64) -> Option<Self> {
+        let grown = |of: fn(&Counters) -> Option<u64>| {
+            of(now).unwrap_or(0).saturating_sub(of(before).unwrap_or(0))
+        };
+        let overflows = grown(|c| c.listen_overflows);
+        let dropped = grown(|c| c.conntrack.map(|ct| ct.drop));
+        let clashed = grown(|c| c.conntrack.map(|ct| ct.insert_failed));
+        let untracked = dropped.saturating_sub(clashed);
+        let table_is_full = now.conntrack.is_some_and(|ct| {
+            // Entries that ran out leave with the next packets.
+            let about = ct.entries.saturating_add(ct.entries / 20).saturating_add(2);
+            ct.max > 0 && about >= ct.max
+        });
+        let rise = Self { span: (now.since, ts), overflows, untracked, table_is_full };
+        (overflows > 0 || untracked > 0).then_some(rise)
+    }
+}
+
+/// By namespace.
+#[derive(Debug, Default)]
+pub struct Polled {
+    rises: BTreeMap<u32, VecDeque<Rise>>,
+    queues: HashMap<u32, (u64, ListenQueues)>,
+}
+
+impl Polled {
+    /// Takes in the counters of a look at `ts`; whether something rose. `before`: those of the look
+    /// before. Readings that are not looks in turn say nothing.
+    pub fn note(&mut self, ts: u64, before: Option<&Counters>, now: &Counters) -> bool {
+        // Of a namespace without a reading before, the totals say nothing: it may just be new to us.
+        let (Some(before), true) = (before, now.since > 0) else { return false };
+        let Some(rise) = Rise::of(before, now, ts) else { return false };
+        if self.rises.len() >= CAPACITY && !self.rises.contains_key(&now.netns) {
+            return false;
+        }
+        let rises = self.rises.entry(now.netns).or_default();
+        rises.push_back(rise);
+        if rises.len() > SPANS {
+            rises.pop_front();
+        }
+        true
+    }
+
+    pub fn queues_of(&mut self, ts: u64, queues: &ListenQueues) {
+        if self.queues.len() < CAPACITY || self.queues.contains_key(&queues.netns) {
+            self.queues.insert(queues.netns, (ts, queues.clone()));
+        }
+    }
+
+    pub fn forget(&mut self, netns: u32) {
+        self.rises.remove(&netns);
+        self.queues.remove(&netns);
+    }
+
+    /// The queues of a namespace as read last, not before `since`.
+    pub fn queues(&self, netns: u32, since: u64) -> Option<(u64, &ListenQueues)> {
+        let (ts, queues) = self.queues.get(&netns)?;
+        (*ts >= since).then_some((*ts, queues))
+    }
+
+    /// Namespaces in which it rose, for which `of` holds, in each of these spans; with the rises.
+    pub fn rose_in_each<'a>(
+        &'a self,
+        spans: &'a [Span],
+        of: impl Fn(&Rise) -> bool + 'a,
+    ) -> impl Iterator<Item = (u32, Vec<Rise>)> + 'a {
+        self.rises.iter().filter_map(move |(netns, rises)| {
+            let mut found: Vec<Rise> = Vec::new();
+            for span in spans {
+                let rise = rises.iter().find(|rise| of(rise) && overlap(rise.span, *span))?;
+                if found.last() != Some(rise) {
+                    found.push(*rise);
+                }
+            }
+            (!found.is_empty()).then_some((*netns, found))
+        })
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.rises.is_empty()
+    }
+}
+
+fn overlap(one: Span, other: Span) -> bool {
+    one.0 <= other.1.saturating_add(SLACK) && other.0 <= one.1.saturating_add(SLACK)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::ConntrackCounters;
+
+    fn counters(since: u64, overflows: u64, drop: u64, insert_failed: u64) -> Counters {
+        let conntrack = ConntrackCounters {
+            entries: 96,
+            max: 100,
+            drop,
+            insert_failed,
+            ..ConntrackCounters::default()
+        };
+        Counters {
+            netns: 7,
+            since,
+            listen_overflows: Some(overflows),
+            conntrack: Some(conntrack),
+            ..Counters::default()
+        }
+    }
+
+    const S: u64 = 1_000_000_000;
+
+    #[test]
+    fn only_looks_in_turn_show_rises() {
+        let mut polled = Polled::default();
+        let (first, next) = (counters(0, 3, 0, 0), counters(0, 5, 0, 0));
+        assert!(!polled.note(S, None, &first), "totals since the namespace was made");
+        assert!(!polled.note(2 * S, Some(&first), &next), "not in turn");
+        assert!(!polled.note(2 * S, Some(&first), &counters(S, 3, 0, 0)), "nothing rose");
+        assert!(polled.note(2 * S, Some(&first), &counters(S, 5, 0, 0)));
+        let found: Vec<_> = polled.rose_in_each(&[(S, S)], |r| r.overflows > 0).collect();
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].1[0].overflows, 2);
+    }
+
+    #[test]
+    fn each_span_must_have_its_rise() {
+        let mut polled = Polled::default();
+        polled.note(2 * S, Some(&counters(S, 0, 0, 0)), &counters(S, 1, 0, 0));
+        polled.note(5 * S, Some(&counters(4 * S, 1, 0, 0)), &counters(4 * S, 2, 0, 0));
+        let rose = |spans: &[Span]| polled.rose_in_each(spans, |r| r.overflows > 0).count();
+        assert_eq!(rose(&[(S, 2 * S), (4 * S, 5 * S)]), 1);
+        assert_eq!(rose(&[(S, 2 * S), (3 * S, 3 * S)]), 0);
+        assert_eq!(rose(&[]), 0, "nothing to go by");
+    }
+
+    #[test]
+    fn clashes_are_no_full_table() {
+        let rise = |drop, failed| Rise::of(&counters(S, 0, 0, 0), &counters(S, 0, drop, failed), S);
+        assert_eq!(rise(3, 3), None);
+        assert!(rise(4, 3).is_some_and(|r| r.untracked == 1 && r.table_is_full));
+        let mut half = counters(S, 0, 1, 0);
+        half.conntrack = half.conntrack.map(|ct| ConntrackCounters { entries: 50, ..ct });
+        let rise = Rise::of(&counters(S, 0, 0, 0), &half, S);
+        assert!(rise.is_some_and(|r| !r.table_is_full));
+    }
+}

@@ -1,0 +1,364 @@
+//! The lowest rung: where no hook tells, namespaces are looked at in turn, twice a second and within
+//! a budget of bytes and time.
+
+use std::{
+    collections::{HashMap, HashSet},
+    net::SocketAddr,
+    time::Duration,
+};
+
+use super::Live;
+use crate::{
+    event::{
+        Body, Counters, Event, Hook, HookState, ListenQueue, ListenQueues, Outcome, Rung, SynSent,
+    },
+    pods::Target,
+    snapshot::{
+        round::{self, Before, Ends, Round, Seen},
+        sockets::{ESTABLISHED, SYN_SENT},
+    },
+};
+
+/// Time between two rounds.
+const EVERY: u64 = 500_000_000;
+/// The same when a hook told of a stall just now.
+const URGENT: u64 = 100_000_000;
+/// What a second of rounds may cost.
+const BYTES: u64 = 4 << 20;
+const TIME: u64 = 50_000_000;
+/// Connects followed in one namespace, and queues told of one.
+const MOST: usize = 256;
+
+/// What is looked for, because no hook tells of it, and what was seen so far.
+#[derive(Debug, Default)]
+pub struct Poller {
+    connects: bool,
+    refusals: bool,
+    ipvs: bool,
+    before: Before,
+    /// When each namespace was looked at last.
+    looked: HashMap<u32, u64>,
+    /// Retransmits told of each connect that is followed.
+    told: HashMap<(u32, Ends), u32>,
+    /// The namespace a round begins with.
+    next: u32,
+    polled: u64,
+    urgent: bool,
+    /// See [`crate::event::Totals::not_read`].
+    pub not_read: u64,
+}
+
+const CONNECTS: &str = "tcp:tcp_retransmit_skb";
+const REFUSALS: &[&str] = &["tcp_conn_request", "early_drop"];
+const IPVS: &[&str] = &["ip_vs_nat_xmit", "skb:kfree_skb"];
+
+impl Poller {
+    /// Stands in for those of `hooks` that cannot see, and says so in additional ones.
+    pub fn stand_in(&mut self, hooks: &mut Vec<Hook>) {
+        let blind = |name: &str| {
+            hooks.iter().any(|h| h.name == name && matches!(h.state, HookState::CannotSee { .. }))
+        };
+        self.connects = blind(CONNECTS);
+        self.refusals = REFUSALS.iter().any(|name| blind(name));
+        self.ipvs = IPVS.iter().any(|name| blind(name));
+        self.before.connects = self.connects;
+        let mut add = |is_on: bool, name: &str, causes: &[&str]| {
+            if is_on {
+                hooks.push(Hook {
+                    name: name.to_owned(),
+                    family: "snapshot".to_owned(),
+                    causes: causes.iter().map(|&cause| cause.to_owned()).collect(),
+                    state: HookState::Watched { rung: Rung::Snapshot },
+                });
+            }
+        };
+        add(self.connects, "/proc/net/tcp", &[]);
+        add(self.refusals, "/proc/net/netstat", &["accept-queue-overflow"]);
+        add(self.refusals, "/proc/net/stat/nf_conntrack", &["conntrack-table-full"]);
+        add(self.ipvs, "/proc/net/ip_vs_conn", &["ipvs-stale-connection"]);
+    }
+
+    /// Whether namespaces are looked at in turn.
+    pub fn is_on(&self) -> bool {
+        self.connects || self.refusals
+    }
+
+    /// Whether a hook's word of a stall makes the tables worth a look: that of IPVS.
+    pub fn asks_ipvs(&self) -> bool {
+        self.ipvs
+    }
+
+    /// A hook told of a stall.
+    pub fn hurry(&mut self) {
+        self.urgent = true;
+    }
+
+    pub fn forget(&mut self, netns: u32) {
+        self.before.counters.remove(&netns);
+        self.before.followed.remove(&netns);
+        self.looked.remove(&netns);
+        self.told.retain(|(of, _), _| *of != netns);
+    }
+
+    fn is_due(&self, now: u64) -> bool {
+        let since = now.saturating_sub(self.polled);
+        self.is_on() && (since >= EVERY || (self.urgent && since >= URGENT))
+    }
+
+    /// Those not looked at for the longest time first.
+    fn in_turn(&self, mut targets: Vec<Target>) -> Vec<Target> {
+        let first = targets.iter().position(|t| t.netns >= self.next).unwrap_or(0);
+        targets.rotate_left(first);
+        targets
+    }
+
+    /// What one second may cost, for the time since the last round.
+    fn budget(&self, now: u64) -> (u64, Duration) {
+        const SECOND: u64 = 1_000_000_000;
+        let since = now.saturating_sub(self.polled).min(SECOND);
+        let of = |whole: u64| whole / 1000 * (since / 1_000_000);
+        (of(BYTES), Duration::from_nanos(of(TIME)))
+    }
+
+    /// Turns a round into events.
+    fn events(&mut self, now: u64, round: Round) -> Vec<Event> {
+        self.polled = now;
+        self.urgent = false;
+        self.next = round.next.unwrap_or(0);
+        self.not_read += round.not_read;
+        let mut events = Vec::new();
+        for (netns, seen) in round.seen {
+            let since = self.looked.insert(netns, now).unwrap_or(0);
+            let mut tell = |body| events.push(Event { ts: now, body });
+            let counters = &seen.counters;
+            if self.before.counters.get(&netns) != Some(counters) {
+                self.before.counters.insert(netns, counters.clone());
+                tell(Body::Counters(Counters { since, ..counters.clone() }));
+            }
+            if let Some(queues) = queues(netns, &seen) {
+                tell(Body::ListenQueues(Box::new(queues)));
+            }
+            self.connects(netns, since, &seen, tell);
+        }
+        events
+    }
+
+    fn connects(&mut self, netns: u32, since: u64, seen: &Seen, mut tell: impl FnMut(Body)) {
+        let Some(table) = &seen.connects else { return };
+        let mut say = |ends: Ends, retransmits, outcome| {
+            let (client, server) = ends;
+            tell(Body::SynSent(SynSent { netns, client, server, retransmits, since, outcome }));
+        };
+        let followed = self.before.followed.entry(netns).or_default();
+        let mut here = HashSet::new();
+        for socket in &table.sockets {
+            let ends = (socket.local, socket.remote);
+            here.insert(ends);
+            let known = self.told.get(&(netns, ends)).copied();
+            if socket.state == SYN_SENT {
+                if known.is_none() && followed.len() >= MOST {
+                    self.not_read += 1;
+                } else if known.is_none_or(|told| told < socket.retransmits) {
+                    if known.is_none() {
+                        followed.push(ends);
+                    }
+                    self.told.insert((netns, ends), socket.retransmits);
+                    say(ends, socket.retransmits, Outcome::Trying);
+                }
+            } else if let Some(told) = self.told.remove(&(netns, ends)) {
+                let is_done = socket.state == ESTABLISHED;
+                say(ends, told, if is_done { Outcome::Established } else { Outcome::Gone });
+            }
+        }
+        if !table.cut {
+            for ends in followed.iter().filter(|ends| !here.contains(ends)) {
+                if let Some(told) = self.told.remove(&(netns, *ends)) {
+                    say(*ends, told, Outcome::Gone);
+                }
+            }
+        }
+        followed.retain(|ends| self.told.contains_key(&(netns, *ends)));
+    }
+}
+
+fn queues(netns: u32, seen: &Seen) -> Option<ListenQueues> {
+    let table = seen.queues.as_ref()?;
+    let mut queues: Vec<ListenQueue> = table
+        .sockets
+        .iter()
+        .map(|s| ListenQueue { address: s.local, ino: s.ino, waiting: s.rx_queue })
+        .collect();
+    let cut = table.cut || queues.len() > MOST;
+    queues.sort_by_key(|queue| std::cmp::Reverse(queue.waiting));
+    queues.truncate(MOST);
+    Some(ListenQueues { netns, somaxconn: seen.somaxconn, queues, cut })
+}
+
+impl Live {
+    /// One round, if it is time for one.
+    pub(super) fn poll(&mut self, now: u64, events: &mut Vec<Event>) {
+        if !self.poller.is_due(now) {
+            return;
+        }
+        let targets = self.poller.in_turn(self.pods.targets());
+        let (bytes, time) = self.poller.budget(now);
+        let round = round::read(&self.root, &targets, &self.poller.before, bytes, time);
+        for event in self.poller.events(now, round) {
+            match &event.body {
+                Body::SynSent(SynSent { client, server, outcome: Outcome::Trying, .. }) => {
+                    self.ask_ipvs(*client, *server);
+                }
+                Body::ListenQueues(queues) => {
+                    for queue in &queues.queues {
+                        self.name_listener(queue.ino, queues.netns, (now, now), events);
+                    }
+                }
+                _ => {}
+            }
+            events.push(event);
+        }
+    }
+
+    /// Looks the connection up in the node's own IPVS table, where no hook tells.
+    pub(super) fn ask_ipvs(&mut self, client: SocketAddr, service: SocketAddr) {
+        if self.poller.asks_ipvs() {
+            self.ipvs.stalled(self.netns, client, service);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+
+    use super::*;
+    use crate::snapshot::sockets::{LISTEN, Socket, Table};
+
+    const POD: u32 = 42;
+    const S: u64 = 1_000_000_000;
+
+    fn socket(state: u8, retransmits: u32, rx_queue: u32) -> Socket {
+        let (local, remote) = ("10.0.0.1:4000".parse().unwrap(), "10.0.0.2:80".parse().unwrap());
+        Socket { local, remote, state, rx_queue, retransmits, ino: 9 }
+    }
+
+    fn seen(sockets: &[Socket], cut: bool) -> Seen {
+        let counters = Counters { netns: POD, ..Counters::default() };
+        let connects = Some(Table { sockets: sockets.to_vec(), cut });
+        Seen { counters, connects, ..Seen::default() }
+    }
+
+    fn round(poller: &mut Poller, now: u64, seen: Seen) -> Vec<Body> {
+        let round = Round { seen: vec![(POD, seen)], ..Round::default() };
+        poller.events(now, round).into_iter().map(|event| event.body).collect()
+    }
+
+    fn outcomes(bodies: &[Body]) -> Vec<(u32, Outcome, u64)> {
+        let of = |body: &Body| match body {
+            Body::SynSent(e) => Some((e.retransmits, e.outcome, e.since)),
+            _ => None,
+        };
+        bodies.iter().filter_map(of).collect()
+    }
+
+    #[test]
+    fn a_connect_is_told_when_it_changes() {
+        let mut poller = Poller::default();
+        let first = round(&mut poller, S, seen(&[socket(SYN_SENT, 1, 0)], false));
+        assert_eq!(outcomes(&first), [(1, Outcome::Trying, 0)]);
+        let same = round(&mut poller, 2 * S, seen(&[socket(SYN_SENT, 1, 0)], false));
+        assert_eq!(outcomes(&same), []);
+        let again = round(&mut poller, 3 * S, seen(&[socket(SYN_SENT, 2, 0)], false));
+        assert_eq!(outcomes(&again), [(2, Outcome::Trying, 2 * S)]);
+        assert_eq!(poller.before.followed[&POD].len(), 1);
+        let done = round(&mut poller, 4 * S, seen(&[socket(ESTABLISHED, 0, 0)], false));
+        assert_eq!(outcomes(&done), [(2, Outcome::Established, 3 * S)]);
+        assert!(poller.before.followed[&POD].is_empty() && poller.told.is_empty());
+    }
+
+    #[test]
+    fn a_socket_missing_in_a_cut_table_is_not_gone() {
+        let mut poller = Poller::default();
+        round(&mut poller, S, seen(&[socket(SYN_SENT, 1, 0)], false));
+        assert_eq!(outcomes(&round(&mut poller, 2 * S, seen(&[], true))), []);
+        let gone = round(&mut poller, 3 * S, seen(&[], false));
+        assert_eq!(outcomes(&gone), [(1, Outcome::Gone, 2 * S)]);
+    }
+
+    #[test]
+    fn counters_are_told_when_they_change() {
+        let mut poller = Poller::default();
+        let told = |bodies: &[Body]| bodies.iter().any(|b| matches!(b, Body::Counters(_)));
+        assert!(told(&round(&mut poller, S, seen(&[], false))));
+        assert!(!told(&round(&mut poller, 2 * S, seen(&[], false))));
+        let mut rose = seen(&[], false);
+        rose.counters.listen_overflows = Some(1);
+        let bodies = round(&mut poller, 3 * S, rose);
+        let Body::Counters(counters) = &bodies[0] else { unreachable!("{bodies:?}") };
+        assert_eq!((counters.listen_overflows, counters.since), (Some(1), 2 * S));
+    }
+
+    #[test]
+    fn longer_queues_come_first() {
+        let queues =
+            Some(Table { sockets: vec![socket(LISTEN, 0, 1), socket(LISTEN, 0, 5)], cut: false });
+        let seen = Seen { queues, somaxconn: Some(128), ..Seen::default() };
+        let told = queues_of(&seen);
+        assert_eq!(told.queues.iter().map(|q| q.waiting).collect::<Vec<_>>(), [5, 1]);
+        assert_eq!((told.somaxconn, told.cut), (Some(128), false));
+    }
+
+    fn queues_of(seen: &Seen) -> ListenQueues {
+        queues(POD, seen).unwrap()
+    }
+
+    #[test]
+    fn what_was_not_reached_comes_first_in_the_next_round() {
+        let mut poller = Poller::default();
+        let target = |netns| Target { netns, ..Target::default() };
+        let all: Vec<Target> = [1, 2, 3].map(target).into();
+        poller.events(S, Round { next: Some(2), not_read: 2, ..Round::default() });
+        let order: Vec<u32> = poller.in_turn(all).iter().map(|t| t.netns).collect();
+        assert_eq!((order, poller.not_read), (vec![2, 3, 1], 2));
+    }
+
+    #[test]
+    fn a_second_costs_no_more_however_often_it_is_looked() {
+        let mut poller = Poller { connects: true, ..Poller::default() };
+        let mut bytes = 0;
+        let mut time = Duration::ZERO;
+        poller.events(S, Round::default());
+        for tick in 1..=10 {
+            let now = S + tick * S / 10;
+            poller.hurry();
+            assert!(poller.is_due(now));
+            let (b, t) = poller.budget(now);
+            (bytes, time) = (bytes + b, time + t);
+            poller.events(now, Round::default());
+        }
+        assert!(bytes <= BYTES && time <= Duration::from_nanos(TIME));
+        assert!(!poller.is_due(2 * S + S / 10), "nobody is in a hurry");
+        // After a pause it is not made up for.
+        assert!(poller.budget(100 * S).0 <= BYTES);
+    }
+
+    #[test]
+    fn snapshots_stand_in_for_blind_hooks_only() {
+        let hook = |name: &str, state| Hook {
+            name: name.to_owned(),
+            family: String::new(),
+            causes: Vec::new(),
+            state,
+        };
+        let blind = || HookState::CannotSee { why: String::new() };
+        let mut poller = Poller::default();
+        let mut hooks =
+            vec![hook(CONNECTS, HookState::Watched { rung: Rung::Tracepoint }), hook("x", blind())];
+        poller.stand_in(&mut hooks);
+        assert!(!poller.is_on() && hooks.len() == 2);
+        let mut hooks = vec![hook("early_drop", blind())];
+        poller.stand_in(&mut hooks);
+        assert!(poller.is_on() && !poller.before.connects && !poller.asks_ipvs());
+        assert_eq!(hooks.len(), 3);
+    }
+}
