@@ -5,5 +5,6 @@ mod conntrack;
 pub mod dns;
 mod handshake;
 mod ipvs;
+mod ipvs_verdict;
 mod listen;
 mod skb_drop;

@@ -11,7 +11,7 @@ use super::{
     recent::{Keyed, Recent},
 };
 use crate::{
-    event::{Body, Event, IpvsEntry},
+    event::{Body, Event, IpvsEntry, armed::Armed},
     finding::Flow,
 };
 
@@ -127,6 +127,16 @@ impl Keyed for Seen<IpvsEntry> {
     }
 }
 
+impl Keyed for Seen<Armed> {
+    type Key = Key;
+    fn ts(&self) -> u64 {
+        self.ts
+    }
+    fn keys(&self) -> Vec<Key> {
+        vec![Key::Flow(self.event.flow())]
+    }
+}
+
 fn ident_key(proto: u8, ident: u32) -> Option<Key> {
     match proto {
         IPPROTO_TCP => Some(Key::Isn(ident)),
@@ -150,6 +160,8 @@ pub struct Index {
     pub ipvs: Recent<Seen<Ipvs>>,
     /// IPVS connections of clients whose SYN was dropped.
     pub ipvs_entries: Recent<Seen<IpvsEntry>>,
+    /// What was armed for which flow.
+    pub armed: Recent<Seen<Armed>>,
     /// Counts up with every event kept, so that a symptom can tell whether there is anything new.
     pub generation: u64,
 }
@@ -165,6 +177,7 @@ impl Default for Index {
             servers: Recent::new(CAPACITY, KEEP),
             ipvs: Recent::new(CAPACITY, KEEP),
             ipvs_entries: Recent::new(CAPACITY, KEEP),
+            armed: Recent::new(CAPACITY, KEEP),
             generation: 0,
         }
     }
@@ -188,6 +201,7 @@ impl Index {
             Body::IpvsEntry(e) => {
                 self.ipvs_entries.push(Seen { ts, event: Box::new(e.clone()) });
             }
+            Body::Armed(e) => self.armed.push(Seen { ts, event: e.clone() }),
             Body::Dns(e) => match e.header.kind {
                 kind::DNS_WRONG_SOURCE => self.strays.push(Seen { ts, event: e.clone() }),
                 kind::DNS_SERVER_ANSWER | kind::DNS_SERVER_PENDING => {
@@ -209,6 +223,7 @@ impl Index {
         self.servers.forget(now);
         self.ipvs.forget(now);
         self.ipvs_entries.forget(now);
+        self.armed.forget(now);
     }
 
     /// Events forgotten before their time, and events kept now.
@@ -221,6 +236,7 @@ impl Index {
             + self.servers.evicted
             + self.ipvs.evicted
             + self.ipvs_entries.evicted
+            + self.armed.evicted
     }
 
     pub fn len(&self) -> usize {
@@ -232,6 +248,7 @@ impl Index {
             + self.servers.len()
             + self.ipvs.len()
             + self.ipvs_entries.len()
+            + self.armed.len()
     }
 
     pub fn is_empty(&self) -> bool {

@@ -7,7 +7,7 @@ mod conntrack_dnat_clash;
 mod conntrack_snat_clash;
 pub mod conntrack_table_full;
 mod ipvs_nodeport_collision;
-mod ipvs_stale_connection;
+pub mod ipvs_stale_connection;
 pub mod no_listener;
 mod server_slow;
 mod service_no_backend;
