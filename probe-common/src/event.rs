@@ -51,8 +51,11 @@ pub mod kind {
     pub const IPVS_STALE: u16 = 17;
     /// An old connection was ended so that its port could be used anew. Only counted.
     pub const IPVS_EXPIRED: u16 = 18;
-    /// How many kinds there are.
-    pub const COUNT: usize = 19;
+    // 19 to 22 are given to kinds of other hooks.
+    /// A netfilter rule answered a packet with ICMP "unreachable": [`super::Reject`].
+    pub const REJECT: u16 = 23;
+    /// One more than the highest kind.
+    pub const COUNT: usize = 24;
 }
 
 wire! {
@@ -335,5 +338,33 @@ wire! {
         pub state: u32,
         /// `svc->num_dests`: servers of the service, drained ones too.
         pub dests: u32,
+    }
+}
+
+/// [`Reject::code`]: "port unreachable" of ICMP (RFC 792) and of ICMPv6 (RFC 4443).
+pub const PORT_UNREACH_V4: u32 = 3;
+pub const PORT_UNREACH_V6: u32 = 4;
+
+/// [`Reject::hook`]: `enum nf_inet_hooks` (uapi/linux/netfilter.h).
+pub const NF_INET_LOCAL_IN: u32 = 1;
+pub const NF_INET_FORWARD: u32 = 2;
+pub const NF_INET_LOCAL_OUT: u32 = 3;
+
+wire! {
+    /// A rule rejects a packet: `nf_send_unreach` or `nf_send_unreach6` was called for it.
+    pub struct Reject {
+        pub header: Header,
+        /// From the packet's own headers.
+        pub tuple: Tuple,
+        pub ct: Conntrack,
+        pub skb: u64,
+        /// Joins the packet across NAT: see [`Drop::ident`].
+        pub ident: u32,
+        /// TCP flags byte, 0 for other protocols.
+        pub tcp_flags: u32,
+        /// Code of the ICMP or ICMPv6 message "destination unreachable".
+        pub code: u32,
+        /// Where the rule is: `NF_INET_*`.
+        pub hook: u32,
     }
 }

@@ -6,7 +6,7 @@ use aya_ebpf::{
 };
 use probe_common::{
     config::Config,
-    event::{Clash, Dns, Ipvs, kind},
+    event::{Clash, Dns, Ipvs, Reject, kind},
     ipvs::Layout,
     net::Tuple,
     offsets::Offsets,
@@ -237,6 +237,9 @@ pub static SCHEDULING: HashMap<u64, Scheduling> = HashMap::with_max_entries(1024
 
 #[map]
 pub static IPVS_SCRATCH: PerCpuArray<Ipvs> = PerCpuArray::with_max_entries(1, 0);
+
+#[map]
+pub static REJECT_SCRATCH: PerCpuArray<Reject> = PerCpuArray::with_max_entries(1, 0);
 
 /// Adds to this CPU's counters.
 #[inline(always)]

@@ -6,4 +6,5 @@ pub mod dns;
 mod handshake;
 mod ipvs;
 mod listen;
+mod reject;
 mod skb_drop;

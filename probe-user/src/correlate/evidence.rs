@@ -2,7 +2,7 @@
 //! initial sequence number, the DNS id, the packet's address in memory; or by the flow.
 
 use probe_common::{
-    event::{Clash, Dns, Drop, Ipvs, Listen, SynAck, kind},
+    event::{Clash, Dns, Drop, Ipvs, Listen, Reject, SynAck, kind},
     net::{IPPROTO_TCP, IPPROTO_UDP},
 };
 
@@ -116,6 +116,18 @@ impl Keyed for Seen<Ipvs> {
     }
 }
 
+impl Keyed for Seen<Reject> {
+    type Key = Key;
+    fn ts(&self) -> u64 {
+        self.ts
+    }
+    fn keys(&self) -> Vec<Key> {
+        let mut keys = vec![Key::Flow(Flow::of(&self.event.tuple))];
+        keys.extend(ident_key(self.event.tuple.proto, self.event.ident));
+        keys
+    }
+}
+
 impl Keyed for Seen<IpvsEntry> {
     type Key = Key;
     fn ts(&self) -> u64 {
@@ -150,6 +162,8 @@ pub struct Index {
     pub ipvs: Recent<Seen<Ipvs>>,
     /// IPVS connections of clients whose SYN was dropped.
     pub ipvs_entries: Recent<Seen<IpvsEntry>>,
+    /// Packets that rules rejected.
+    pub rejects: Recent<Seen<Reject>>,
     /// Counts up with every event kept, so that a symptom can tell whether there is anything new.
     pub generation: u64,
 }
@@ -165,6 +179,7 @@ impl Default for Index {
             servers: Recent::new(CAPACITY, KEEP),
             ipvs: Recent::new(CAPACITY, KEEP),
             ipvs_entries: Recent::new(CAPACITY, KEEP),
+            rejects: Recent::new(CAPACITY, KEEP),
             generation: 0,
         }
     }
@@ -185,6 +200,7 @@ impl Index {
                 self.drops.push(SeenDrop { ts, event: e.clone(), dns });
             }
             Body::Ipvs(e) => self.ipvs.push(Seen { ts, event: e.clone() }),
+            Body::Reject(e) => self.rejects.push(Seen { ts, event: e.clone() }),
             Body::IpvsEntry(e) => {
                 self.ipvs_entries.push(Seen { ts, event: Box::new(e.clone()) });
             }
@@ -209,6 +225,7 @@ impl Index {
         self.servers.forget(now);
         self.ipvs.forget(now);
         self.ipvs_entries.forget(now);
+        self.rejects.forget(now);
     }
 
     /// Events forgotten before their time, and events kept now.
@@ -221,6 +238,7 @@ impl Index {
             + self.servers.evicted
             + self.ipvs.evicted
             + self.ipvs_entries.evicted
+            + self.rejects.evicted
     }
 
     pub fn len(&self) -> usize {
@@ -232,6 +250,7 @@ impl Index {
             + self.servers.len()
             + self.ipvs.len()
             + self.ipvs_entries.len()
+            + self.rejects.len()
     }
 
     pub fn is_empty(&self) -> bool {

@@ -51,6 +51,7 @@ pub fn decode(record: &[u8]) -> Result<Event, DecodeError> {
         kind::IPVS_HIJACK | kind::IPVS_NO_SERVER | kind::IPVS_STALE | kind::IPVS_EXPIRED => {
             Body::Ipvs(exactly(header.kind, record)?)
         }
+        kind::REJECT => Body::Reject(exactly(header.kind, record)?),
         kind => return Err(DecodeError::UnknownKind { kind }),
     };
     Ok(Event { ts: header.ts, body })
@@ -67,6 +68,7 @@ pub fn encode(event: &Event) -> Option<Vec<u8>> {
         Body::Drop(e) => bytes_of(&**e),
         Body::Dns(e) => bytes_of(&**e),
         Body::Ipvs(e) => bytes_of(&**e),
+        Body::Reject(e) => bytes_of(&**e),
         _ => return None,
     };
     Some(bytes.to_vec())
@@ -98,12 +100,12 @@ pub fn bytes_of<T: Plain>(value: &T) -> &[u8] {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]
 
-    use probe_common::event::{Clash, Connect, Dns, Drop, Ipvs, Listen, SynAck, TableFull};
+    use probe_common::event::{Clash, Connect, Dns, Drop, Ipvs, Listen, Reject, SynAck, TableFull};
     use proptest::prelude::*;
 
     use super::*;
 
-    const SIZES: [(u16, usize); kind::COUNT] = [
+    const SIZES: &[(u16, usize)] = &[
         (kind::LISTEN_DROP, size_of::<Listen>()),
         (kind::SYN_RETRANSMIT, size_of::<Connect>()),
         (kind::CONNECT_END, size_of::<Connect>()),
@@ -123,6 +125,7 @@ mod tests {
         (kind::IPVS_NO_SERVER, size_of::<Ipvs>()),
         (kind::IPVS_STALE, size_of::<Ipvs>()),
         (kind::IPVS_EXPIRED, size_of::<Ipvs>()),
+        (kind::REJECT, size_of::<Reject>()),
     ];
 
     fn record(kind: u16, len: usize) -> Vec<u8> {
@@ -134,7 +137,7 @@ mod tests {
 
     #[test]
     fn every_kind_decodes_and_encodes_to_the_same_bytes() {
-        for (kind, size) in SIZES {
+        for &(kind, size) in SIZES {
             let bytes = record(kind, size);
             let event = decode(&bytes).unwrap();
             assert_eq!(event.ts, 77, "kind {kind}");
@@ -144,7 +147,7 @@ mod tests {
 
     #[test]
     fn one_byte_more_or_less_is_an_error() {
-        for (kind, size) in SIZES {
+        for &(kind, size) in SIZES {
             for len in [size - 1, size + 1] {
                 let got = decode(&record(kind, len));
                 assert_eq!(got, Err(DecodeError::WrongSize { kind, len, need: size }));
@@ -173,7 +176,7 @@ mod tests {
         }
 
         #[test]
-        fn any_body_of_a_known_kind_decodes(which in 0..kind::COUNT, fill in any::<u8>()) {
+        fn any_body_of_a_known_kind_decodes(which in 0..SIZES.len(), fill in any::<u8>()) {
             let (kind, size) = SIZES[which];
             let mut bytes = record(kind, size);
             bytes[size_of::<Header>()..].fill(fill);

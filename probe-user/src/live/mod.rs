@@ -3,6 +3,7 @@
 
 mod enrich;
 mod ipvs;
+mod services;
 mod start;
 
 use std::{path::PathBuf, time::Duration};
@@ -12,7 +13,7 @@ use log::{debug, error};
 use probe_common::event::kind;
 
 pub use self::start::{DNS_PORTS, NoRung, Options, start};
-use self::{enrich::Known, ipvs::Ipvs};
+use self::{enrich::Known, ipvs::Ipvs, services::Services};
 use crate::{
     bpf::Probes,
     event::{Body, Event, decode::decode},
@@ -52,6 +53,7 @@ pub struct Live {
     sources: Sources,
     known: Known,
     ipvs: Ipvs,
+    services: Services,
     swept: u64,
     looked: u64,
     deep: u64,
@@ -199,6 +201,10 @@ impl Live {
             Body::Ipvs(ipvs) => {
                 self.known.address(&ipvs.tuple);
                 self.ipvs.decided(ipvs);
+            }
+            Body::Reject(reject) => {
+                self.known.address(&reject.tuple);
+                self.name_service(reject, now, events);
             }
             Body::Clash(clash) => self.known.address(&clash.loser.orig),
             _ => {}

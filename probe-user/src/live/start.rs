@@ -7,7 +7,7 @@ use log::{info, warn};
 use probe_common::config::Config;
 use thiserror::Error;
 
-use super::{Live, enrich::Known, ipvs::Ipvs};
+use super::{Live, enrich::Known, ipvs::Ipvs, services::Services};
 use crate::{
     bpf::Probes,
     event::{Body, Event, HookState, Node, Rung},
@@ -116,6 +116,7 @@ pub fn start(options: &Options) -> Result<(Live, Vec<Event>)> {
         sources,
         known: Known::default(),
         ipvs: Ipvs::default(),
+        services: Services::default(),
         swept: 0,
         looked: 0,
         deep: 0,

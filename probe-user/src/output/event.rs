@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use probe_common::{
     event::{
-        Clash, Connect, DROP_TABLE_FULL, Dns, Drop, IPVS_GONE, IPVS_NO_DEST, Ipvs, Listen,
+        Clash, Connect, DROP_TABLE_FULL, Dns, Drop, IPVS_GONE, IPVS_NO_DEST, Ipvs, Listen, Reject,
         STAGE_ACK, STAGE_SYN_PRESSURE, STAGE_SYN_QUEUE, SynAck, kind,
     },
     net::{Conntrack, Tuple},
@@ -45,6 +45,7 @@ pub const fn kind_name(kind: u16) -> &'static str {
         kind::IPVS_NO_SERVER => "ipvs-no-server",
         kind::IPVS_STALE => "ipvs-stale",
         kind::IPVS_EXPIRED => "ipvs-expired",
+        kind::REJECT => "reject",
         _ => "unknown",
     }
 }
@@ -83,6 +84,7 @@ fn words(event: &Event, names: &Correlator) -> Option<(&'static str, Option<Stri
         Body::Drop(e) => &e.header,
         Body::Dns(e) => &e.header,
         Body::Ipvs(e) => &e.header,
+        Body::Reject(e) => &e.header,
         other => return loader_words(other),
     };
     let place = names.place(header.netns, header.cookie, event.ts);
@@ -95,6 +97,7 @@ fn words(event: &Event, names: &Correlator) -> Option<(&'static str, Option<Stri
         Body::Drop(e) => drop(e, names),
         Body::Dns(e) => dns(e, event.ts),
         Body::Ipvs(e) => ipvs(e),
+        Body::Reject(e) => reject(e),
         _ => return None,
     };
     Some((kind_name(header.kind), Some(place), words))
@@ -122,6 +125,11 @@ fn loader_words(body: &Body) -> Option<(&'static str, Option<String>, String)> {
         Body::LocalPorts(p) => {
             let words = format!("netns={} {}-{} reserved {:?}", p.netns, p.low, p.high, p.reserved);
             ("local-ports", None, words)
+        }
+        Body::Service(s) => {
+            let name = s.name.as_deref().map(sanitize::text).unwrap_or_default();
+            let proto = crate::correlate::flow::proto_name(s.proto);
+            ("service", None, format!("{proto} {} {name} pid={}", s.address, s.pid))
         }
         Body::Hooks(hooks) => ("hooks", None, format!("{} hooks", hooks.len())),
         _ => return None,
@@ -246,6 +254,19 @@ fn ipvs(e: &Ipvs) -> String {
     )
 }
 
+fn reject(e: &Reject) -> String {
+    let ct = if e.ct.present == 0 { "no entry".to_owned() } else { entry(&e.ct) };
+    format!(
+        "{} flags={:#04x} ident={:#x} code={} hook={} {ct} skb={:#x}",
+        Flow::of(&e.tuple),
+        e.tcp_flags,
+        e.ident,
+        e.code,
+        e.hook,
+        e.skb
+    )
+}
+
 /// The flow as fields, for filters.
 fn fields(event: &Event) -> Option<Value> {
     let tuple: &Tuple = match &event.body {
@@ -256,6 +277,7 @@ fn fields(event: &Event) -> Option<Value> {
         Body::Drop(e) => &e.tuple,
         Body::Dns(e) => &e.tuple,
         Body::Ipvs(e) => &e.tuple,
+        Body::Reject(e) => &e.tuple,
         _ => return None,
     };
     let flow = Flow::of(tuple);
