@@ -58,8 +58,10 @@ pub mod kind {
     pub const IPVS_VERDICT: u16 = 20;
     /// What connection tracking made of one packet of the armed flow: [`super::CtEntry`].
     pub const CT_ENTRY: u16 = 21;
-    /// How many kinds there are.
-    pub const COUNT: usize = 22;
+    /// A netfilter rule answered a packet with ICMP "unreachable": [`super::Reject`].
+    pub const REJECT: u16 = 23;
+    /// One more than the highest kind.
+    pub const COUNT: usize = 24;
 }
 
 wire! {
@@ -385,5 +387,33 @@ wire! {
         pub info: u32,
         /// `skb->skb_iif`: interface on which the packet came in, 0 when it was made here.
         pub iif: u32,
+    }
+}
+
+/// [`Reject::code`]: "port unreachable" of ICMP (RFC 792) and of ICMPv6 (RFC 4443).
+pub const PORT_UNREACH_V4: u32 = 3;
+pub const PORT_UNREACH_V6: u32 = 4;
+
+/// [`Reject::hook`]: `enum nf_inet_hooks` (uapi/linux/netfilter.h).
+pub const NF_INET_LOCAL_IN: u32 = 1;
+pub const NF_INET_FORWARD: u32 = 2;
+pub const NF_INET_LOCAL_OUT: u32 = 3;
+
+wire! {
+    /// A rule rejects a packet: `nf_send_unreach` or `nf_send_unreach6` was called for it.
+    pub struct Reject {
+        pub header: Header,
+        /// From the packet's own headers.
+        pub tuple: Tuple,
+        pub ct: Conntrack,
+        pub skb: u64,
+        /// Joins the packet across NAT: see [`Drop::ident`].
+        pub ident: u32,
+        /// TCP flags byte, 0 for other protocols.
+        pub tcp_flags: u32,
+        /// Code of the ICMP or ICMPv6 message "destination unreachable".
+        pub code: u32,
+        /// Where the rule is: `NF_INET_*`.
+        pub hook: u32,
     }
 }

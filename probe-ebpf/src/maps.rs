@@ -7,7 +7,7 @@ use aya_ebpf::{
 use probe_common::{
     armed::{Armed, Cost},
     config::Config,
-    event::{Clash, CtEntry, Dns, Ipvs, kind},
+    event::{Clash, CtEntry, Dns, Ipvs, Reject, kind},
     ipvs::Layout,
     net::Tuple,
     offsets::Offsets,
@@ -238,6 +238,9 @@ pub static SCHEDULING: HashMap<u64, Scheduling> = HashMap::with_max_entries(1024
 
 #[map]
 pub static IPVS_SCRATCH: PerCpuArray<Ipvs> = PerCpuArray::with_max_entries(1, 0);
+
+#[map]
+pub static REJECT_SCRATCH: PerCpuArray<Reject> = PerCpuArray::with_max_entries(1, 0);
 
 /// The SYN of the armed flow on its way through IPVS's hook, by its `struct sk_buff`.
 #[map]

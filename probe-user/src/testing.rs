@@ -8,8 +8,8 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use probe_common::{
     event::{
         Clash, Connect, CtEntry, DROP_HAS_REASON, DROP_IN_NF_HOOK_SLOW, DROP_TABLE_FULL, Dns, Drop,
-        Header, Ipvs, Listen, OUTCOME_TRYING, PACKET_BYTES, QNAME_BYTES, Question, SERVERS,
-        STAGE_SYN, SynAck, VERDICT_ACCEPT, kind,
+        Header, Ipvs, Listen, NF_INET_FORWARD, OUTCOME_TRYING, PACKET_BYTES, QNAME_BYTES, Question,
+        Reject, SERVERS, STAGE_SYN, SynAck, VERDICT_ACCEPT, kind,
     },
     net::{Conntrack, FAMILY_V4, IPPROTO_TCP, IPPROTO_UDP, Tuple, ips},
 };
@@ -18,7 +18,7 @@ use crate::{
     correlate::{Options, dns},
     event::{
         Body, Clock, Event, Hook, HookState, IpvsEntry, ListenQueue, ListenQueues, LocalPorts,
-        Node, Outcome, Pod, PodChange, Rung, Symbol, SynSent, Totals,
+        Node, Outcome, Pod, PodChange, Rung, Service, Symbol, SynSent, Totals,
     },
     finding::{Cause, Finding, Output},
     pipeline::Pipeline,
@@ -617,4 +617,29 @@ pub fn synack_again(isn: u32, client: &str, ack_backlog: u32) -> Body {
         ack_backlog,
         max_ack_backlog: 128,
     }))
+}
+
+/// A rule of the host rejects the packet with this ICMP code.
+pub fn reject(tuple: Tuple, ident: u32, code: u32) -> Reject {
+    let tcp_flags = if tuple.proto == IPPROTO_TCP { 2 } else { 0 };
+    Reject {
+        header: header(kind::REJECT, HOST),
+        tuple,
+        ct: Conntrack::default(),
+        skb: 0xffff_8880_0000_3000,
+        ident,
+        tcp_flags,
+        code,
+        hook: NF_INET_FORWARD,
+    }
+}
+
+pub fn rejected(reject: Reject) -> Body {
+    Body::Reject(Box::new(reject))
+}
+
+/// What a pod knows of a service.
+pub fn service(proto: u8, address: &str, name: Option<&str>) -> Body {
+    let address = address.parse().unwrap();
+    Body::Service(Service { proto, address, name: name.map(str::to_owned), pid: 4711 })
 }

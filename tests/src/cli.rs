@@ -4,7 +4,7 @@ use std::{io::Write, process::ExitCode};
 
 use anyhow::{Context, Result, bail};
 
-use crate::{args::Flags, case, demo, dns, runner, tcp};
+use crate::{args::Flags, case, demo, dns, kube_proxy, runner, tcp};
 
 const USAGE: &str = "usage: lab list
        lab test [PART]... [--faults-only] [--causes-only] [--lockdown]
@@ -27,6 +27,8 @@ pub fn run() -> Result<ExitCode> {
             return Ok(ExitCode::from(u8::try_from(status)?));
         }
         "dns-server" => dns::server::main(&flags)?,
+        "idle" => kube_proxy::idle_main(&flags)?,
+        "kube-proxy" => kube_proxy::main(&flags)?,
         "tcp-server" => tcp::main(&flags)?,
         _ => bail!("no sub-command {command:?}\n{USAGE}"),
     }

@@ -13,6 +13,7 @@ mod demo;
 mod dns;
 mod finding;
 mod ipvs;
+mod kube_proxy;
 mod lab;
 mod netns;
 mod nfqueue;

@@ -33,8 +33,30 @@ impl Process {
     /// that it serves.
     pub fn helper(pod: &Pod, args: &[&str]) -> Result<Self> {
         let mut command = pod.command("/proc/self/exe")?;
-        command.args(args).stdin(Stdio::null()).stdout(Stdio::piped());
-        let mut process = Self::start(command, format!("lab {} in {}", args.join(" "), pod.name))?;
+        command.args(args);
+        Self::until_ready(command, format!("lab {} in {}", args.join(" "), pod.name))
+    }
+
+    /// The same on the node itself.
+    pub fn on_node(args: &[&str]) -> Result<Self> {
+        let mut command = Command::new("/proc/self/exe");
+        command.args(args);
+        Self::until_ready(command, format!("lab {}", args.join(" ")))
+    }
+
+    /// A process that does nothing, with these variables, and that has the pod's resolv.conf where a
+    /// container has it.
+    pub fn container(pod: &Pod, variables: Vec<(String, String)>) -> Result<Self> {
+        let lab = std::env::current_exe().context("cannot tell where the lab's binary is")?;
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &pod.name]).arg(lab);
+        command.args(["idle", "--name", "app"]).envs(variables);
+        Self::until_ready(command, format!("a container in {}", pod.name))
+    }
+
+    fn until_ready(mut command: Command, what: String) -> Result<Self> {
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut process = Self::start(command, what)?;
         let stdout = process.child.stdout.take().context("no standard output")?;
         let (send, ready) = mpsc::channel();
         thread::Builder::new()

@@ -8,4 +8,5 @@ mod handshake;
 mod ipvs;
 mod ipvs_verdict;
 mod listen;
+mod reject;
 mod skb_drop;

@@ -59,6 +59,15 @@ const fn ipvs(name: &'static str, kprobe: &'static str, causes: &'static [&'stat
     }
 }
 
+const fn reject(name: &'static str, module: &'static str, kprobe: &'static str) -> Spec {
+    Spec {
+        name,
+        family: Family::Reject,
+        target: Target::ModuleEntry { module, kprobe },
+        causes: &["service-no-backend"],
+    }
+}
+
 const DNS: &[&str] = &["conntrack-dnat-clash", "server-slow"];
 
 /// All hooks, failure paths first.
@@ -138,6 +147,8 @@ pub const HOOKS: &[Spec] = &[
     ipvs("ip_vs_nat_xmit", "ipvs_xmit_kp", &["ipvs-stale-connection"]),
     ipvs("ip_vs_nat_xmit_v6", "ipvs_xmit_kp", &[]),
     ipvs("ip_vs_conn_expire_now", "ipvs_expire_kp", &[]),
+    reject("nf_send_unreach", "nf_reject_ipv4", "reject4_kp"),
+    reject("nf_send_unreach6", "nf_reject_ipv6", "reject6_kp"),
     tracepoint(
         "skb:kfree_skb",
         Family::SkbDrop,

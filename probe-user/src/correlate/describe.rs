@@ -5,10 +5,11 @@ use std::net::SocketAddr;
 use probe_common::{
     event::{
         CT_UNTRACKED, Clash, CtEntry, DROP_TABLE_FULL, Dns, IPVS_FOUND, IPVS_GONE, IPVS_LOOKED,
-        IPVS_NO_DEST, Ipvs, Listen, NF_ACCEPT, NF_DROP, NF_STOLEN, STAGE_ACK, STAGE_SYN_PRESSURE,
-        SynAck, VERDICT_ACCEPT, VERDICT_DROP, kind,
+        IPVS_NO_DEST, Ipvs, Listen, NF_ACCEPT, NF_DROP, NF_INET_FORWARD, NF_INET_LOCAL_IN,
+        NF_INET_LOCAL_OUT, NF_STOLEN, Reject, STAGE_ACK, STAGE_SYN_PRESSURE, SynAck,
+        VERDICT_ACCEPT, VERDICT_DROP, kind,
     },
-    net::ips,
+    net::{FAMILY_V6, ips},
 };
 
 use super::{
@@ -216,6 +217,18 @@ impl Case<'_> {
         self.armed(set).into_iter().map(line).collect()
     }
 
+    pub fn say_reject(&self, reject: &Seen<Reject>) -> Evidence {
+        let e = &reject.event;
+        let text = format!(
+            "a netfilter rule in {} ({}) rejected the packet to {} with {}",
+            self.world.place(&e.header, reject.ts),
+            hook_name(e.hook),
+            Flow::of(&e.tuple).dst,
+            code_name(e.tuple.family, e.code)
+        );
+        Evidence { ts: reject.ts, kind: "packet-rejected", text }
+    }
+
     pub fn say_ipvs_entry(&self, entry: &Seen<IpvsEntry>) -> Evidence {
         let e = &entry.event;
         let text = format!(
@@ -313,12 +326,44 @@ impl Case<'_> {
             lines.extend(self.ipvs(kind).into_iter().map(|e| self.say_ipvs(e)));
         }
         lines.extend(self.say_armed(Set::IpvsVerdict));
+        lines.extend(self.rejects().into_iter().map(|e| self.say_reject(e)));
         lines.extend(self.ipvs_entries().into_iter().map(|(e, _)| self.say_ipvs_entry(e)));
         lines.extend(self.ct_entries().into_iter().map(|(e, way)| self.say_ct_entry(e, way)));
         lines.extend(self.strays().into_iter().map(|e| self.say_stray(e)));
         lines.extend(self.servers().into_iter().map(|e| self.say_server(e)));
         sorted(lines)
     }
+}
+
+/// The chain of iptables that belongs to a netfilter hook.
+fn hook_name(hook: u32) -> &'static str {
+    match hook {
+        0 => "PREROUTING",
+        NF_INET_LOCAL_IN => "INPUT",
+        NF_INET_FORWARD => "FORWARD",
+        NF_INET_LOCAL_OUT => "OUTPUT",
+        4 => "POSTROUTING",
+        _ => "another hook",
+    }
+}
+
+/// The code of an ICMP message as iptables names it (RFC 792, RFC 1812; RFC 4443).
+fn code_name(family: u8, code: u32) -> String {
+    let names: &[&str] = if family == FAMILY_V6 {
+        &["no-route", "adm-prohibited", "beyond-scope", "addr-unreachable", "port-unreachable"]
+    } else {
+        &["net-unreachable", "host-unreachable", "proto-unreachable", "port-unreachable"]
+    };
+    let at = usize::try_from(code).unwrap_or(usize::MAX);
+    let name = match (family, code) {
+        (FAMILY_V6, _) => names.get(at).copied(),
+        (_, 9) => Some("net-prohibited"),
+        (_, 10) => Some("host-prohibited"),
+        (_, 13) => Some("admin-prohibited"),
+        _ => names.get(at).copied(),
+    };
+    let icmp = if family == FAMILY_V6 { "icmp6" } else { "icmp" };
+    name.map_or_else(|| format!("{icmp} code {code}"), |name| format!("{icmp}-{name}"))
 }
 
 /// Service and real server; the latter has port 0 when there is none.

@@ -4,7 +4,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use probe_common::{
-    event::{Clash, CtEntry, Dns, Drop, Ipvs, Listen, SynAck, kind},
+    event::{Clash, CtEntry, Dns, Drop, Ipvs, Listen, Reject, SynAck, kind},
     net::{IPPROTO_TCP, IPPROTO_UDP},
 };
 
@@ -148,6 +148,18 @@ impl Keyed for Seen<CtEntry> {
     }
 }
 
+impl Keyed for Seen<Reject> {
+    type Key = Key;
+    fn ts(&self) -> u64 {
+        self.ts
+    }
+    fn keys(&self) -> Vec<Key> {
+        let mut keys = vec![Key::Flow(Flow::of(&self.event.tuple))];
+        keys.extend(ident_key(self.event.tuple.proto, self.event.ident));
+        keys
+    }
+}
+
 impl Keyed for Seen<IpvsEntry> {
     type Key = Key;
     fn ts(&self) -> u64 {
@@ -196,6 +208,8 @@ pub struct Index {
     pub ipvs_entries: Recent<Seen<IpvsEntry>>,
     /// What was armed for which flow.
     pub armed: Recent<Seen<Armed>>,
+    /// Packets that rules rejected.
+    pub rejects: Recent<Seen<Reject>>,
     /// Counts up with every event kept, so that a symptom can tell whether there is anything new.
     pub generation: u64,
 }
@@ -213,6 +227,7 @@ impl Default for Index {
             ct_entries: Recent::new(CAPACITY, KEEP),
             ipvs_entries: Recent::new(CAPACITY, KEEP),
             armed: Recent::new(CAPACITY, KEEP),
+            rejects: Recent::new(CAPACITY, KEEP),
             generation: 0,
         }
     }
@@ -234,6 +249,7 @@ impl Index {
             }
             Body::Ipvs(e) => self.ipvs.push(Seen { ts, event: e.clone() }),
             Body::CtEntry(e) => self.ct_entries.push(Seen { ts, event: e.clone() }),
+            Body::Reject(e) => self.rejects.push(Seen { ts, event: e.clone() }),
             Body::IpvsEntry(e) => {
                 self.ipvs_entries.push(Seen { ts, event: Box::new(e.clone()) });
             }
@@ -261,6 +277,7 @@ impl Index {
         self.ct_entries.forget(now);
         self.ipvs_entries.forget(now);
         self.armed.forget(now);
+        self.rejects.forget(now);
     }
 
     /// Events forgotten before their time, and events kept now.
@@ -275,6 +292,7 @@ impl Index {
             + self.ct_entries.evicted
             + self.ipvs_entries.evicted
             + self.armed.evicted
+            + self.rejects.evicted
     }
 
     pub fn len(&self) -> usize {
@@ -288,6 +306,7 @@ impl Index {
             + self.ct_entries.len()
             + self.ipvs_entries.len()
             + self.armed.len()
+            + self.rejects.len()
     }
 
     pub fn is_empty(&self) -> bool {

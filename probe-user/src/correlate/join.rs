@@ -7,7 +7,7 @@
 use std::net::SocketAddr;
 
 use probe_common::{
-    event::{Clash, CtEntry, Dns, Ipvs, Listen, SynAck, kind},
+    event::{Clash, CtEntry, Dns, Ipvs, Listen, Reject, SynAck, kind},
     net::{IPPROTO_TCP, IPPROTO_UDP},
 };
 
@@ -130,6 +130,28 @@ impl<'a> Case<'a> {
                 && flow.proto == self.symptom.flow.proto
                 && self.is_timely(d.ts)
                 // A DNS id is not enough: the same client, to the same service.
+                && (matches!(key, Key::Isn(_))
+                    || (flow.src == self.symptom.flow.src
+                        && self.symptom.servers.contains(&flow.dst.ip()))
+                    || flow == self.symptom.flow)
+        }))
+    }
+
+    /// Packets to the server that a rule rejected, in order of time.
+    pub fn rejects(&self) -> Vec<&'a Seen<Reject>> {
+        let rejects = &self.world.evidence.rejects;
+        let key = match self.symptom.join {
+            Join::Tcp { isn } if isn != 0 => Key::Isn(isn),
+            Join::Dns { id, .. } => Key::DnsId(id),
+            _ => Key::Flow(self.symptom.flow),
+        };
+        in_order(rejects.find(key).filter(|r| {
+            let flow = Flow::of(&r.event.tuple);
+            let is_syn = r.event.tcp_flags & (TCP_SYN | TCP_ACK) == TCP_SYN;
+            flow.proto == self.symptom.flow.proto
+                && (is_syn || flow.proto != IPPROTO_TCP)
+                && self.is_timely(r.ts)
+                // A DNS id is not enough: the same client, to a server it asked.
                 && (matches!(key, Key::Isn(_))
                     || (flow.src == self.symptom.flow.src
                         && self.symptom.servers.contains(&flow.dst.ip()))

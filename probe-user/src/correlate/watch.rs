@@ -93,10 +93,12 @@ impl Correlator {
         // Kernels without drop reasons never make this certain.
         let met_closed_port = is_new && short && {
             let symptom = Symptom::dns(ts, e);
-            self.case_for(&symptom).drops().into_iter().any(|(drop, way)| {
-                way == Direction::ToServer
-                    && rules::no_listener::is_without_socket(&self.world, &drop.event)
-            })
+            let case = self.case_for(&symptom);
+            !case.rejects().is_empty()
+                || case.drops().into_iter().any(|(drop, way)| {
+                    way == Direction::ToServer
+                        && rules::no_listener::is_without_socket(&self.world, &drop.event)
+                })
         };
         let Some(stall) = self.dns_stall(ts, e) else { return };
         let is_refused = stall.is_refused;

@@ -3,7 +3,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
 use probe_common::event::{
@@ -18,7 +18,7 @@ use super::{
     tally::{PerNetns, Tally},
 };
 use crate::{
-    event::{Body, Event, Hook, HookState, Listener, LocalPorts, Node, PodChange},
+    event::{Body, Event, Hook, HookState, Listener, LocalPorts, Node, PodChange, Service},
     finding::{Cause, Flow, Party},
     output::sanitize,
 };
@@ -43,6 +43,10 @@ pub struct World {
     symbols: Bounded<u64, String>,
     listeners: Bounded<u64, Listener>,
     local_ports: Bounded<u32, LocalPorts>,
+    services: Bounded<(u8, SocketAddr), Service>,
+    service_addresses: Bounded<IpAddr, ()>,
+    /// Networks that hold addresses of services.
+    service_nets: Bounded<IpAddr, ()>,
     pub counters: PerNetns,
     pub losses: Losses,
     /// What looks at namespaces in turn showed.
@@ -89,6 +93,12 @@ impl World {
                 self.listeners.insert(l.ino, Listener { comm, ..l.clone() });
             }
             Body::LocalPorts(ports) => self.local_ports.insert(ports.netns, ports.clone()),
+            Body::Service(s) => {
+                let name = s.name.as_deref().map(sanitize::text);
+                self.services.insert((s.proto, s.address), Service { name, ..s.clone() });
+                self.service_addresses.insert(s.address.ip(), ());
+                self.service_nets.insert(service_net(s.address.ip()), ());
+            }
             Body::Counters(c) => {
                 if self.polled.note(event.ts, self.counters.latest(c.netns), c) {
                     self.evidence.generation += 1;
@@ -174,6 +184,18 @@ impl World {
         self.local_ports.get(&netns)
     }
 
+    /// The service with this very address and port, as pods know it.
+    pub fn service(&self, proto: u8, address: SocketAddr) -> Option<&Service> {
+        self.services.get(&(proto, address))
+    }
+
+    /// Whether an address is near those of known services, so that it is likely one, and not one
+    /// of theirs: all their ports are known.
+    pub fn is_near_services(&self, address: IpAddr) -> bool {
+        self.service_nets.get(&service_net(address)).is_some()
+            && self.service_addresses.get(&address).is_none()
+    }
+
     pub fn listener(&self, ino: u64) -> Option<&Listener> {
         if ino == 0 { None } else { self.listeners.get(&ino) }
     }
@@ -226,6 +248,15 @@ impl World {
             return Watch::CannotSee("no hook watches it".to_owned());
         }
         Watch::Watched
+    }
+}
+
+/// The network in which other services are expected beside one: an IPv4 /16, an IPv6 /108 (the
+/// largest that kube-apiserver takes).
+fn service_net(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => Ipv4Addr::from(u32::from(v4) & 0xffff_0000).into(),
+        IpAddr::V6(v6) => Ipv6Addr::from(u128::from(v6) >> 20 << 20).into(),
     }
 }
 

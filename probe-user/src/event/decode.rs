@@ -54,6 +54,7 @@ pub fn decode(record: &[u8]) -> Result<Event, DecodeError> {
         | kind::IPVS_EXPIRED
         | kind::IPVS_VERDICT => Body::Ipvs(exactly(header.kind, record)?),
         kind::CT_ENTRY => Body::CtEntry(exactly(header.kind, record)?),
+        kind::REJECT => Body::Reject(exactly(header.kind, record)?),
         kind => return Err(DecodeError::UnknownKind { kind }),
     };
     Ok(Event { ts: header.ts, body })
@@ -71,6 +72,7 @@ pub fn encode(event: &Event) -> Option<Vec<u8>> {
         Body::Dns(e) => bytes_of(&**e),
         Body::Ipvs(e) => bytes_of(&**e),
         Body::CtEntry(e) => bytes_of(&**e),
+        Body::Reject(e) => bytes_of(&**e),
         _ => return None,
     };
     Some(bytes.to_vec())
@@ -103,7 +105,7 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]
 
     use probe_common::event::{
-        Clash, Connect, CtEntry, Dns, Drop, Ipvs, Listen, SynAck, TableFull,
+        Clash, Connect, CtEntry, Dns, Drop, Ipvs, Listen, Reject, SynAck, TableFull,
     };
     use proptest::prelude::*;
 
@@ -132,6 +134,7 @@ mod tests {
         (kind::IPVS_EXPIRED, size_of::<Ipvs>()),
         (kind::IPVS_VERDICT, size_of::<Ipvs>()),
         (kind::CT_ENTRY, size_of::<CtEntry>()),
+        (kind::REJECT, size_of::<Reject>()),
     ];
 
     fn record(kind: u16, len: usize) -> Vec<u8> {

@@ -8,7 +8,7 @@ pub mod decode;
 use std::net::{IpAddr, SocketAddr};
 
 use probe_common::event::{
-    Clash, Connect, CtEntry, Dns, Drop, Header, Ipvs, Listen, SynAck, TableFull,
+    Clash, Connect, CtEntry, Dns, Drop, Header, Ipvs, Listen, Reject, SynAck, TableFull,
 };
 use serde::{Deserialize, Serialize};
 
@@ -34,6 +34,7 @@ pub enum Body {
     Dns(Box<Dns>),
     Ipvs(Box<Ipvs>),
     CtEntry(Box<CtEntry>),
+    Reject(Box<Reject>),
     // From the loader.
     /// All kernel events up to `Event::ts` have been delivered (the watermark).
     Tick,
@@ -49,6 +50,7 @@ pub enum Body {
     Armed(Box<armed::Armed>),
     SynSent(SynSent),
     ListenQueues(Box<ListenQueues>),
+    Service(Service),
     Totals(Box<Totals>),
 }
 
@@ -65,6 +67,7 @@ impl Event {
             Body::Dns(e) => &e.header,
             Body::Ipvs(e) => &e.header,
             Body::CtEntry(e) => &e.header,
+            Body::Reject(e) => &e.header,
             _ => return None,
         })
     }
@@ -133,7 +136,7 @@ pub enum HookState {
 pub struct Hook {
     /// Kernel function or tracepoint, for example `tcp_conn_request` or `skb:kfree_skb`.
     pub name: String,
-    /// `listen`, `handshake`, `conntrack`, `dns`, `skb_drop` or `ipvs`.
+    /// `listen`, `handshake`, `conntrack`, `dns`, `skb_drop`, `ipvs` or `reject`.
     pub family: String,
     /// Causes that cannot be seen without it, by id.
     pub causes: Vec<String>,
@@ -197,6 +200,19 @@ pub struct IpvsEntry {
     /// What the service gives that server now: 0 takes no new connections; `None` when the service
     /// does not list it any more.
     pub weight: Option<u32>,
+}
+
+/// A port of a service's own address (ClusterIP), as pods on this node know it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Service {
+    /// IP protocol number.
+    pub proto: u8,
+    pub address: SocketAddr,
+    /// As its environment variables have it, in lower case and with dashes: `shop-api`. Untrusted
+    /// bytes made printable. `None` for the cluster's DNS service, known as a nameserver.
+    pub name: Option<String>,
+    /// The process whose environment or resolv.conf told.
+    pub pid: u32,
 }
 
 /// Source ports of a namespace's own connections.

@@ -308,8 +308,10 @@ pub struct NoBackend {
     pub service: SocketAddr,
     /// Servers the service lists, all with weight 0 if there are any.
     pub servers: u32,
-    /// `ipvs`, the mode of the proxy that told.
+    /// `ipvs`, `iptables` or `nftables`: the mode of the proxy that refused.
     pub proxy: &'static str,
+    /// Name of the service as pods' environment has it; `null` when it is not known.
+    pub name: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -26,10 +26,12 @@ pub struct Watched {
 }
 
 /// The modules that hooks are attached to.
-pub const WATCHED: [Watched; 3] = [
+pub const WATCHED: [Watched; 5] = [
     Watched { name: "nf_conntrack", anchor: "nf_conntrack_in" },
     Watched { name: "nf_nat", anchor: "nf_nat_setup_info" },
     Watched { name: "ip_vs", anchor: "ip_vs_conn_new" },
+    Watched { name: "nf_reject_ipv4", anchor: "nf_send_unreach" },
+    Watched { name: "nf_reject_ipv6", anchor: "nf_send_unreach6" },
 ];
 
 /// What a module is right now.

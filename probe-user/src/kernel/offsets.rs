@@ -17,10 +17,11 @@ pub enum Family {
     Dns,
     SkbDrop,
     Ipvs,
+    Reject,
 }
 
 impl Family {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Listen,
         Self::HalfOpen,
         Self::Handshake,
@@ -28,6 +29,7 @@ impl Family {
         Self::Dns,
         Self::SkbDrop,
         Self::Ipvs,
+        Self::Reject,
     ];
 
     /// The name used in messages.
@@ -41,6 +43,7 @@ impl Family {
             Self::Dns => "dns",
             Self::SkbDrop => "skb_drop",
             Self::Ipvs => "ipvs",
+            Self::Reject => "reject",
         }
     }
 
@@ -59,7 +62,7 @@ impl Family {
             Self::Conntrack => &[ENTRY, &["net_inum"]],
             Self::Dns => &[PACKET, SOCKET, FLOW, &["skb_sk", "skb_transport_header"]],
             // What it needs of the module itself is asked when the module is there.
-            Self::SkbDrop | Self::Ipvs => &[PACKET],
+            Self::SkbDrop | Self::Ipvs | Self::Reject => &[PACKET],
         }
     }
 }

@@ -95,6 +95,12 @@ impl Known {
         }
     }
 
+    /// The namespace that has this address.
+    pub fn netns_with(&self, address: IpAddr) -> Option<u32> {
+        let mut all = self.pods.iter();
+        all.find(|(_, addresses)| addresses.contains(&address)).map(|(netns, _)| *netns)
+    }
+
     /// A packet whose source may be a pod.
     pub fn address(&mut self, tuple: &Tuple) {
         let source = match tuple.family {
@@ -140,6 +146,7 @@ pub fn netns(body: &Body) -> Option<u32> {
         Body::Dns(e) => Some(e.header.netns),
         Body::Ipvs(e) => Some(e.header.netns),
         Body::CtEntry(e) => Some(e.header.netns),
+        Body::Reject(e) => Some(e.header.netns),
         _ => None,
     }
 }

@@ -5,6 +5,7 @@ mod armed;
 mod enrich;
 mod ipvs;
 mod poll;
+mod services;
 mod start;
 
 use std::{path::PathBuf, time::Duration};
@@ -14,7 +15,7 @@ use log::{debug, error};
 use probe_common::event::{OUTCOME_FAILED, kind};
 
 pub use self::start::{DNS_PORTS, NoRung, Options, start};
-use self::{armed::Arming, enrich::Known, ipvs::Ipvs, poll::Poller};
+use self::{armed::Arming, enrich::Known, ipvs::Ipvs, poll::Poller, services::Services};
 use crate::{
     bpf::{Probes, unattached},
     event::{Body, Event, Hook, PodChange, Totals, armed::Outcome, decode::decode},
@@ -61,6 +62,7 @@ pub struct Live {
     ipvs: Ipvs,
     arming: Arming,
     pulled: u64,
+    services: Services,
     swept: u64,
     looked: u64,
     deep: u64,
@@ -263,6 +265,10 @@ impl Live {
             Body::Ipvs(ipvs) => {
                 self.known.address(&ipvs.tuple);
                 self.ipvs.decided(ipvs);
+            }
+            Body::Reject(reject) => {
+                self.known.address(&reject.tuple);
+                self.name_service(reject, now, events);
             }
             Body::Clash(clash) => self.known.address(&clash.loser.orig),
             Body::CtEntry(entry) => self.known.address(&entry.tuple),

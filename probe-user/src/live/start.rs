@@ -7,7 +7,7 @@ use log::{info, warn};
 use probe_common::config::Config;
 use thiserror::Error;
 
-use super::{Live, armed::Arming, enrich::Known, ipvs::Ipvs, poll::Poller};
+use super::{Live, armed::Arming, enrich::Known, ipvs::Ipvs, poll::Poller, services::Services};
 use crate::{
     bpf::Probes,
     event::{Body, Event, HookState, Node, Rung},
@@ -101,6 +101,7 @@ pub fn start(options: &Options) -> Result<(Live, Vec<Event>)> {
         ipvs: Ipvs::default(),
         arming: Arming::default(),
         pulled: now,
+        services: Services::default(),
         swept: 0,
         looked: 0,
         deep: 0,

@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use probe_common::{
     event::{
         CT_INVALID, CT_UNTRACKED, Clash, Connect, CtEntry, DROP_TABLE_FULL, Dns, Drop, IPVS_GONE,
-        IPVS_NO_DEST, Ipvs, Listen, STAGE_ACK, STAGE_SYN_PRESSURE, STAGE_SYN_QUEUE, SynAck, kind,
+        IPVS_NO_DEST, Ipvs, Listen, Reject, STAGE_ACK, STAGE_SYN_PRESSURE, STAGE_SYN_QUEUE, SynAck,
+        kind,
     },
     net::{Conntrack, Tuple},
 };
@@ -51,6 +52,7 @@ pub const fn kind_name(kind: u16) -> &'static str {
         kind::ARMED => "armed",
         kind::IPVS_VERDICT => "ipvs-verdict",
         kind::CT_ENTRY => "ct-entry",
+        kind::REJECT => "reject",
         _ => "unknown",
     }
 }
@@ -92,6 +94,7 @@ fn words(event: &Event, names: &Correlator) -> Option<(&'static str, Option<Stri
         Body::Dns(e) => dns(e, event.ts),
         Body::Ipvs(e) => ipvs(e),
         Body::CtEntry(e) => ct_entry(e),
+        Body::Reject(e) => reject(e),
         _ => return None,
     };
     Some((kind_name(header.kind), Some(place), words))
@@ -138,6 +141,11 @@ fn loader_words(body: &Body) -> Option<(&'static str, Option<String>, String)> {
             let queues: Vec<String> = e.queues.iter().map(queue).collect();
             let cut = if e.cut { " and more" } else { "" };
             ("listen-queues", None, format!("netns={} {}{cut}", e.netns, queues.join(", ")))
+        }
+        Body::Service(s) => {
+            let name = s.name.as_deref().map(sanitize::text).unwrap_or_default();
+            let proto = crate::correlate::flow::proto_name(s.proto);
+            ("service", None, format!("{proto} {} {name} pid={}", s.address, s.pid))
         }
         Body::Hooks(hooks) => ("hooks", None, format!("{} hooks", hooks.len())),
         _ => return None,
@@ -310,6 +318,19 @@ fn ct_entry(e: &CtEntry) -> String {
     )
 }
 
+fn reject(e: &Reject) -> String {
+    let ct = if e.ct.present == 0 { "no entry".to_owned() } else { entry(&e.ct) };
+    format!(
+        "{} flags={:#04x} ident={:#x} code={} hook={} {ct} skb={:#x}",
+        Flow::of(&e.tuple),
+        e.tcp_flags,
+        e.ident,
+        e.code,
+        e.hook,
+        e.skb
+    )
+}
+
 /// The flow as fields, for filters; of an arming also what came of it.
 fn fields(event: &Event) -> Option<Value> {
     let tuple: &Tuple = match &event.body {
@@ -321,6 +342,7 @@ fn fields(event: &Event) -> Option<Value> {
         Body::Dns(e) => &e.tuple,
         Body::Ipvs(e) => &e.tuple,
         Body::CtEntry(e) => &e.tuple,
+        Body::Reject(e) => &e.tuple,
         Body::Armed(e) => {
             let (mut all, more) = (flow_fields(e.flow()), serde_json::to_value(&e.step).ok()?);
             if let (Value::Object(all), Value::Object(more)) = (&mut all, more) {
@@ -329,6 +351,7 @@ fn fields(event: &Event) -> Option<Value> {
             }
             return Some(all);
         }
+        Body::Reject(e) => &e.tuple,
         _ => return None,
     };
     Some(flow_fields(Flow::of(tuple)))

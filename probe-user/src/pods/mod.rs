@@ -8,6 +8,7 @@ pub mod enter;
 pub mod netns;
 pub mod process;
 pub mod procfs;
+pub mod service_links;
 pub mod services;
 mod table;
 

@@ -17,6 +17,7 @@ mod no_listener;
 mod resolvers;
 mod rungs;
 mod server_slow;
+mod service_no_backend;
 pub mod snapshots;
 pub mod snat_clash;
 mod snat_ports;
@@ -137,6 +138,30 @@ pub const ALL: &[Case] = &[
         .names("service-no-backend", Expect::Certain),
     Case::new("ipvs_closed_port", ipvs_no_backend::closed_port),
     Case::new("ipvs_rule_rejects", ipvs_no_backend::rule_rejects),
+    Case::new("service_none_iptables_nft", service_no_backend::iptables_nft)
+        .names("service-no-backend", Expect::Certain),
+    Case::new("service_none_iptables_legacy", service_no_backend::iptables_legacy)
+        .names("service-no-backend", Expect::Certain),
+    Case::new("service_none_iptables_v6", service_no_backend::iptables_v6)
+        .names("service-no-backend", Expect::Certain),
+    Case::new("service_none_nftables", service_no_backend::nftables)
+        .kernels(service_no_backend::NFTABLES)
+        .elsewhere("kube-proxy's nftables mode needs kernel 5.13")
+        .names("service-no-backend", Expect::Certain),
+    Case::new("service_none_nftables_v6", service_no_backend::nftables_v6)
+        .kernels(service_no_backend::NFTABLES)
+        .elsewhere("kube-proxy's nftables mode needs kernel 5.13")
+        .names("service-no-backend", Expect::Certain),
+    Case::new("service_none_dns", service_no_backend::dns)
+        .names("service-no-backend", Expect::Certain),
+    Case::new("service_none_unlisted", service_no_backend::unlisted)
+        .names("service-no-backend", Expect::Likely),
+    Case::new("service_closed_port", service_no_backend::closed_port),
+    Case::new("service_host_prohibited", service_no_backend::host_prohibited),
+    Case::new("service_other_address", service_no_backend::other_address),
+    Case::new("service_wrong_port", service_no_backend::wrong_port)
+        .kernels(service_no_backend::NFTABLES)
+        .elsewhere("kube-proxy's nftables mode needs kernel 5.13"),
     Case::new("healthy", healthy::run_case).limit(240),
     Case::new("flood", flood::run_case).limit(300),
     Case::new("module_reload", module_reload::run_case).limit(240),
