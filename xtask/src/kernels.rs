@@ -26,8 +26,8 @@ pub struct Series {
     pub suites: &'static [(Archive, &'static str)],
     /// A package of this series is called so: start and end of the name.
     pub package: (&'static str, &'static str),
-    /// Fetched by a plain `cargo xtask setup` and tested by `cargo xtask test`.
-    pub default: bool,
+    /// Tests fail without it. Others are left out, which is said, when they cannot be had.
+    pub required: bool,
 }
 
 pub fn by_name(name: &str) -> Option<&'static Series> {
@@ -37,6 +37,11 @@ pub fn by_name(name: &str) -> Option<&'static Series> {
 /// The names of all series, for help and errors.
 pub fn names() -> Vec<&'static str> {
     SERIES.iter().map(|series| series.name).collect()
+}
+
+/// `6.12` → (6, 12), for the order of kernels.
+pub fn version(name: &str) -> Vec<u32> {
+    name.split('.').map(|part| part.parse().unwrap_or(0)).collect()
 }
 
 pub const SERIES: &[Series] = &[
@@ -62,7 +67,7 @@ pub const SERIES: &[Series] = &[
         ],
         suites: &[(Archive::Security, "trixie-security"), (Archive::Main, "trixie")],
         package: ("linux-image-6.12.", "-cloud-amd64-unsigned"),
-        default: true,
+        required: true,
     },
     Series {
         name: "6.1",
@@ -86,7 +91,7 @@ pub const SERIES: &[Series] = &[
         ],
         suites: &[(Archive::Security, "bookworm-security"), (Archive::Main, "bookworm")],
         package: ("linux-image-6.1.0-", "-cloud-amd64-unsigned"),
-        default: true,
+        required: true,
     },
     Series {
         name: "5.10",
@@ -110,7 +115,7 @@ pub const SERIES: &[Series] = &[
         ],
         suites: &[(Archive::Security, "bullseye-security"), (Archive::Main, "bullseye")],
         package: ("linux-image-5.10.0-", "-cloud-amd64-unsigned"),
-        default: false,
+        required: false,
     },
     Series {
         name: "6.18",
@@ -134,7 +139,7 @@ pub const SERIES: &[Series] = &[
         ],
         suites: &[(Archive::Main, "trixie-backports")],
         package: ("linux-image-6.18.", "-cloud-amd64"),
-        default: false,
+        required: false,
     },
     Series {
         name: "7.2",
@@ -172,6 +177,18 @@ pub const SERIES: &[Series] = &[
         ],
         suites: &[],
         package: ("", ""),
-        default: false,
+        required: false,
     },
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernels_in_the_order_of_their_versions() {
+        let mut names = ["7.2", "6.12", "5.10", "6.1"];
+        names.sort_by_key(|name| version(name));
+        assert_eq!(names, ["5.10", "6.1", "6.12", "7.2"]);
+    }
+}

@@ -25,6 +25,9 @@ pub struct Options {
     /// Put the matrix into README.md when nothing failed.
     #[arg(long, requires = "matrix")]
     pub write_readme: bool,
+    /// How many kernels run at the same time with --matrix.
+    #[arg(long, default_value_t = 2, value_name = "NUMBER", requires = "matrix")]
+    pub at_once: usize,
     #[command(flatten)]
     pub machine: MachineOptions,
     /// A file for the guest's /work; programs are put on its PATH. May be repeated.
