@@ -35,11 +35,15 @@ pub const ALL: &[Case] = &[
         .names("accept-queue-overflow", Expect::Certain),
     Case::new("accept_queue_ack_v6", accept_queue::ack_v6)
         .names("accept-queue-overflow", Expect::Certain),
+    Case::new("accept_queue_nearly_full", accept_queue::nearly_full),
+    Case::new("accept_queue_other_port", accept_queue::other_port),
     Case::new("dnat_clash_getaddrinfo", dnat_clash::getaddrinfo)
         .kernels(dnat_clash::CERTAIN)
         .elsewhere("what waited in a queue is translated anew there and does not clash")
         .names("conntrack-dnat-clash", Expect::Certain),
     Case::new("dnat_clash_two_threads", dnat_clash::two_threads)
+        .names("conntrack-dnat-clash", Expect::Certain),
+    Case::new("dnat_clash_two_threads_v6", dnat_clash::two_threads_v6)
         .names("conntrack-dnat-clash", Expect::Certain),
     Case::new("snat_clash_udp", snat_clash::udp)
         .limit(180)
@@ -50,7 +54,13 @@ pub const ALL: &[Case] = &[
     Case::new("snat_clash_tcp", snat_clash::tcp)
         .limit(180)
         .names("conntrack-snat-clash", Expect::Certain),
-    Case::new("table_full", table_full::run_case).names("conntrack-table-full", Expect::Certain),
+    Case::new("snat_clash_tcp_v6", snat_clash::tcp_v6)
+        .limit(180)
+        .names("conntrack-snat-clash", Expect::Certain),
+    Case::new("table_full", table_full::v4).names("conntrack-table-full", Expect::Certain),
+    Case::new("table_full_v6", table_full::v6).names("conntrack-table-full", Expect::Certain),
+    Case::new("table_room_left", table_full::room_left),
+    Case::new("table_evicts", table_full::evicts),
     Case::new("no_listener", no_listener::tcp).names("no-listener", Expect::Certain),
     Case::new("no_listener_v6", no_listener::tcp_v6).names("no-listener", Expect::Certain),
     Case::new("no_listener_dns", no_listener::dns)
@@ -72,6 +82,7 @@ pub const ALL: &[Case] = &[
     Case::new("snat_exhausted_tcp", snat_ports::tcp).names("snat-ports-exhausted", Expect::Certain),
     Case::new("snat_exhausted_tcp_v6", snat_ports::tcp_v6)
         .names("snat-ports-exhausted", Expect::Certain),
+    Case::new("snat_ports_rule_drops", snat_ports::rule_drops),
     Case::new("syn_cookies", syn_cookies::run_case),
     Case::new("syn_queue_backlog", syn_queue::backlog).names("syn-queue-overflow", Expect::Certain),
     Case::new("syn_queue_backlog_v6", syn_queue::backlog_v6)
@@ -85,6 +96,7 @@ pub const ALL: &[Case] = &[
     Case::new("client_ports", client_ports::v4).names("client-ports-exhausted", Expect::Certain),
     Case::new("client_ports_v6", client_ports::v6).names("client-ports-exhausted", Expect::Certain),
     Case::new("client_ports_lookalikes", client_ports::lookalikes),
+    Case::new("client_ports_one_left", client_ports::one_left),
     Case::new("resolver_glibc", resolvers::glibc),
     Case::new("resolver_musl", resolvers::musl),
     Case::new("resolver_go", resolvers::go),
