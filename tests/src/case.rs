@@ -15,6 +15,8 @@ pub struct Case {
     pub elsewhere: &'static str,
     /// The cause that it is there to show, with how sure stallprobe must be of it.
     pub names: Option<Names>,
+    /// It shows the same on every kernel, so that a short run leaves it out.
+    pub same_everywhere: bool,
     /// A case still running then has failed.
     pub limit: Duration,
     pub run: fn(&Lab) -> Result<()>,
@@ -23,7 +25,7 @@ pub struct Case {
 impl Case {
     pub const fn new(name: &'static str, run: fn(&Lab) -> Result<()>) -> Self {
         let limit = Duration::from_secs(120);
-        Self { name, kernels: &[], elsewhere: "", names: None, limit, run }
+        Self { name, kernels: &[], elsewhere: "", names: None, same_everywhere: false, limit, run }
     }
 
     pub const fn kernels(mut self, kernels: &'static [&'static str]) -> Self {
@@ -48,6 +50,12 @@ impl Case {
         if let Some(names) = &mut self.names {
             names.but = but;
         }
+        self
+    }
+
+    /// For cases of resolvers, loads and manners: `lab test --short` leaves them out.
+    pub const fn same_everywhere(mut self) -> Self {
+        self.same_everywhere = true;
         self
     }
 

@@ -26,7 +26,8 @@ pub struct Series {
     pub suites: &'static [(Archive, &'static str)],
     /// A package of this series is called so: start and end of the name.
     pub package: (&'static str, &'static str),
-    /// Tests fail without it. Others are left out, which is said, when they cannot be had.
+    /// Tests fail without it, and everything is run there. Others are left out, which is said, when
+    /// they cannot be had.
     pub required: bool,
 }
 

@@ -16,6 +16,10 @@ use crate::{
     vm::{self, MachineOptions},
 };
 
+/// Machines at the same time, by default: one more than the processors of the machine that the tests
+/// are made for, since each waits a good part of its time.
+pub const AT_ONCE: usize = 3;
+
 /// What the lab is to do on a kernel.
 pub struct Job {
     pub series: &'static Series,

@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result};
 
 use crate::{
     artifacts::{self, Artifacts},
+    kernels::Series,
     lab::{self, Done, Job},
     matrix::Matrix,
     progress::note,
@@ -27,7 +28,7 @@ pub struct Options {
     #[arg(long, value_name = "NAME")]
     pub filter: Option<String>,
     /// How many kernels run at the same time.
-    #[arg(long, default_value_t = 2, value_name = "NUMBER")]
+    #[arg(long, default_value_t = lab::AT_ONCE, value_name = "NUMBER")]
     pub at_once: usize,
     /// Put the table of causes and kernels into README.md when nothing failed.
     #[arg(long, conflicts_with_all = ["kernels", "filter"])]
@@ -59,14 +60,14 @@ pub fn run(options: Options) -> Result<ExitCode> {
         Some(filter) => note(&format!("only scenarios called *{filter}*, no host tests")),
     }
     let artifacts = Artifacts::build()?;
-    let job = |series| Job { series, arguments: options.filter.iter().cloned().collect() };
+    let job = |series| Job { series, arguments: arguments(series, &options) };
     let jobs: Vec<Job> = ready.into_iter().map(job).collect();
     let done = lab::run(&jobs, &artifacts, &options.machine, options.at_once)?;
 
     let mut matrix = Matrix::default();
     for (job, done) in jobs.iter().zip(&done) {
         matrix.add(job.series.name, &String::from_utf8_lossy(&done.report.output));
-        rows.push(row(job, done));
+        rows.push(row(job, done, options.filter.is_some()));
     }
     for (series, why) in left_out {
         matrix.add(series.name, "");
@@ -78,6 +79,16 @@ pub fn run(options: Options) -> Result<ExitCode> {
         matrix.write_readme()?;
     }
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Arguments of `lab test`. Everything is run on two kernels, and on those that were named; on the
+/// others what shows the same on every kernel is left out, to save time.
+fn arguments(series: &Series, options: &Options) -> Vec<String> {
+    match &options.filter {
+        Some(filter) => vec![filter.clone()],
+        None if series.required || !options.kernels.is_empty() => Vec::new(),
+        None => vec!["--short".to_owned()],
+    }
 }
 
 /// `cargo test` of the workspace's default members.
@@ -115,14 +126,14 @@ fn host() -> Result<Row> {
     Ok(Row { name: "host".to_owned(), tally, time, trouble, ..Row::default() })
 }
 
-fn row(job: &Job, done: &Done) -> Row {
+fn row(job: &Job, done: &Done, filtered: bool) -> Row {
     let told = Tally::from_lab(&String::from_utf8_lossy(&done.report.output));
     Row {
         name: job.series.name.to_owned(),
         tally: told.unwrap_or_default(),
         retries: done.report.infrastructure_failures,
         time: done.time,
-        trouble: lab_trouble(told, done.report.status, !job.arguments.is_empty()),
+        trouble: lab_trouble(told, done.report.status, filtered),
         remark: None,
     }
 }

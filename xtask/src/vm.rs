@@ -10,7 +10,7 @@ use anyhow::{Result, bail};
 use crate::{
     artifacts::Artifacts,
     guest::{Guest, Task, command_line},
-    matrix,
+    lab, matrix,
     qemu::Accel,
 };
 
@@ -26,7 +26,7 @@ pub struct Options {
     #[arg(long, requires = "matrix")]
     pub write_readme: bool,
     /// How many kernels run at the same time with --matrix.
-    #[arg(long, default_value_t = 2, value_name = "NUMBER", requires = "matrix")]
+    #[arg(long, default_value_t = lab::AT_ONCE, value_name = "NUMBER", requires = "matrix")]
     pub at_once: usize,
     #[command(flatten)]
     pub machine: MachineOptions,
