@@ -5,6 +5,7 @@
 mod bpf_linker;
 mod packages;
 mod rust_src;
+pub mod unpacked;
 
 use std::process::ExitCode;
 
@@ -87,6 +88,7 @@ pub fn tools() -> Result<()> {
         "only x86-64 Linux machines are supported for now"
     );
     packages::ensure_installed()?;
+    unpacked::ensure_present(&Cache::open()?)?;
     build_tools()
 }
 
