@@ -12,6 +12,7 @@ mod ipvs_nodeport;
 mod ipvs_stale;
 mod manners;
 mod module_reload;
+mod nginx;
 mod no_listener;
 mod resolvers;
 mod rungs;
@@ -35,6 +36,11 @@ pub const ALL: &[Case] = &[
         .names("accept-queue-overflow", Expect::Certain),
     Case::new("accept_queue_ack_v6", accept_queue::ack_v6)
         .names("accept-queue-overflow", Expect::Certain),
+    Case::new("accept_queue_nginx", nginx::default_backlog)
+        .names("accept-queue-overflow", Expect::Certain),
+    Case::new("accept_queue_nginx_v6", nginx::own_backlog_v6)
+        .names("accept-queue-overflow", Expect::Certain),
+    Case::new("accept_queue_nginx_has_room", nginx::queue_has_room),
     Case::new("accept_queue_nearly_full", accept_queue::nearly_full),
     Case::new("accept_queue_other_port", accept_queue::other_port),
     Case::new("dnat_clash_getaddrinfo", dnat_clash::getaddrinfo)
