@@ -67,7 +67,7 @@ pub fn run(options: Options) -> Result<ExitCode> {
 
     let mut matrix = Matrix::default();
     for (job, done) in jobs.iter().zip(&done) {
-        matrix.add(job.series.name, &String::from_utf8_lossy(&done.report.output));
+        matrix.add(&done.series(), &String::from_utf8_lossy(&done.report.output));
         rows.push(row(job, done, !options.filters.is_empty()));
     }
     for (series, why) in left_out {
@@ -126,13 +126,14 @@ fn host() -> Result<Row> {
 
 fn row(job: &Job, done: &Done, filtered: bool) -> Row {
     let told = Tally::from_lab(&String::from_utf8_lossy(&done.report.output));
+    let other = done.series() != job.series.name;
     Row {
         name: job.series.name.to_owned(),
         tally: told.unwrap_or_default(),
         retries: done.report.infrastructure_failures,
         time: done.time,
         trouble: lab_trouble(told, done.report.status, filtered),
-        remark: None,
+        remark: other.then(|| format!("on {} instead", done.release)),
     }
 }
 
