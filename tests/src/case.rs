@@ -17,6 +17,8 @@ pub struct Case {
     pub names: Option<Names>,
     /// Whether it also runs on a kernel booted with lockdown=confidentiality.
     pub locked_down: bool,
+    /// It shows the same on every kernel, so that a short run leaves it out.
+    pub same_everywhere: bool,
     /// A case still running then has failed.
     pub limit: Duration,
     pub run: fn(&Lab) -> Result<()>,
@@ -24,8 +26,16 @@ pub struct Case {
 
 impl Case {
     pub const fn new(name: &'static str, run: fn(&Lab) -> Result<()>) -> Self {
-        let limit = Duration::from_secs(120);
-        Self { name, kernels: &[], elsewhere: "", names: None, locked_down: false, limit, run }
+        Self {
+            name,
+            kernels: &[],
+            elsewhere: "",
+            names: None,
+            locked_down: false,
+            same_everywhere: false,
+            limit: Duration::from_secs(240),
+            run,
+        }
     }
 
     pub const fn kernels(mut self, kernels: &'static [&'static str]) -> Self {
@@ -56,6 +66,12 @@ impl Case {
     /// Runs on a kernel booted with lockdown=confidentiality too.
     pub const fn locked_down(mut self) -> Self {
         self.locked_down = true;
+        self
+    }
+
+    /// For cases of resolvers, loads and manners: `lab test --short` leaves them out.
+    pub const fn same_everywhere(mut self) -> Self {
+        self.same_everywhere = true;
         self
     }
 

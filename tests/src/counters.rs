@@ -17,8 +17,8 @@ pub fn conntrack(column: &str) -> Result<u64> {
     }
 }
 
-/// A counter of `/proc/net/netstat` or `/proc/net/snmp` in a pod, by its usual name
-/// (`ListenOverflows`, `NoPorts` of Udp as `Udp:NoPorts`).
+/// A counter of `/proc/net/netstat`, `/proc/net/snmp` or `/proc/net/snmp6` in a pod, by its usual
+/// name (`ListenOverflows`, `NoPorts` of Udp as `Udp:NoPorts`, `Udp6NoPorts`).
 pub fn net(pod: &Pod, name: &str) -> Result<u64> {
     pod.inside(|| net_here(name)).with_context(|| format!("in pod {}", pod.name))
 }
@@ -34,7 +34,9 @@ fn net_here(name: &str) -> Result<u64> {
             return Ok(value);
         }
     }
-    anyhow::bail!("no counter {name}")
+    let path = "/proc/thread-self/net/snmp6";
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
+    by_name(&text, name).with_context(|| format!("no counter {name}"))
 }
 
 /// Sum of one hexadecimal column under a header line.
@@ -62,6 +64,14 @@ fn in_pairs(text: &str, group: Option<&str>, name: &str) -> Option<u64> {
     })
 }
 
+/// Value after a name in lines `name value`.
+fn by_name(text: &str, name: &str) -> Option<u64> {
+    text.lines().find_map(|line| {
+        let mut words = line.split_whitespace();
+        if words.next()? == name { words.next()?.parse().ok() } else { None }
+    })
+}
+
 /// All that matters for a failure report: conntrack on the node, the rest per pod, zeros left out.
 pub fn report(pods: &[Pod]) -> String {
     let mut out = String::from("conntrack:");
@@ -71,7 +81,7 @@ pub fn report(pods: &[Pod]) -> String {
             Err(e) => out.push_str(&format!(" {column}=({e:#})")),
         }
     }
-    const NAMES: [&str; 10] = [
+    const NAMES: [&str; 11] = [
         "ListenOverflows",
         "ListenDrops",
         "TCPReqQFullDrop",
@@ -81,6 +91,7 @@ pub fn report(pods: &[Pod]) -> String {
         "TCPSynRetrans",
         "Tcp:OutRsts",
         "Udp:NoPorts",
+        "Udp6NoPorts",
         "Icmp:OutDestUnreachs",
     ];
     for pod in pods {
@@ -113,5 +124,8 @@ mod tests {
         assert_eq!(in_pairs(text, Some("Udp"), "NoPorts"), Some(4));
         assert_eq!(in_pairs(text, None, "NoPorts"), Some(1));
         assert_eq!(in_pairs(text, Some("Udp"), "B"), None);
+        let text = "Udp6InDatagrams 1\nUdp6NoPorts \t 2\n";
+        assert_eq!(by_name(text, "Udp6NoPorts"), Some(2));
+        assert_eq!(by_name(text, "NoPorts"), None);
     }
 }

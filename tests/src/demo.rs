@@ -156,7 +156,7 @@ impl Stage {
         drop(connects);
 
         announce("the connection table is full")?;
-        let connects = table_full::fill(checkout, cart, world)?;
+        let connects = table_full::fill(checkout, cart, world.v4.into())?;
         thread::sleep(PAUSE);
         drop(connects);
         Ok(())

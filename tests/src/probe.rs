@@ -18,7 +18,7 @@ use crate::{finding::Finding, wait};
 pub const STALLPROBE: &str = "stallprobe";
 
 /// How long stallprobe may take to attach, under emulation and beside other loads.
-const START: Duration = Duration::from_secs(60);
+const START: Duration = Duration::from_secs(120);
 
 /// One line of stallprobe's standard output and when it arrived.
 struct Line {
@@ -123,6 +123,15 @@ impl Probe {
         let is_it = |line: &Value| line["type"] == "event" && line["event"] == name;
         let (line, at) = self.wait_line(&format!("the event {name}"), limit, is_it)?;
         Ok(Finding { line: Some(line), at })
+    }
+
+    /// Waits for a stall of this pod whose cause is not known: look-alikes end so.
+    pub fn unknown(&self, symptom: &str, victim: &str) -> Result<()> {
+        let what = format!("unknown {symptom} of {victim}");
+        let finding = self.finding(&what, wait::SOON, |f| {
+            f["cause"] == "unknown" && f["symptom"] == symptom && f["victim"]["pod"] == victim
+        })?;
+        finding.is("/confidence", "possible").map(drop)
     }
 
     /// Waits for a line for which `wanted` holds and gives it with the time it arrived.

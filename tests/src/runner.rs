@@ -36,7 +36,7 @@ pub fn list() -> Result<()> {
     Ok(())
 }
 
-/// `lab test`: true when no case failed.
+/// `lab test [--causes-only] [--short] [--faults-only] [NAME...]`: true when no case failed.
 pub fn test(flags: &Flags) -> Result<bool> {
     throw_away_only()?;
     let release = kernel_release()?;
@@ -62,6 +62,9 @@ pub fn test(flags: &Flags) -> Result<bool> {
             _ if !case.applies(&release) => {
                 let kernels = case.kernels.join(", ");
                 Verdict::Skipped(format!("for kernel {kernels} only: {}", case.elsewhere))
+            }
+            _ if case.same_everywhere && flags.has("--short") => {
+                Verdict::Skipped("a short run leaves it out: it shows the same anywhere".to_owned())
             }
             Some((_, Expect::Unseen(why))) => Verdict::Skipped(format!("cannot be seen: {why}")),
             _ => run(case, flags.has("--faults-only")),

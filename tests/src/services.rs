@@ -9,6 +9,7 @@ use crate::{command::feed, netns::Pod};
 
 /// The address of the cluster's DNS service, as kubeadm chooses it.
 pub const DNS_V4: [u8; 4] = [10, 96, 0, 10];
+const DNS_V6: [u16; 8] = [0xfd00, 0x96, 0, 0, 0, 0, 0, 0x10];
 
 /// How kube-proxy's rules choose among backends.
 #[derive(Clone, Copy)]
@@ -21,8 +22,14 @@ pub enum Choice {
 
 /// The DNS service with its pods as backends. UDP only.
 pub fn dns(backends: &[Pod], choice: Choice) -> Result<SocketAddr> {
-    let service: SocketAddr = (DNS_V4, 53).into();
-    let backends: Vec<SocketAddr> = backends.iter().map(|pod| (pod.v4, 53).into()).collect();
+    dns_over(backends, choice, false)
+}
+
+/// The same for one address family.
+pub fn dns_over(backends: &[Pod], choice: Choice, v6: bool) -> Result<SocketAddr> {
+    let service: SocketAddr = if v6 { (DNS_V6, 53).into() } else { (DNS_V4, 53).into() };
+    let at = |pod: &Pod| SocketAddr::new(pod.address(v6), 53);
+    let backends: Vec<SocketAddr> = backends.iter().map(at).collect();
     udp(service, &backends, choice)?;
     Ok(service)
 }

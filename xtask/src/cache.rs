@@ -41,6 +41,11 @@ impl Cache {
         self.folder("initramfs")
     }
 
+    /// Debian packages that are unpacked and not installed.
+    pub fn unpacked(&self) -> Result<PathBuf> {
+        self.folder("unpacked")
+    }
+
     /// Where virtual machines have their files while they run.
     pub fn runs(&self) -> Result<PathBuf> {
         self.folder("runs")

@@ -15,14 +15,16 @@ use crate::{
     cpio::Tree,
     initramfs, kernel, progress,
     qemu::{self, Machine, Outcome},
+    verdict,
     vm::MachineOptions,
 };
 
-/// A machine that dies before its verdict is booted again, up to this many boots in all.
+/// A machine that dies before its verdict, or whose clock went wrong, is booted again, up to this
+/// many boots in all.
 const BOOTS: u32 = 3;
 /// The exit status of a command that ran out of time, as timeout(1) has it.
 const TIMED_OUT: i32 = 124;
-/// The exit status when no boot reached a verdict.
+/// The exit status when no boot reached a verdict that can be trusted.
 const NO_VERDICT: i32 = 125;
 /// Variables of the caller that count in the guest too.
 const PASSED_ON: [&str; 4] = ["TERM", "NO_COLOR", "RUST_LOG", "RUST_BACKTRACE"];
@@ -41,6 +43,7 @@ pub struct Guest {
     base: PathBuf,
     run: Tree,
     kernel: String,
+    release: String,
     runs: PathBuf,
 }
 
@@ -48,7 +51,7 @@ pub struct Guest {
 pub struct Report {
     /// The command's exit status; 124 when it ran out of time, 125 when no boot had a verdict.
     pub status: i32,
-    /// Boots that died before their verdict.
+    /// Boots that died before their verdict, or whose clock went wrong.
     pub infrastructure_failures: u32,
     /// The output of the last boot.
     pub output: Vec<u8>,
@@ -64,6 +67,7 @@ impl Guest {
             base,
             run: Tree::default(),
             kernel: kernel.name.to_owned(),
+            release: kernel.release.clone(),
             runs: cache.runs()?,
         };
         for program in artifacts.programs() {
@@ -73,6 +77,11 @@ impl Guest {
             initramfs::libraries(&mut guest.run, program)?;
         }
         Ok(guest)
+    }
+
+    /// What `uname -r` says.
+    pub fn release(&self) -> &str {
+        &self.release
     }
 
     /// Puts a file into the guest's /work, and on its PATH when it is executable.
@@ -102,7 +111,8 @@ impl Guest {
         let script = format!("#!/bin/bash\n{}\n", task.line);
         self.run.bytes("vm/command", 0o755, script);
 
-        let folder = Staging::beside(&self.runs.join("vm"))?;
+        // Named after the kernel: machines of one process run side by side.
+        let folder = Staging::beside(&self.runs.join(format!("vm-{}", self.kernel)))?;
         let initramfs = folder.path().join("initramfs.cpio");
         initramfs::with_run(&self.base, &self.run, &initramfs)?;
         let machine = Machine {
@@ -120,25 +130,33 @@ impl Guest {
                 report.output.extend_from_slice(chunk);
                 output(chunk);
             })?;
-            match outcome {
-                Outcome::Finished(status) => {
+            let failure = match outcome {
+                Outcome::Finished { guest, here, .. } if verdict::clock_is_off(guest, here) => {
+                    let (guest, here) = (guest.as_secs(), here.as_secs());
+                    format!("the virtual machine's clock went {guest} s in {here} s")
+                }
+                Outcome::Finished { status, .. } => {
                     report.status = status;
                     break;
                 }
                 Outcome::TimedOut => {
                     let limit = options.timeout;
-                    progress::note(&format!("the command was ended after {limit} s (--timeout)"));
+                    progress::note(&format!(
+                        "kernel {}: the command was ended after {limit} s (--timeout)",
+                        self.kernel
+                    ));
                     report.status = TIMED_OUT;
                     break;
                 }
                 Outcome::Died(words) => {
-                    report.infrastructure_failures = boot;
-                    progress::note(&format!(
-                        "infrastructure failure {boot} of {BOOTS}: the virtual machine died \
-                         before its verdict ({words})"
-                    ));
+                    format!("the virtual machine died before its verdict ({words})")
                 }
-            }
+            };
+            report.infrastructure_failures = boot;
+            progress::note(&format!(
+                "kernel {}: infrastructure failure {boot} of {BOOTS}: {failure}",
+                self.kernel
+            ));
         }
         Ok(report)
     }

@@ -11,6 +11,16 @@ pub struct Deb {
     pub sha256: &'static str,
 }
 
+/// Start and end of a package's name; what is between them is the same in all packages of a version.
+pub struct Name(pub &'static str, pub &'static str);
+
+impl Name {
+    /// What is between start and end of a package's name.
+    pub fn version<'a>(&self, package: &'a str) -> Option<&'a str> {
+        package.strip_prefix(self.0)?.strip_suffix(self.1)
+    }
+}
+
 /// One pinned version of a series: what `uname -r` says, and the packages it is made of.
 pub struct Pin {
     pub release: &'static str,
@@ -24,10 +34,12 @@ pub struct Series {
     pub pins: &'static [Pin],
     /// Where to look for any version of the series when no pin can be had.
     pub suites: &'static [(Archive, &'static str)],
-    /// A package of this series is called so: start and end of the name.
-    pub package: (&'static str, &'static str),
-    /// Fetched by a plain `cargo xtask setup` and tested by `cargo xtask test`.
-    pub default: bool,
+    /// How the packages of a version are called, one after the other, in this series, and in the
+    /// series that are taken for this one when nothing is left of it.
+    pub names: &'static [&'static [Name]],
+    /// Tests fail without it, and everything is run there. Others are left out, which is said, when
+    /// they cannot be had.
+    pub required: bool,
 }
 
 pub fn by_name(name: &str) -> Option<&'static Series> {
@@ -37,6 +49,11 @@ pub fn by_name(name: &str) -> Option<&'static Series> {
 /// The names of all series, for help and errors.
 pub fn names() -> Vec<&'static str> {
     SERIES.iter().map(|series| series.name).collect()
+}
+
+/// `6.12` → (6, 12), for the order of kernels.
+pub fn version(name: &str) -> Vec<u32> {
+    name.split('.').map(|part| part.parse().unwrap_or(0)).collect()
 }
 
 pub const SERIES: &[Series] = &[
@@ -61,8 +78,8 @@ pub const SERIES: &[Series] = &[
             },
         ],
         suites: &[(Archive::Security, "trixie-security"), (Archive::Main, "trixie")],
-        package: ("linux-image-6.12.", "-cloud-amd64-unsigned"),
-        default: true,
+        names: &[&[Name("linux-image-6.12.", "-cloud-amd64-unsigned")]],
+        required: true,
     },
     Series {
         name: "6.1",
@@ -85,8 +102,8 @@ pub const SERIES: &[Series] = &[
             },
         ],
         suites: &[(Archive::Security, "bookworm-security"), (Archive::Main, "bookworm")],
-        package: ("linux-image-6.1.0-", "-cloud-amd64-unsigned"),
-        default: true,
+        names: &[&[Name("linux-image-6.1.0-", "-cloud-amd64-unsigned")]],
+        required: true,
     },
     Series {
         name: "5.10",
@@ -109,8 +126,8 @@ pub const SERIES: &[Series] = &[
             },
         ],
         suites: &[(Archive::Security, "bullseye-security"), (Archive::Main, "bullseye")],
-        package: ("linux-image-5.10.0-", "-cloud-amd64-unsigned"),
-        default: false,
+        names: &[&[Name("linux-image-5.10.0-", "-cloud-amd64-unsigned")]],
+        required: false,
     },
     Series {
         name: "6.18",
@@ -133,8 +150,11 @@ pub const SERIES: &[Series] = &[
             },
         ],
         suites: &[(Archive::Main, "trixie-backports")],
-        package: ("linux-image-6.18.", "-cloud-amd64"),
-        default: false,
+        names: &[
+            &[Name("linux-image-6.18.", "-cloud-amd64")],
+            &[Name("linux-image-6.", "-cloud-amd64")],
+        ],
+        required: false,
     },
     Series {
         name: "7.2",
@@ -170,8 +190,26 @@ pub const SERIES: &[Series] = &[
                 ],
             },
         ],
-        suites: &[],
-        package: ("", ""),
-        default: false,
+        suites: &[(Archive::Main, "sid"), (Archive::Main, "trixie-backports")],
+        names: &[
+            &[
+                Name("linux-binary-7.2.", "-cloud-amd64"),
+                Name("linux-modules-7.2.", "-cloud-amd64"),
+            ],
+            &[Name("linux-binary-7.", "-cloud-amd64"), Name("linux-modules-7.", "-cloud-amd64")],
+        ],
+        required: false,
     },
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernels_in_the_order_of_their_versions() {
+        let mut names = ["7.2", "6.12", "5.10", "6.1"];
+        names.sort_by_key(|name| version(name));
+        assert_eq!(names, ["5.10", "6.1", "6.12", "7.2"]);
+    }
+}

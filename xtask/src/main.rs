@@ -9,6 +9,7 @@ mod guest;
 mod initramfs;
 mod kernel;
 mod kernels;
+mod lab;
 mod matrix;
 mod progress;
 mod qemu;

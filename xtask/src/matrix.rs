@@ -5,17 +5,12 @@ use anyhow::{Context as _, Result};
 
 use crate::{
     artifacts::{self, Artifacts},
-    guest::{Guest, Task},
-    kernel,
-    kernels::{self, Series},
+    lab::{self, Job},
     progress::note,
     readme, setup,
     tally::Tally,
     vm,
 };
-
-/// Only the cases that show a cause; `cargo xtask test` runs look-alikes and all else.
-const COMMAND: &str = "lab test --causes-only";
 
 /// What became of one cause's faults on one kernel.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -44,46 +39,36 @@ pub struct Matrix {
 
 /// Runs the lab on these kernels, all by default, and prints the table.
 pub fn run(options: &vm::Options) -> Result<ExitCode> {
-    let mut chosen: Vec<&'static Series> = match options.kernels.as_slice() {
-        [] => kernels::SERIES.iter().collect(),
-        names => names.iter().map(|name| kernel::series(name)).collect::<Result<_>>()?,
-    };
-    chosen.sort_by_key(|series| version(series.name));
-    setup::prepare(&chosen)?;
+    let kernels = setup::prepare_named(&options.kernels)?;
     let artifacts = Artifacts::provide(options.no_build)?;
+    // Only the cases that show a cause; `cargo xtask test` runs look-alikes and all else.
+    let arguments = vec!["--causes-only".to_owned()];
+    let job = |series| Job::on(series, arguments.clone());
+    let jobs: Vec<Job> = kernels.ready.iter().copied().map(job).collect();
+    let done = lab::run(&jobs, &artifacts, &options.machine, options.at_once)?;
     let mut matrix = Matrix::default();
     let mut failed = false;
-    for series in chosen {
-        note(&format!("causes on kernel {}", series.name));
-        let mut guest = Guest::prepare(series.name, &artifacts)?;
-        let task = Task { line: COMMAND.to_owned(), terminal: false };
-        let report = guest.run(&options.machine, &task, &mut vm::pass_on)?;
-        let output = String::from_utf8_lossy(&report.output);
-        matrix.add(series.name, &output);
-        if report.status != 0 || Tally::from_lab(&output).is_none_or(|tally| tally.passed == 0) {
-            note(&format!("kernel {}: the lab ended with status {}", series.name, report.status));
+    for (job, done) in jobs.iter().zip(&done) {
+        let output = String::from_utf8_lossy(&done.report.output);
+        matrix.add(&done.series(), &output);
+        let passed = Tally::from_lab(&output).map_or(0, |tally| tally.passed);
+        if done.report.status != 0 || passed == 0 {
+            let status = done.report.status;
+            note(&format!("kernel {}: the lab ended with status {status}", job.series.name));
             failed = true;
         }
+    }
+    for (series, _) in &kernels.left_out {
+        matrix.add(series.name, "");
     }
     vm::pass_on(format!("\n{}", matrix.text()).as_bytes());
     if failed {
         return Ok(ExitCode::FAILURE);
     }
     if options.write_readme {
-        let path = artifacts::root().join("README.md");
-        let old =
-            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let new = readme::replace(&old, &matrix.markdown())
-            .with_context(|| format!("{} cannot take the table", path.display()))?;
-        fs::write(&path, new).with_context(|| format!("cannot write {}", path.display()))?;
-        note("the table in README.md is new");
+        matrix.write_readme()?;
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// `6.12` → (6, 12), for the order of kernels.
-fn version(name: &str) -> Vec<u32> {
-    name.split('.').map(|part| part.parse().unwrap_or(0)).collect()
 }
 
 impl Matrix {
@@ -111,6 +96,18 @@ impl Matrix {
             let key = (cause.to_owned(), kernel.to_owned());
             self.cells.entry(key).or_default().join(cell);
         }
+    }
+
+    /// Puts the table into README.md.
+    pub fn write_readme(&self) -> Result<()> {
+        let path = artifacts::root().join("README.md");
+        let old =
+            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let new = readme::replace(&old, &self.markdown())
+            .with_context(|| format!("{} cannot take the table", path.display()))?;
+        fs::write(&path, new).with_context(|| format!("cannot write {}", path.display()))?;
+        note("the table in README.md is new");
+        Ok(())
     }
 
     /// For a terminal.
@@ -247,12 +244,5 @@ mod tests {
         let mut matrix = matrix();
         matrix.add("7.2", "");
         assert_eq!(matrix.text().matches("not run").count(), 2);
-    }
-
-    #[test]
-    fn kernels_in_the_order_of_their_versions() {
-        let mut names = ["7.2", "6.12", "5.10", "6.1"];
-        names.sort_by_key(|name| version(name));
-        assert_eq!(names, ["5.10", "6.1", "6.12", "7.2"]);
     }
 }

@@ -46,8 +46,9 @@ pub struct Machine<'a> {
 /// How a boot ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// The guest told the command's exit status.
-    Finished(i32),
+    /// The guest told the command's exit status. How long the command took by the guest's clock and
+    /// by this machine's.
+    Finished { status: i32, guest: Duration, here: Duration },
     /// The command ran longer than it may.
     TimedOut,
     /// No verdict: the machine, not the command, failed. With what the console said last.
@@ -137,7 +138,7 @@ fn watch(
     output: &mut dyn FnMut(&[u8]),
 ) -> Result<Outcome> {
     let mut deadline = Instant::now() + BOOT_LIMIT;
-    let mut up = false;
+    let mut up = None;
     let mut told = None;
     loop {
         match chunks.recv_timeout(Duration::from_millis(20)) {
@@ -149,21 +150,30 @@ fn watch(
         let ended = child.try_wait().context("cannot wait for QEMU")?.is_some();
         let text =
             fs::read(console).with_context(|| format!("cannot read {}", console.display()))?;
-        if told.is_none() {
-            told = verdict::status(&text);
-            if told.is_some() {
-                deadline = Instant::now() + POWER_OFF_LIMIT;
-            } else if !up && verdict::is_up(&text) {
-                up = true;
-                deadline = Instant::now() + machine.time_limit;
-            }
+        let now = Instant::now();
+        if up.is_none()
+            && let Some(clock) = verdict::up(&text)
+        {
+            up = Some((clock, now));
+            deadline = now + machine.time_limit;
         }
-        let late = Instant::now() >= deadline;
-        match told {
-            Some(status) if ended || late => return Ok(Outcome::Finished(status)),
+        if told.is_none()
+            && let Some((status, clock)) = verdict::status(&text)
+        {
+            let (clock_then, then) = up.unwrap_or((clock, now));
+            told = Some(Outcome::Finished {
+                status,
+                guest: clock.saturating_sub(clock_then),
+                here: now.saturating_duration_since(then),
+            });
+            deadline = now + POWER_OFF_LIMIT;
+        }
+        let late = now >= deadline;
+        match &told {
+            Some(outcome) if ended || late => return Ok(outcome.clone()),
             None if ended && text.is_empty() => return Ok(Outcome::Died(String::new())),
             None if ended => return Ok(Outcome::Died(verdict::last_words(&text))),
-            None if late && up => return Ok(Outcome::TimedOut),
+            None if late && up.is_some() => return Ok(Outcome::TimedOut),
             None if late => {
                 let words = verdict::last_words(&text);
                 return Ok(Outcome::Died(format!("no init after 90 s: {words}")));

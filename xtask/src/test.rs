@@ -1,7 +1,7 @@
 //! `cargo xtask test`: everything. Unit and snapshot tests here, then the lab's scenarios in a
-//! virtual machine per kernel.
+//! virtual machine per kernel, and the table of causes and kernels that they prove.
 use std::{
-    io::{Read as _, Write as _},
+    io::Read as _,
     process::{ExitCode, Stdio},
     time::{Duration, Instant},
 };
@@ -10,61 +10,101 @@ use anyhow::{Context as _, Result};
 
 use crate::{
     artifacts::{self, Artifacts},
-    guest::{Guest, Task, command_line},
-    kernel,
     kernels::Series,
+    lab::{self, Done, Job},
+    matrix::Matrix,
     progress::note,
-    setup,
+    setup::{self, Kernels},
     tally::Tally,
     vm::{self, MachineOptions},
 };
 
 #[derive(clap::Args)]
 pub struct Options {
-    /// Only this kernel series; 6.12 and 6.1 by default. May be repeated.
+    /// Only this kernel series; all by default. May be repeated.
     #[arg(long = "kernel", value_name = "KERNEL")]
     pub kernels: Vec<String>,
-    /// Only scenarios whose name contains this, and no tests outside virtual machines.
-    #[arg(long, value_name = "NAME")]
-    pub filter: Option<String>,
+    /// Only scenarios whose name contains this, and no tests outside virtual machines. May be
+    /// repeated.
+    #[arg(long = "filter", value_name = "NAME")]
+    pub filters: Vec<String>,
+    /// How many kernels run at the same time.
+    #[arg(long, default_value_t = lab::AT_ONCE, value_name = "NUMBER")]
+    pub at_once: usize,
+    /// Put the table of causes and kernels into README.md when nothing failed.
+    #[arg(long, conflicts_with_all = ["kernels", "filters"])]
+    pub write_readme: bool,
     #[command(flatten)]
     pub machine: MachineOptions,
 }
 
 /// One line of the closing table.
+#[derive(Default)]
 struct Row {
     name: String,
     tally: Tally,
-    /// Boots that died before their verdict.
+    /// Boots that died before their verdict, or whose clock went wrong.
     retries: u32,
     time: Duration,
     /// Why the run as a whole is not good, whatever its cases say.
     trouble: Option<String>,
+    /// What else a reader should know.
+    remark: Option<String>,
 }
 
 pub fn run(options: Options) -> Result<ExitCode> {
-    let kernels: Vec<&'static Series> = if options.kernels.is_empty() {
-        setup::default_kernels()
-    } else {
-        let names = options.kernels.iter();
-        names.map(|name| kernel::series(name)).collect::<Result<_>>()?
-    };
-    setup::prepare(&kernels)?;
-
+    let start = Instant::now();
+    let Kernels { ready, left_out } = setup::prepare_named(&options.kernels)?;
     let mut rows = Vec::new();
-    match &options.filter {
-        None => rows.push(host()?),
-        Some(filter) => note(&format!("only scenarios called *{filter}*, no host tests")),
+    match options.filters.as_slice() {
+        [] => rows.push(host()?),
+        some => note(&format!("only scenarios called *{}*, no host tests", some.join("*, *"))),
     }
     let artifacts = Artifacts::build()?;
-    for series in kernels {
-        note(&format!("scenarios on kernel {}", series.name));
-        rows.push(scenarios(series, &artifacts, &options)?);
+    let job = |series| Job::on(series, arguments(series, &options));
+    let locked = options.kernels.is_empty() && options.filters.is_empty();
+    let locked = ready.iter().copied().find(|series| locked && series.name == LOCKED_DOWN);
+    let mut jobs: Vec<Job> = ready.into_iter().map(job).collect();
+    jobs.extend(locked.map(locked_down));
+    let done = lab::run(&jobs, &artifacts, &options.machine, options.at_once)?;
+
+    let mut matrix = Matrix::default();
+    for (job, done) in jobs.iter().zip(&done) {
+        if job.append.is_empty() {
+            matrix.add(&done.series(), &String::from_utf8_lossy(&done.report.output));
+        }
+        rows.push(row(job, done, !options.filters.is_empty()));
     }
-    if options.kernels.is_empty() && options.filter.is_none() {
-        rows.push(locked_down(&artifacts, &options)?);
+    for (series, why) in left_out {
+        matrix.add(series.name, "");
+        rows.push(not_run(series.name, &why));
     }
-    Ok(close(&rows))
+    vm::pass_on(format!("\n{}", matrix.text()).as_bytes());
+    let good = close(&rows, start.elapsed());
+    if good && options.write_readme {
+        matrix.write_readme()?;
+    }
+    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Arguments of `lab test`. Everything is run on two kernels, and on those that were named; on the
+/// others what shows the same on every kernel is left out, to save time.
+fn arguments(series: &Series, options: &Options) -> Vec<String> {
+    let named = !options.filters.is_empty() || !options.kernels.is_empty();
+    if named || series.required { options.filters.clone() } else { vec!["--short".to_owned()] }
+}
+
+/// The kernel that is also booted locked down.
+const LOCKED_DOWN: &str = "6.12";
+
+/// The cases that are served where the kernel refuses programs that read its memory: one more boot.
+fn locked_down(series: &'static Series) -> Job {
+    Job {
+        name: format!("{} locked", series.name),
+        series,
+        arguments: vec!["--lockdown".to_owned()],
+        append: "lockdown=confidentiality",
+    }
 }
 
 /// `cargo test` of the workspace's default members.
@@ -98,50 +138,27 @@ fn host() -> Result<Row> {
     } else {
         None
     };
-    Ok(Row { name: "host".to_owned(), tally, retries: 0, time: start.elapsed(), trouble })
+    let time = start.elapsed();
+    Ok(Row { name: "host".to_owned(), tally, time, trouble, ..Row::default() })
 }
 
-fn scenarios(series: &Series, artifacts: &Artifacts, options: &Options) -> Result<Row> {
-    let start = Instant::now();
-    let mut guest = Guest::prepare(series.name, artifacts)?;
-    let mut words = vec!["lab".to_owned(), "test".to_owned()];
-    if let Some(filter) = &options.filter {
-        words.extend(["--filter".to_owned(), filter.clone()]);
+fn row(job: &Job, done: &Done, filtered: bool) -> Row {
+    let told = Tally::from_lab(&String::from_utf8_lossy(&done.report.output));
+    let other = done.series() != job.series.name;
+    Row {
+        name: job.name.clone(),
+        tally: told.unwrap_or_default(),
+        retries: done.report.infrastructure_failures,
+        time: done.time,
+        trouble: lab_trouble(told, done.report.status, filtered),
+        remark: other.then(|| format!("on {} instead", done.release)),
     }
-    let task = Task { line: command_line(&words), terminal: false };
-    let report = guest.run(&options.machine, &task, &mut vm::pass_on)?;
-    let told = Tally::from_lab(&String::from_utf8_lossy(&report.output));
-    Ok(Row {
-        name: series.name.to_owned(),
-        tally: told.unwrap_or_default(),
-        retries: report.infrastructure_failures,
-        time: start.elapsed(),
-        trouble: lab_trouble(told, report.status, options.filter.is_some()),
-    })
 }
 
-/// The cases that a kernel serves which refuses programs that read its memory: one more boot of
-/// 6.12.
-fn locked_down(artifacts: &Artifacts, options: &Options) -> Result<Row> {
-    let series = kernel::series("6.12")?;
-    note(&format!("scenarios on kernel {}, locked down", series.name));
-    let machine = MachineOptions {
-        append: format!("lockdown=confidentiality {}", options.machine.append),
-        ..options.machine.clone()
-    };
-    let start = Instant::now();
-    let mut guest = Guest::prepare(series.name, artifacts)?;
-    let words = ["lab", "test", "--lockdown"].map(str::to_owned);
-    let task = Task { line: command_line(&words), terminal: false };
-    let report = guest.run(&machine, &task, &mut vm::pass_on)?;
-    let told = Tally::from_lab(&String::from_utf8_lossy(&report.output));
-    Ok(Row {
-        name: "lockdown".to_owned(),
-        tally: told.unwrap_or_default(),
-        retries: report.infrastructure_failures,
-        time: start.elapsed(),
-        trouble: lab_trouble(told, report.status, false),
-    })
+/// A kernel that cannot be had counts as one skipped case.
+fn not_run(name: &str, why: &str) -> Row {
+    let tally = Tally { skipped: 1, ..Tally::default() };
+    Row { name: name.to_owned(), tally, remark: Some(format!("NOT RUN: {why}")), ..Row::default() }
 }
 
 /// What is wrong with a lab run beyond its failed cases. A filter may leave only cases that another
@@ -164,31 +181,41 @@ fn lab_trouble(told: Option<Tally>, status: i32, filtered: bool) -> Option<Strin
     }
 }
 
-/// The table, and the closing line that sums it up.
-fn close(rows: &[Row]) -> ExitCode {
+/// Prints the table and the closing line that sums it up; false when something failed.
+fn close(rows: &[Row], time: Duration) -> bool {
+    let (text, good) = summary(rows, time);
+    vm::pass_on(text.as_bytes());
+    good
+}
+
+fn summary(rows: &[Row], time: Duration) -> (String, bool) {
     let mut text = format!(
-        "\n{:<8} {:>7} {:>7} {:>8} {:>8} {:>8}\n",
+        "\n{:<11} {:>7} {:>7} {:>8} {:>8} {:>8}\n",
         "", "passed", "failed", "skipped", "retries", "time"
     );
     let mut sum = Tally::default();
     for row in rows {
         let Tally { passed, failed, skipped } = row.tally;
         let (retries, time) = (row.retries, row.time.as_secs());
-        let trouble = row.trouble.as_deref().unwrap_or_default();
-        text.push_str(&format!(
-            "{:<8} {passed:>7} {failed:>7} {skipped:>8} {retries:>8} {time:>6} s  {trouble}\n",
-            row.name
-        ));
+        let said: Vec<&str> = row.trouble.iter().chain(&row.remark).map(String::as_str).collect();
+        let line = format!(
+            "{:<11} {passed:>7} {failed:>7} {skipped:>8} {retries:>8} {time:>6} s  {}",
+            row.name,
+            said.join("; ")
+        );
+        text.push_str(&format!("{}\n", line.trim_end()));
         sum += row.tally;
         if row.trouble.is_some() {
             sum += Tally::ONE_FAILED;
         }
     }
     let Tally { passed, failed, skipped } = sum;
-    text.push_str(&format!("\nstallprobe: {passed} passed, {failed} failed, {skipped} skipped\n"));
-    let mut stdout = std::io::stdout().lock();
-    let _written = stdout.write_all(text.as_bytes());
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    text.push_str(&format!(
+        "{:<11} {:>43} s\n\nstallprobe: {passed} passed, {failed} failed, {skipped} skipped\n",
+        "in all",
+        time.as_secs()
+    ));
+    (text, failed == 0)
 }
 
 #[cfg(test)]
@@ -216,5 +243,16 @@ mod tests {
         ] {
             assert!(lab_trouble(told, status, false).is_some(), "{told:?} {status}");
         }
+    }
+
+    #[test]
+    fn a_kernel_that_cannot_be_had_is_seen_in_the_table() {
+        let host = Row { name: "host".to_owned(), ..Row::default() };
+        let (text, good) = summary(&[host, not_run("7.2", "no mirror")], Duration::from_secs(61));
+        assert!(good);
+        assert!(text.contains("NOT RUN: no mirror"), "{text}");
+        assert!(text.ends_with("stallprobe: 0 passed, 0 failed, 1 skipped\n"));
+        let broken = Row { trouble: Some("no boot".to_owned()), ..Row::default() };
+        assert!(!summary(&[broken], Duration::ZERO).1);
     }
 }

@@ -1,20 +1,41 @@
 //! What the guest's console tells about a run.
+use std::time::Duration;
 
-const UP: &[u8] = b"STALLPROBE-VM-UP\n";
+const UP: &[u8] = b"STALLPROBE-VM-UP ";
 const STATUS: &[u8] = b"STALLPROBE-VM-STATUS=";
+/// What two readings of two clocks may differ by on a loaded machine: the console is slow to come.
+const READING: Duration = Duration::from_secs(3);
 
-/// Whether the guest's init has started.
-pub fn is_up(console: &[u8]) -> bool {
-    find(&plain(console), UP).is_some()
+/// What the guest's clock said when its init had started; nothing before that.
+pub fn up(console: &[u8]) -> Option<Duration> {
+    seconds(&after(console, UP)?)
 }
 
-/// The command's exit status, once the guest has told it.
-pub fn status(console: &[u8]) -> Option<i32> {
+/// The command's exit status and what the guest's clock said then, once the guest has told it.
+pub fn status(console: &[u8]) -> Option<(i32, Duration)> {
+    let line = after(console, STATUS)?;
+    let (status, clock) = line.split_once(' ')?;
+    Some((status.parse().ok()?, seconds(clock)?))
+}
+
+/// Whether the guest's clock ran too fast or too slow to trust what was timed by it: by more than
+/// 30 %. That happens to an emulated machine on a host that is badly overloaded.
+pub fn clock_is_off(guest: Duration, here: Duration) -> bool {
+    guest.abs_diff(here) > here.mul_f64(0.3) + READING
+}
+
+/// What follows a mark on its line, once the line is whole.
+fn after(console: &[u8], mark: &[u8]) -> Option<String> {
     let console = plain(console);
-    let start = find(&console, STATUS)? + STATUS.len();
+    let start = find(&console, mark)? + mark.len();
     let rest = console.get(start..)?;
     let end = rest.iter().position(|&byte| byte == b'\n')?;
-    std::str::from_utf8(rest.get(..end)?).ok()?.parse().ok()
+    String::from_utf8(rest.get(..end)?.to_vec()).ok()
+}
+
+/// Seconds with a fraction, as /proc/uptime has them.
+fn seconds(text: &str) -> Option<Duration> {
+    Duration::try_from_secs_f64(text.parse().ok()?).ok()
 }
 
 /// The most telling line of a console without a verdict: the panic or oops, else its last line.
@@ -46,14 +67,27 @@ mod tests {
 
     #[test]
     fn the_status_counts_only_when_its_line_is_whole() {
-        let console =
-            b"[    1.0] boot\r\nSTALLPROBE-VM-UP\r\n\r\nSTALLPROBE-VM-STATUS=127\r\n[ 2.0]";
-        assert!(is_up(console));
-        assert_eq!(status(console), Some(127));
-        assert_eq!(status(b"\nSTALLPROBE-VM-STATUS=1"), None);
-        assert_eq!(status(b"\nSTALLPROBE-VM-STATUS=\n"), None);
+        let console = b"[    1.0] boot\r\nSTALLPROBE-VM-UP 2.50\r\n\r\n\
+            STALLPROBE-VM-STATUS=127 14.07\r\n[ 2.0]";
+        assert_eq!(up(console), Some(Duration::from_millis(2500)));
+        assert_eq!(status(console), Some((127, Duration::from_millis(14_070))));
+        for broken in ["=1", "=1 2", "=\n", "=1\n", "= 1\n", "=1 x\n", "=1 -2\n", "=1 inf\n"] {
+            let console = format!("\nSTALLPROBE-VM-STATUS{broken}");
+            assert_eq!(status(console.as_bytes()), None, "{broken:?}");
+        }
         assert_eq!(status(b"nothing"), None);
-        assert!(!is_up(b"STALLPROBE-VM-U"));
+        assert_eq!(up(b"STALLPROBE-VM-UP 2.5"), None);
+        assert_eq!(up(b"STALLPROBE-VM-U"), None);
+    }
+
+    #[test]
+    fn a_clock_may_be_a_third_off_and_no_more() {
+        let off = |guest, here| clock_is_off(Duration::from_secs(guest), Duration::from_secs(here));
+        assert!(!off(600, 600) && !off(750, 600) && !off(450, 600));
+        assert!(off(800, 600) && off(400, 600) && off(1800, 600));
+        // A short command: the readings themselves are not that exact.
+        assert!(!off(0, 2) && !off(3, 0));
+        assert!(off(30, 10));
     }
 
     #[test]

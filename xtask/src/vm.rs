@@ -10,7 +10,7 @@ use anyhow::{Result, bail};
 use crate::{
     artifacts::Artifacts,
     guest::{Guest, Task, command_line},
-    matrix,
+    lab, matrix,
     qemu::Accel,
 };
 
@@ -25,6 +25,9 @@ pub struct Options {
     /// Put the matrix into README.md when nothing failed.
     #[arg(long, requires = "matrix")]
     pub write_readme: bool,
+    /// How many kernels run at the same time with --matrix.
+    #[arg(long, default_value_t = lab::AT_ONCE, value_name = "NUMBER", requires = "matrix")]
+    pub at_once: usize,
     #[command(flatten)]
     pub machine: MachineOptions,
     /// A file for the guest's /work; programs are put on its PATH. May be repeated.

@@ -351,7 +351,6 @@ fn fields(event: &Event) -> Option<Value> {
             }
             return Some(all);
         }
-        Body::Reject(e) => &e.tuple,
         _ => return None,
     };
     Some(flow_fields(Flow::of(tuple)))

@@ -66,12 +66,7 @@ fn syn_stage(lab: &Lab, v6: bool) -> Result<()> {
 /// Two connections fill a backlog of 1; a third SYN is refused, and its retransmit too. Gives the
 /// connects.
 pub fn refuse_syn(client: &Pod, server: &Pod, to: SocketAddr) -> Result<Vec<Attempt>> {
-    let mut connects = Vec::new();
-    for _ in 0..2 {
-        let attempt = Attempt::start(client, to)?;
-        ensure!(attempt.wait(SOON)? == State::Connected, "the queue had room, yet no connection");
-        connects.push(attempt);
-    }
+    let mut connects = queued(client, to, 2)?;
     let before = counters::net(server, "ListenOverflows")?;
     let refused = Attempt::start(client, to)?;
     until("the listener refuses a SYN twice", SOON, || {
@@ -92,12 +87,7 @@ fn ack_stage(lab: &Lab, v6: bool) -> Result<()> {
     let listener = tcp::listen(&server, LISTENER, any(v6), 4, false)?;
     let probe = lab.probe(&[])?;
 
-    let mut attempts = Vec::new();
-    for _ in 0..3 {
-        let attempt = Attempt::start(&client, to)?;
-        ensure!(attempt.wait(SOON)? == State::Connected, "the queue had room, yet no connection");
-        attempts.push(attempt);
-    }
+    let mut attempts = queued(&client, to, 3)?;
     // Long enough for all four SYNs to be answered before the first ACK arrives.
     client.run("tc", &["qdisc", "add", "dev", "eth0", "root", "netem", "delay", "300ms"])?;
     let before = counters::net(&server, "ListenOverflows")?;
@@ -128,6 +118,73 @@ fn ack_stage(lab: &Lab, v6: bool) -> Result<()> {
         .filled("/fix")?;
     probe.stop()?;
     probe.only(&["accept-queue-overflow"])
+}
+
+/// Look-alike: the queue is as full as it may be and takes this one still, but a rule drops its SYN.
+pub fn nearly_full(lab: &Lab) -> Result<()> {
+    let (client, server) = (lab.pod("client")?, lab.pod("shop")?);
+    let crawler = lab.pod("crawler")?;
+    let to = SocketAddr::new(server.v4.into(), PORT);
+    let _listener = tcp::listen(&server, LISTENER, any(false), 2, false)?;
+    drop_syns(&client, &server)?;
+    let probe = lab.probe(&[])?;
+
+    let _queued = queued(&crawler, to, 2)?;
+    let _attempt = Attempt::start(&client, to)?;
+    sent_again(&client)?;
+    ensure!(counters::net(&server, "ListenDrops")? == 0, "the listener refused something");
+
+    probe.unknown("connect-stall", "client")?;
+    probe.stop()?;
+    probe.only(&["unknown"])
+}
+
+/// Look-alike: one listener's queue is full, and the SYN that a rule drops was for another port of
+/// the same pod.
+pub fn other_port(lab: &Lab) -> Result<()> {
+    let (client, server) = (lab.pod("client")?, lab.pod("shop")?);
+    let crawler = lab.pod("crawler")?;
+    let to = SocketAddr::new(server.v4.into(), PORT);
+    let well = SocketAddr::new(server.v4.into(), PORT + 1);
+    let _full = tcp::listen(&server, LISTENER, any(false), 1, false)?;
+    let _well = tcp::listen(&server, "shop-web", ([0u8; 4], PORT + 1).into(), 128, true)?;
+    drop_syns(&client, &server)?;
+    let probe = lab.probe(&[])?;
+
+    let _refused = refuse_syn(&crawler, &server, to)?;
+    let _attempt = Attempt::start(&client, well)?;
+    sent_again(&client)?;
+
+    probe.cause("accept-queue-overflow", "crawler", STALL)?.is("/confidence", "certain")?;
+    probe.unknown("connect-stall", "client")?;
+    probe.stop()?;
+    let wrong = probe.stalls(|f| f["cause"] != "unknown" && f["victim"]["pod"] == "client");
+    ensure!(wrong == 0, "another listener's queue was blamed");
+    probe.only(&["accept-queue-overflow", "unknown"])
+}
+
+/// Connections that nobody accepts.
+pub fn queued(client: &Pod, to: SocketAddr, count: usize) -> Result<Vec<Attempt>> {
+    let mut connects = Vec::new();
+    for i in 0..count {
+        let attempt = Attempt::start(client, to)?;
+        let state = attempt.wait(SOON)?;
+        ensure!(state == State::Connected, "the queue had room, yet connect {i} was {state:?}");
+        connects.push(attempt);
+    }
+    Ok(connects)
+}
+
+/// A rule in the server's pod against all that comes from this client.
+fn drop_syns(client: &Pod, server: &Pod) -> Result<()> {
+    let from = client.v4.to_string();
+    server.run("iptables", &["-A", "INPUT", "-s", &from, "-j", "DROP"]).map(drop)
+}
+
+pub fn sent_again(client: &Pod) -> Result<()> {
+    until("the SYN is sent again", SOON, || {
+        Ok((counters::net(client, "TCPSynRetrans")? > 0).then_some(()))
+    })
 }
 
 fn any(v6: bool) -> SocketAddr {

@@ -39,7 +39,7 @@ pub fn untranslated(lab: &Lab) -> Result<()> {
     ensure!(counters::net(&client, "Udp:NoPorts")? > unmet, "no answer met a closed port");
     ensure!(counters::conntrack("clashres")? == clashes, "there was a clash");
 
-    probe.cause("unknown", "client", SOON)?.is("/symptom", "dns-stall")?;
+    probe.unknown("dns-stall", "client")?;
     probe.stop()?;
     probe.only(&["unknown"])
 }
@@ -57,7 +57,7 @@ pub fn nfqueue_neighbour(lab: &Lab) -> Result<()> {
     ensure!(took > Duration::from_secs(2), "the lookup took only {took:?}");
     ensure!(counters::conntrack("clashres")? == clashes, "there was a clash");
 
-    probe.cause("unknown", "client", SOON)?.is("/symptom", "dns-stall")?;
+    probe.unknown("dns-stall", "client")?;
     probe.stop()?;
     probe.only(&["unknown", "server-slow"])
 }

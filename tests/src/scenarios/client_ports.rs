@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Result, bail, ensure};
 
-use super::accept_queue::PORT;
+use super::accept_queue::{PORT, sent_again};
 use crate::{
     lab::Lab,
     netns::Pod,
@@ -35,7 +35,7 @@ fn exhausted(lab: &Lab, v6: bool) -> Result<()> {
     let to = SocketAddr::new(server.address(v6), PORT);
     let probe = lab.probe(&[])?;
 
-    let _held = hold_ports(&client, to)?;
+    let _held = hold_ports(&client, to, PORTS)?;
     let error = failure(&client, to, 0)?;
     ensure!(error == Some(libc::EADDRNOTAVAIL), "the fifth connect: {error:?}");
 
@@ -64,7 +64,7 @@ pub fn lookalikes(lab: &Lab) -> Result<()> {
     let to = SocketAddr::new(server.v4.into(), PORT);
     let probe = lab.probe(&[])?;
 
-    let _held = hold_ports(&client, to)?;
+    let _held = hold_ports(&client, to, PORTS)?;
     // Two sockets may be bound to one port, but not connected to one destination.
     let own = FIRST + 1000;
     let first = client.inside(|| Attempt::bind(false, own))?;
@@ -85,14 +85,32 @@ pub fn lookalikes(lab: &Lab) -> Result<()> {
     probe.only(&["no-listener"])
 }
 
+/// Look-alike: one port is left, and a rule drops the SYN from it.
+pub fn one_left(lab: &Lab) -> Result<()> {
+    let (client, server) = (lab.pod("client")?, lab.pod("shop")?);
+    let _listener = tcp::listen(&server, "shop-api", ([0u8; 4], PORT).into(), 128, false)?;
+    narrow(&client)?;
+    let to = SocketAddr::new(server.v4.into(), PORT);
+    let probe = lab.probe(&[])?;
+
+    let _held = hold_ports(&client, to, PORTS - 1)?;
+    server.run("iptables", &["-A", "INPUT", "-p", "tcp", "--syn", "-j", "DROP"])?;
+    let _attempt = Attempt::start(&client, to)?;
+    sent_again(&client)?;
+
+    probe.unknown("connect-stall", "client")?;
+    probe.stop()?;
+    probe.only(&["unknown"])
+}
+
 fn narrow(pod: &Pod) -> Result<()> {
     let range = format!("{FIRST} {}", usize::from(FIRST) + PORTS - 1);
     sysctl::set_in(pod, "net.ipv4.ip_local_port_range", &range)
 }
 
-fn hold_ports(client: &Pod, to: SocketAddr) -> Result<Vec<Attempt>> {
+fn hold_ports(client: &Pod, to: SocketAddr, count: usize) -> Result<Vec<Attempt>> {
     let mut held = Vec::new();
-    for i in 0..PORTS {
+    for i in 0..count {
         let attempt = Attempt::start(client, to)?;
         let state = attempt.wait(SOON)?;
         ensure!(state == State::Connected, "connect {i} had a port, yet it was {state:?}");

@@ -146,7 +146,7 @@ fn clash_once(lab: &Lab, world: &World, name: &str) -> Result<bool> {
         .is("/victim/address", world.client.v4.to_string())?
         .is("/details/name", name)?
         .is("/details/resolved", true)?
-        .is_set("/details/backends", &backends(&world.backends))?
+        .is_set("/details/backends", &backends(&world.backends, false))?
         .is_set("/details/backend_pods", &names(&world.backends))?
         .check("/details/service", "the service's address", |service| {
             service.as_str().is_some_and(|s| s.starts_with("10.96.0.10"))
@@ -166,20 +166,29 @@ fn clash_once(lab: &Lab, world: &World, name: &str) -> Result<bool> {
     Ok(true)
 }
 
-/// Two threads on one socket, as a resolver that sends from two threads: no rule helps the race.
 pub fn two_threads(lab: &Lab) -> Result<()> {
+    two_threads_over(lab, false)
+}
+
+pub fn two_threads_v6(lab: &Lab) -> Result<()> {
+    two_threads_over(lab, true)
+}
+
+/// Two threads on one socket, as a resolver that sends from two threads: no rule helps the race.
+fn two_threads_over(lab: &Lab, v6: bool) -> Result<()> {
     let client = lab.pod("client")?;
     let backends = [lab.pod("dns-a")?, lab.pod("dns-b")?];
     let slow = Behaviour { delay: SLOW, ..Behaviour::default() };
     let _servers =
         [server::start(&backends[0], "dns", slow)?, server::start(&backends[1], "dns", slow)?];
-    let service = services::dns(&backends, Choice::Random)?;
+    let service = services::dns_over(&backends, Choice::Random, v6)?;
     let probe = lab.probe(&[])?;
-    let unmet = counters::net(&client, "Udp:NoPorts")?;
+    let counter = if v6 { "Udp6NoPorts" } else { "Udp:NoPorts" };
+    let unmet = counters::net(&client, counter)?;
 
     let lost = lose_answers(&Race::new()?, &client, service)?;
     ensure!(
-        counters::net(&client, "Udp:NoPorts")? > unmet,
+        counters::net(&client, counter)? > unmet,
         "an answer is missing, yet none met a closed port"
     );
 
@@ -191,7 +200,7 @@ pub fn two_threads(lab: &Lab) -> Result<()> {
         .is("/symptom", "dns-stall")?
         .is("/confidence", "certain")?
         .is("/victim/pod", "client")?
-        .is_set("/details/backends", &self::backends(&backends))?
+        .is_set("/details/backends", &self::backends(&backends, v6))?
         .is("/details/resolved", true)?
         .filled("/fix")?;
     probe.stop()?;
@@ -252,8 +261,8 @@ fn missing<'a>(
     })
 }
 
-fn backends(pods: &[Pod]) -> Vec<String> {
-    pods.iter().map(|pod| services::shown(pod, false)).collect()
+fn backends(pods: &[Pod], v6: bool) -> Vec<String> {
+    pods.iter().map(|pod| services::shown(pod, v6)).collect()
 }
 
 fn names(pods: &[Pod]) -> Vec<String> {

@@ -66,9 +66,7 @@ fn dropped(lab: &Lab, policy: impl Fn() -> Result<()>) -> Result<()> {
     ensure!(attempt.wait(Duration::ZERO)? == State::Pending, "the SYN got through");
 
     for symptom in ["dns-stall", "connect-stall"] {
-        probe.finding(&format!("unknown {symptom} of client"), SOON, |f| {
-            f["cause"] == "unknown" && f["symptom"] == symptom && f["victim"]["pod"] == "client"
-        })?;
+        probe.unknown(symptom, "client")?;
     }
     probe.stop()?;
     probe.only(&["unknown"])

@@ -55,6 +55,8 @@ fn collision(lab: &Lab, v6: bool) -> Result<()> {
         .cause("ipvs-nodeport-collision", "host", SOON)?
         .is("/symptom", "connect-stall")?
         .is("/confidence", "certain")?
+        .is("/culprit/address", service.ip().to_string())?
+        .is("/culprit/port", NODE_PORT)?
         .is("/details/service", service.to_string())?
         .is("/details/port", NODE_PORT)?
         .is("/details/server", to.to_string())?
@@ -91,7 +93,7 @@ pub fn rule_drops(lab: &Lab) -> Result<()> {
     let attempt = Attempt::bind(false, NODE_PORT + 1)?;
     attempt.fire(to)?;
 
-    probe.cause("unknown", "host", SOON)?.is("/symptom", "connect-stall")?;
+    probe.unknown("connect-stall", "host")?;
     ensure!(attempt.wait(Duration::ZERO)? == State::Pending, "the connect got through");
     probe.stop()?;
     probe.only(&["unknown"])

@@ -208,7 +208,7 @@ pub fn rule_drops(lab: &Lab) -> Result<()> {
     sent_again(&stage.client)?;
     ensure!(attempt.wait(std::time::Duration::ZERO)? == State::Pending, "the SYN got through");
 
-    probe.cause("unknown", "client", SOON)?.is("/symptom", "connect-stall")?;
+    probe.unknown("connect-stall", "client")?;
     probe.stop()?;
     probe.only(&["unknown"])
 }
@@ -264,7 +264,7 @@ pub fn unreachable(lab: &Lab) -> Result<()> {
     let state = Attempt::start(&client, to)?.wait(SOON)?;
     ensure!(state == State::Failed(libc::EHOSTUNREACH), "the connect was {state:?}");
 
-    probe.cause("unknown", "client", SOON)?.is("/symptom", "connect-stall")?;
+    probe.unknown("connect-stall", "client")?;
     probe.stop()?;
     probe.only(&["unknown"])
 }

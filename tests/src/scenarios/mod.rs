@@ -13,6 +13,7 @@ mod ipvs_nodeport;
 mod ipvs_stale;
 mod manners;
 mod module_reload;
+mod nginx;
 mod no_listener;
 mod resolvers;
 mod rungs;
@@ -38,31 +39,46 @@ pub const ALL: &[Case] = &[
         .names("accept-queue-overflow", Expect::Certain),
     Case::new("accept_queue_ack_v6", accept_queue::ack_v6)
         .names("accept-queue-overflow", Expect::Certain),
+    Case::new("accept_queue_nginx", nginx::default_backlog)
+        .names("accept-queue-overflow", Expect::Certain),
+    Case::new("accept_queue_nginx_v6", nginx::own_backlog_v6)
+        .names("accept-queue-overflow", Expect::Certain),
+    Case::new("accept_queue_nginx_has_room", nginx::queue_has_room),
+    Case::new("accept_queue_nearly_full", accept_queue::nearly_full),
+    Case::new("accept_queue_other_port", accept_queue::other_port),
     Case::new("dnat_clash_getaddrinfo", dnat_clash::getaddrinfo)
         .kernels(dnat_clash::CERTAIN)
         .elsewhere("what waited in a queue is translated anew there and does not clash")
         .names("conntrack-dnat-clash", Expect::Certain),
     Case::new("dnat_clash_two_threads", dnat_clash::two_threads)
         .names("conntrack-dnat-clash", Expect::Certain),
+    Case::new("dnat_clash_two_threads_v6", dnat_clash::two_threads_v6)
+        .names("conntrack-dnat-clash", Expect::Certain),
     Case::new("snat_clash_udp", snat_clash::udp)
-        .limit(180)
+        .limit(300)
         .names("conntrack-snat-clash", Expect::Certain),
     Case::new("snat_clash_udp_v6", snat_clash::udp_v6)
-        .limit(180)
+        .limit(300)
         .names("conntrack-snat-clash", Expect::Certain),
     Case::new("snat_clash_tcp", snat_clash::tcp)
-        .limit(180)
+        .limit(300)
         .names("conntrack-snat-clash", Expect::Certain),
-    Case::new("table_full", table_full::run_case).names("conntrack-table-full", Expect::Certain),
+    Case::new("snat_clash_tcp_v6", snat_clash::tcp_v6)
+        .limit(300)
+        .names("conntrack-snat-clash", Expect::Certain),
+    Case::new("table_full", table_full::v4).names("conntrack-table-full", Expect::Certain),
+    Case::new("table_full_v6", table_full::v6).names("conntrack-table-full", Expect::Certain),
+    Case::new("table_room_left", table_full::room_left),
+    Case::new("table_evicts", table_full::evicts),
     Case::new("no_listener", no_listener::tcp).names("no-listener", Expect::Certain),
     Case::new("no_listener_v6", no_listener::tcp_v6).names("no-listener", Expect::Certain),
     Case::new("no_listener_dns", no_listener::dns)
         .names("no-listener", Expect::Certain)
         .but(&[("5.10", Expect::Likely)]),
     Case::new("server_slow", server_slow::direct).names("server-slow", Expect::Certain),
-    Case::new("server_slow_chain", server_slow::chain),
+    Case::new("server_slow_chain", server_slow::chain).same_everywhere(),
     Case::new("nft_drop", dropped::nft),
-    Case::new("iptables_nft_drop", dropped::iptables_nft),
+    Case::new("iptables_nft_drop", dropped::iptables_nft).same_everywhere(),
     Case::new("iptables_legacy_drop", dropped::iptables_legacy),
     Case::new("untranslated_answer", clash_lookalikes::untranslated),
     Case::new("nfqueue_neighbour", clash_lookalikes::nfqueue_neighbour)
@@ -75,6 +91,7 @@ pub const ALL: &[Case] = &[
     Case::new("snat_exhausted_tcp", snat_ports::tcp).names("snat-ports-exhausted", Expect::Certain),
     Case::new("snat_exhausted_tcp_v6", snat_ports::tcp_v6)
         .names("snat-ports-exhausted", Expect::Certain),
+    Case::new("snat_ports_rule_drops", snat_ports::rule_drops),
     Case::new("syn_cookies", syn_cookies::run_case),
     Case::new("syn_queue_backlog", syn_queue::backlog).names("syn-queue-overflow", Expect::Certain),
     Case::new("syn_queue_backlog_v6", syn_queue::backlog_v6)
@@ -88,15 +105,16 @@ pub const ALL: &[Case] = &[
     Case::new("client_ports", client_ports::v4).names("client-ports-exhausted", Expect::Certain),
     Case::new("client_ports_v6", client_ports::v6).names("client-ports-exhausted", Expect::Certain),
     Case::new("client_ports_lookalikes", client_ports::lookalikes),
-    Case::new("resolver_glibc", resolvers::glibc),
-    Case::new("resolver_musl", resolvers::musl),
-    Case::new("resolver_go", resolvers::go),
-    Case::new("resolver_musl_dead_nameserver", resolvers::musl_dead_nameserver),
-    Case::new("resolvers_answered", resolvers::answered),
-    Case::new("rungs_accept_queue_syn", rungs::accept_queue_syn),
-    Case::new("rungs_accept_queue_ack", rungs::accept_queue_ack),
-    Case::new("rungs_snat_clash", rungs::snat_clash).limit(180),
-    Case::new("rungs_table_full", rungs::table_full),
+    Case::new("client_ports_one_left", client_ports::one_left),
+    Case::new("resolver_glibc", resolvers::glibc).same_everywhere(),
+    Case::new("resolver_musl", resolvers::musl).same_everywhere(),
+    Case::new("resolver_go", resolvers::go).same_everywhere(),
+    Case::new("resolver_musl_dead_nameserver", resolvers::musl_dead_nameserver).same_everywhere(),
+    Case::new("resolvers_answered", resolvers::answered).same_everywhere(),
+    Case::new("rungs_accept_queue_syn", rungs::accept_queue_syn).same_everywhere(),
+    Case::new("rungs_accept_queue_ack", rungs::accept_queue_ack).same_everywhere(),
+    Case::new("rungs_snat_clash", rungs::snat_clash).same_everywhere().limit(300),
+    Case::new("rungs_table_full", rungs::table_full).same_everywhere(),
     Case::new("rungs_snapshot_accept_queue", snapshots::accept_queue).locked_down(),
     Case::new("rungs_snapshot_accept_queue_v6", snapshots::accept_queue_v6).locked_down(),
     Case::new("rungs_snapshot_table_full", snapshots::table_full).locked_down(),
@@ -162,9 +180,9 @@ pub const ALL: &[Case] = &[
     Case::new("service_wrong_port", service_no_backend::wrong_port)
         .kernels(service_no_backend::NFTABLES)
         .elsewhere("kube-proxy's nftables mode needs kernel 5.13"),
-    Case::new("healthy", healthy::run_case).limit(240),
-    Case::new("flood", flood::run_case).limit(300),
-    Case::new("module_reload", module_reload::run_case).limit(240),
+    Case::new("healthy", healthy::run_case).limit(300),
+    Case::new("flood", flood::run_case).same_everywhere().limit(300),
+    Case::new("module_reload", module_reload::run_case).same_everywhere().limit(300),
     Case::new("sigkill_leaves_nothing", manners::sigkill_leaves_nothing),
-    Case::new("no_rights", manners::no_rights),
+    Case::new("no_rights", manners::no_rights).same_everywhere(),
 ];

@@ -21,7 +21,7 @@ pub fn snat_clash(lab: &Lab) -> Result<()> {
 }
 
 pub fn table_full(lab: &Lab) -> Result<()> {
-    without_fentry(lab, table_full::run_case)
+    without_fentry(lab, table_full::v4)
 }
 
 fn without_fentry(lab: &Lab, scenario: fn(&Lab) -> Result<()>) -> Result<()> {

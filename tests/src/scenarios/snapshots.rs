@@ -127,7 +127,7 @@ fn full_table(lab: &Lab) -> Result<()> {
     services::masquerade(None)?;
     let probe = lab.probe(&[])?;
 
-    let _connects = table_full::fill(&asking, &connecting, &server)?;
+    let _connects = table_full::fill(&asking, &connecting, server.v4.into())?;
 
     probe
         .cause("conntrack-table-full", "client-b", STALL)?

@@ -60,12 +60,21 @@ fn udp_over(lab: &Lab, v6: bool) -> Result<()> {
     probe.only(&["conntrack-snat-clash"])
 }
 
-/// The loser's SYN is sent again by the kernel after 1 s.
 pub fn tcp(lab: &Lab) -> Result<()> {
+    tcp_over(lab, false)
+}
+
+pub fn tcp_v6(lab: &Lab) -> Result<()> {
+    tcp_over(lab, true)
+}
+
+/// The loser's SYN is sent again by the kernel after 1 s.
+fn tcp_over(lab: &Lab, v6: bool) -> Result<()> {
     let clients = [lab.pod("client-a")?, lab.pod("client-b")?];
     let shop = lab.outside("shop")?;
-    let to = SocketAddr::new(shop.v4.into(), 443);
-    let _server = tcp::listen(&shop, "shop-api", ([0u8; 4], 443).into(), 128, true)?;
+    let to = SocketAddr::new(shop.address(v6), 443);
+    let any = if v6 { ([0u16; 8], 443).into() } else { ([0u8; 4], 443).into() };
+    let _server = tcp::listen(&shop, "shop-api", any, 128, true)?;
     services::masquerade(None)?;
     let probe = lab.probe(&[])?;
     let race = Race::new()?;

@@ -5,7 +5,9 @@ use std::{net::SocketAddr, thread, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 
+use super::accept_queue::sent_again;
 use crate::{
+    command::run,
     counters,
     dns::{
         A,
@@ -81,13 +83,7 @@ fn tcp_over(lab: &Lab, v6: bool) -> Result<()> {
     let to = SocketAddr::new(shop.address(v6), 443);
     let probe = lab.probe(&[])?;
 
-    let mut held = Vec::new();
-    for i in 0..PORTS {
-        let attempt = Attempt::start(&holder, to)?;
-        let state = attempt.wait(SOON)?;
-        ensure!(state == State::Connected, "connect {i} had a port, yet it was {state:?}");
-        held.push(attempt);
-    }
+    let _held = hold_ports(&holder, to)?;
     thread::sleep(AGE);
     let failed = counters::conntrack("insert_failed")?;
     let attempt = Attempt::start(&client, to)?;
@@ -102,6 +98,41 @@ fn tcp_over(lab: &Lab, v6: bool) -> Result<()> {
         .at_least("/details/holder_age_ms", 1000)?;
     probe.stop()?;
     probe.only(&["snat-ports-exhausted"])
+}
+
+/// Look-alike: all ports are held, but a rule drops the client's SYN before one is looked for.
+pub fn rule_drops(lab: &Lab) -> Result<()> {
+    let (holder, client) = (lab.pod("holder")?, lab.pod("client")?);
+    let shop = lab.outside("shop")?;
+    let _server = tcp::listen(&shop, "shop-api", ([0u8; 4], 443).into(), 128, false)?;
+    services::masquerade(Some("40000-40003"))?;
+    let from = client.v4.to_string();
+    run("iptables", &["-A", "FORWARD", "-s", &from, "-j", "DROP"])?;
+    let to = SocketAddr::new(shop.v4.into(), 443);
+    let probe = lab.probe(&[])?;
+
+    let _held = hold_ports(&holder, to)?;
+    thread::sleep(AGE);
+    let failed = counters::conntrack("insert_failed")?;
+    let _attempt = Attempt::start(&client, to)?;
+    sent_again(&client)?;
+    ensure!(counters::conntrack("insert_failed")? == failed, "something else was dropped");
+
+    probe.unknown("connect-stall", "client")?;
+    probe.stop()?;
+    probe.only(&["unknown"])
+}
+
+/// Connections of a pod that hold every port of the range.
+fn hold_ports(holder: &Pod, to: SocketAddr) -> Result<Vec<Attempt>> {
+    let mut held = Vec::new();
+    for i in 0..PORTS {
+        let attempt = Attempt::start(holder, to)?;
+        let state = attempt.wait(SOON)?;
+        ensure!(state == State::Connected, "connect {i} had a port, yet it was {state:?}");
+        held.push(attempt);
+    }
+    Ok(held)
 }
 
 fn check(probe: &Probe, client: &Pod, to: SocketAddr) -> Result<Finding> {

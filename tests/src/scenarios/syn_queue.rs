@@ -118,7 +118,7 @@ pub fn room_left(lab: &Lab) -> Result<()> {
     })?;
     ensure!(counters::net(&server, "ListenDrops")? == 0, "the listener refused something");
 
-    probe.cause("unknown", "client", SOON)?.is("/symptom", "connect-stall")?;
+    probe.unknown("connect-stall", "client")?;
     probe.stop()?;
     probe.only(&["unknown"])
 }

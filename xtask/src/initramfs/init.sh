@@ -3,7 +3,8 @@
 # ended, powers off.
 #
 # ttyS0 is the kernel's console and carries the marks below, ttyS1 carries the command's output and
-# nothing else.
+# nothing else. Each mark ends with this machine's own clock (CLOCK_BOOTTIME in seconds), which the
+# other side compares with its own.
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 export HOME=/root
 
@@ -35,7 +36,8 @@ echo 1 >/proc/sys/kernel/printk
 
 . /vm/environment
 stty -F /dev/ttyS1 raw -echo rows "$LINES" cols "$COLUMNS"
-printf '\nSTALLPROBE-VM-UP\n' >/dev/ttyS0
+read -r clock _ </proc/uptime
+printf '\nSTALLPROBE-VM-UP %s\n' "$clock" >/dev/ttyS0
 
 cd /work
 if [ "$VM_TERMINAL" = 1 ]; then
@@ -55,6 +57,7 @@ fi
 
 # Setting a terminal's modes waits until everything written has been sent.
 stty -F /dev/ttyS1 raw
-printf '\nSTALLPROBE-VM-STATUS=%s\n' "$status" >/dev/ttyS0
+read -r clock _ </proc/uptime
+printf '\nSTALLPROBE-VM-STATUS=%s %s\n' "$status" "$clock" >/dev/ttyS0
 stty -F /dev/ttyS0 raw
 poweroff -f

@@ -52,7 +52,7 @@ const FILES: &[(&str, &str)] = &[
 /// The archive every run with this kernel starts from; made when it is not in the cache.
 pub fn base(cache: &Cache, kernel: &Kernel) -> Result<PathBuf> {
     let folder = cache.initramfs()?;
-    let path = folder.join(format!("{}-{}.cpio", kernel.release, key(kernel)?));
+    let path = folder.join(format!("{}-{}.cpio", kernel.release, key(cache, kernel)?));
     if path.is_file() {
         return Ok(path);
     }
@@ -73,7 +73,7 @@ pub fn base(cache: &Cache, kernel: &Kernel) -> Result<PathBuf> {
     for (file, text) in FILES {
         tree.bytes(file, 0o644, *text);
     }
-    tools::add(&mut tree)?;
+    tools::add(&mut tree, cache)?;
     let staging = modules::stage(kernel, &folder)?;
     modules::add(&mut tree, staging.path(), &kernel.release)?;
 
@@ -124,10 +124,11 @@ fn write_into(tree: &Tree, file: File, path: &Path) -> Result<()> {
 
 /// What the base depends on. The host's shared libraries are seen through dpkg's status file, which
 /// changes with every upgrade.
-fn key(kernel: &Kernel) -> Result<String> {
+fn key(cache: &Cache, kernel: &Kernel) -> Result<String> {
     let mut inputs = format!("{FORMAT} {} {INIT} {FILES:?} ", kernel.release);
     inputs.push_str(&modules::rules());
-    for path in tools::inputs().chain([PathBuf::from("/var/lib/dpkg/status")]) {
+    let status = PathBuf::from("/var/lib/dpkg/status");
+    for path in tools::inputs(cache)?.into_iter().chain([status]) {
         if let Ok(meta) = fs::metadata(&path) {
             let (size, time) = (meta.len(), (meta.mtime(), meta.mtime_nsec()));
             write!(inputs, "{} {size} {time:?} ", path.display()).context("cannot format")?;

@@ -6,7 +6,12 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{cache::run_quietly, cpio::Tree, progress::note};
+use crate::{
+    cache::{Cache, run_quietly},
+    cpio::Tree,
+    progress::note,
+    setup::unpacked,
+};
 
 /// Programs without which the guest or the lab does not work, with the Debian package they are in.
 const REQUIRED: &[&str] = &[
@@ -32,6 +37,7 @@ const REQUIRED: &[&str] = &[
     "iptables-nft-save",
     "iptables-restore",
     "iptables-save",
+    "ipset",
     "ipvsadm",
     "kmod",
     "nft",
@@ -44,7 +50,7 @@ const REQUIRED: &[&str] = &[
 ];
 
 /// Programs that are welcome when the host has them.
-const OPTIONAL: &[&str] = &["bpftool", "bridge", "ethtool", "ipset", "nstat", "strace", "tcpdump"];
+const OPTIONAL: &[&str] = &["bpftool", "bridge", "ethtool", "nstat", "strace", "tcpdump"];
 
 /// The one program under several names. `modprobe` comes into being only when the guest's init
 /// runs: the kernel would call it many times while it boots, which costs a second and finds nothing.
@@ -56,9 +62,10 @@ const FOLDERS: [&str; 5] = ["/usr/sbin", "/usr/bin", "/sbin", "/bin", "/usr/loca
 const XTABLES: &str = "/usr/lib/x86_64-linux-gnu/xtables";
 
 /// Host files whose change means a new archive.
-pub fn inputs() -> impl Iterator<Item = PathBuf> {
-    let programs = REQUIRED.iter().chain(OPTIONAL);
-    programs.filter_map(|name| find(name))
+pub fn inputs(cache: &Cache) -> Result<Vec<PathBuf>> {
+    let programs = REQUIRED.iter().chain(OPTIONAL).filter_map(|name| find(name));
+    let unpacked = unpacked::programs(cache)?.into_iter().map(|(_, path)| path);
+    Ok(programs.chain(unpacked).collect())
 }
 
 fn find(name: &str) -> Option<PathBuf> {
@@ -66,7 +73,7 @@ fn find(name: &str) -> Option<PathBuf> {
     paths.find(|path| path.is_file())
 }
 
-pub fn add(tree: &mut Tree) -> Result<()> {
+pub fn add(tree: &mut Tree, cache: &Cache) -> Result<()> {
     let mut missing = Vec::new();
     for name in REQUIRED {
         match find(name) {
@@ -81,6 +88,10 @@ pub fn add(tree: &mut Tree) -> Result<()> {
         if let Some(path) = find(name) {
             program(tree, name, &path)?;
         }
+    }
+    for (guest, path) in unpacked::programs(cache)? {
+        tree.host_file(guest, 0o755, &path);
+        libraries(tree, &path)?;
     }
     for name in KMOD_NAMES {
         tree.symlink(&format!("usr/sbin/{name}"), "/usr/bin/kmod");

@@ -5,6 +5,7 @@
 mod bpf_linker;
 mod packages;
 mod rust_src;
+pub mod unpacked;
 
 use std::process::ExitCode;
 
@@ -21,40 +22,63 @@ use crate::{
 
 #[derive(clap::Args)]
 pub struct Options {
-    /// Also this kernel series. May be repeated.
+    /// Only this kernel series; all by default. May be repeated.
     #[arg(long = "kernel", value_name = "KERNEL")]
     pub kernels: Vec<String>,
-    /// Every kernel series there is.
-    #[arg(long)]
-    pub all: bool,
 }
 
 pub fn run(options: Options) -> Result<ExitCode> {
-    let mut chosen: Vec<&'static Series> =
-        kernels::SERIES.iter().filter(|series| options.all || series.default).collect();
-    for name in &options.kernels {
-        chosen.push(kernel::series(name)?);
-    }
-    prepare(&chosen)?;
-    note("everything is there");
+    let left_out = prepare_named(&options.kernels)?.left_out.len();
+    note(&match left_out {
+        0 => "everything is there".to_owned(),
+        _ => format!("everything else is there; {left_out} kernels are left out"),
+    });
     Ok(ExitCode::SUCCESS)
 }
 
-/// The series that are set up and tested when none is named.
-pub fn default_kernels() -> Vec<&'static Series> {
-    let series = kernels::SERIES.iter();
-    series.filter(|series| series.default).collect()
+/// What there is of the kernels that were asked for.
+pub struct Kernels {
+    /// From old to new.
+    pub ready: Vec<&'static Series>,
+    /// Those that cannot be had, and why.
+    pub left_out: Vec<(&'static Series, String)>,
+}
+
+/// As [`prepare`], for the kernels of these names. Without a name for all there are, of which those
+/// that are not required may be missing.
+pub fn prepare_named(names: &[String]) -> Result<Kernels> {
+    tools()?;
+    let mut chosen: Vec<&'static Series> = if names.is_empty() {
+        kernels::SERIES.iter().collect()
+    } else {
+        names.iter().map(|name| kernel::series(name)).collect::<Result<_>>()?
+    };
+    chosen.sort_by_key(|series| kernels::version(series.name));
+    chosen.dedup_by_key(|series| series.name);
+    let mut kernels = Kernels { ready: Vec::new(), left_out: Vec::new() };
+    for series in chosen {
+        match prepare_kernel(series) {
+            Ok(()) => kernels.ready.push(series),
+            Err(error) if names.is_empty() && !series.required => {
+                note(&format!("WARNING: kernel {} is LEFT OUT: {error:#}", series.name));
+                kernels.left_out.push((series, format!("{error:#}")));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(kernels)
 }
 
 /// Tools, and these kernels with their guest file systems.
 pub fn prepare(kernels: &[&'static Series]) -> Result<()> {
     tools()?;
+    kernels.iter().try_for_each(|series| prepare_kernel(series))
+}
+
+fn prepare_kernel(series: &'static Series) -> Result<()> {
     let cache = Cache::open()?;
-    for series in kernels {
-        let kernel = kernel::provide(&cache, series)?;
-        initramfs::base(&cache, &kernel)?;
-    }
-    Ok(())
+    let kernel = kernel::provide(&cache, series)?;
+    initramfs::base(&cache, &kernel).map(drop)
 }
 
 /// What building and the virtual machines need, without kernels.
@@ -64,6 +88,7 @@ pub fn tools() -> Result<()> {
         "only x86-64 Linux machines are supported for now"
     );
     packages::ensure_installed()?;
+    unpacked::ensure_present(&Cache::open()?)?;
     build_tools()
 }
 

@@ -16,6 +16,7 @@ const PACKAGES: &[&str] = &[
     "cpio",
     "dnsmasq-base",
     "iproute2",
+    "ipset",
     "iptables",
     "ipvsadm",
     "kmod",
@@ -45,13 +46,17 @@ pub fn ensure_installed() -> Result<()> {
         if install().is_ok() {
             return Ok(());
         }
-        apt_get(&["update"]).and_then(|()| install())
+        refresh_indexes().and_then(|()| install())
     });
     if let Err(error) = installed {
         bail!("{error:#}. Way out: install these yourself and run this again: {list}");
     }
     step.done("done");
     Ok(())
+}
+
+pub fn refresh_indexes() -> Result<()> {
+    apt_get(&["update"])
 }
 
 fn missing() -> Result<Vec<&'static str>> {

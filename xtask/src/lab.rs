@@ -1,0 +1,163 @@
+//! The lab on several kernels, some virtual machines at a time: they wait more than they compute.
+use std::{
+    collections::VecDeque,
+    sync::{Mutex, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+
+use crate::{
+    artifacts::Artifacts,
+    guest::{Guest, Report, Task, command_line},
+    kernels::Series,
+    progress::note,
+    vm::{self, MachineOptions},
+};
+
+/// Machines at the same time, by default: one more than the processors of the machine that the tests
+/// are made for, since each waits a good part of its time.
+pub const AT_ONCE: usize = 3;
+
+/// What the lab is to do on a kernel.
+pub struct Job {
+    /// What the run is called.
+    pub name: String,
+    pub series: &'static Series,
+    /// Arguments of `lab test`.
+    pub arguments: Vec<String>,
+    /// More for the kernel's command line.
+    pub append: &'static str,
+}
+
+impl Job {
+    /// A run on a kernel as it is.
+    pub fn on(series: &'static Series, arguments: Vec<String>) -> Self {
+        Self { name: series.name.to_owned(), series, arguments, append: "" }
+    }
+}
+
+/// What came of a job.
+pub struct Done {
+    /// What `uname -r` said.
+    pub release: String,
+    pub report: Report,
+    pub time: Duration,
+}
+
+/// Does the jobs, at most `at_once` at the same time, in their order, and gives what came of each.
+/// What the machines print is passed on by whole lines, each after its kernel's name if there are
+/// several.
+pub fn run(
+    jobs: &[Job],
+    artifacts: &Artifacts,
+    machine: &MachineOptions,
+    at_once: usize,
+) -> Result<Vec<Done>> {
+    let waiting: Mutex<VecDeque<usize>> = Mutex::new((0..jobs.len()).collect());
+    let done: Mutex<Vec<Option<Result<Done>>>> = Mutex::new(jobs.iter().map(|_| None).collect());
+    let lane = || {
+        loop {
+            let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+            let Some((index, job)) = next.and_then(|i| Some((i, jobs.get(i)?))) else { break };
+            let result = one(job, artifacts, machine, jobs.len() > 1);
+            let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(slot) = done.get_mut(index) {
+                *slot = Some(result);
+            }
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 1..at_once.min(jobs.len()) {
+            scope.spawn(lane);
+        }
+        lane();
+    });
+    let done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    done.into_iter().map(|result| result.context("a kernel was not run")?).collect()
+}
+
+fn one(job: &Job, artifacts: &Artifacts, machine: &MachineOptions, labelled: bool) -> Result<Done> {
+    let start = Instant::now();
+    let name = job.name.as_str();
+    let words = [["lab", "test"].map(str::to_owned).as_slice(), &job.arguments].concat();
+    note(&format!("kernel {name}: {}", words.join(" ")));
+    let mut guest = Guest::prepare(job.series.name, artifacts)?;
+    let task = Task { line: command_line(&words), terminal: false };
+    let mut lines = Lines::after(if labelled { format!("{name:<11} ") } else { String::new() });
+    let append = format!("{} {}", job.append, machine.append).trim().to_owned();
+    let machine = MachineOptions { append, ..machine.clone() };
+    let report = guest.run(&machine, &task, &mut |chunk| vm::pass_on(&lines.take(chunk)))?;
+    vm::pass_on(&lines.rest());
+    let time = start.elapsed();
+    let (status, seconds) = (report.status, time.as_secs());
+    note(&format!("kernel {name}: the lab ended with status {status} after {seconds} s"));
+    Ok(Done { release: guest.release().to_owned(), report, time })
+}
+
+impl Done {
+    /// The series that was run, which is another than the one wanted when nothing was left of that.
+    pub fn series(&self) -> String {
+        let mut parts = self.release.split(['.', '-', '+']);
+        [parts.next(), parts.next()].into_iter().flatten().collect::<Vec<_>>().join(".")
+    }
+}
+
+/// Makes whole lines of what comes in pieces, each after a label.
+struct Lines {
+    label: String,
+    part: Vec<u8>,
+}
+
+impl Lines {
+    fn after(label: String) -> Self {
+        Self { label, part: Vec::new() }
+    }
+
+    /// The lines that are whole with this piece.
+    fn take(&mut self, piece: &[u8]) -> Vec<u8> {
+        self.part.extend_from_slice(piece);
+        let end = self.part.iter().rposition(|&byte| byte == b'\n').map_or(0, |last| last + 1);
+        let rest = self.part.split_off(end);
+        let whole = std::mem::replace(&mut self.part, rest);
+        let mut out = Vec::new();
+        for line in whole.split_inclusive(|&byte| byte == b'\n') {
+            out.extend_from_slice(self.label.as_bytes());
+            out.extend_from_slice(line);
+        }
+        out
+    }
+
+    /// What is left without an end of line.
+    fn rest(&mut self) -> Vec<u8> {
+        if self.part.is_empty() { Vec::new() } else { self.take(b"\n") }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_two_machines_do_not_mix() {
+        let mut lines = Lines::after("6.1   ".to_owned());
+        assert_eq!(lines.take(b"case a ... "), b"");
+        assert_eq!(lines.take(b"ok\n\ncase"), b"6.1   case a ... ok\n6.1   \n");
+        assert_eq!(lines.take(b" b\nc"), b"6.1   case b\n");
+        assert_eq!(lines.rest(), b"6.1   c\n");
+        assert_eq!(lines.rest(), b"");
+        assert_eq!(Lines::after(String::new()).take(b"a\nb"), b"a\n");
+    }
+
+    #[test]
+    fn a_release_is_of_a_series() {
+        let of = |release: &str| {
+            let report = Report { status: 0, infrastructure_failures: 0, output: Vec::new() };
+            Done { release: release.to_owned(), report, time: Duration::ZERO }.series()
+        };
+        assert_eq!(of("6.1.0-56-cloud-amd64"), "6.1");
+        assert_eq!(of("6.12.117+deb13-cloud-amd64"), "6.12");
+        assert_eq!(of("7.3-cloud-amd64"), "7.3");
+    }
+}
