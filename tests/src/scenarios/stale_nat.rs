@@ -61,8 +61,8 @@ pub fn pod_gone_v6(lab: &Lab) -> Result<()> {
 
 /// The pod is replaced and the rules are renewed, the entry is not.
 fn leads_to_gone_pod(lab: &Lab, v6: bool) -> Result<()> {
-    let probe = lab.probe(&["--events"])?;
     let mut stage = Stage::new(lab, v6, Behaviour::default())?;
+    let probe = lab.probe(&["--events"])?;
     let old_end = services::shown(&stage.old, v6);
     let new = lab.pod("dns-new")?;
     let _server = server::start(&new, "dns", Behaviour::default())?;
@@ -123,8 +123,8 @@ pub fn before_the_rules(lab: &Lab) -> Result<()> {
 
 /// A look-alike: the entry is as old, its pod lives, and a rule drops the query.
 pub fn rule_drops(lab: &Lab) -> Result<()> {
-    let probe = lab.probe(&["--events"])?;
     let stage = Stage::new(lab, false, Behaviour::default())?;
+    let probe = lab.probe(&["--events"])?;
     run("iptables", &["-A", "FORWARD", "-p", "udp", "--dport", "53", "-j", "DROP"])?;
 
     stage.asker.stalled(lab, &probe, "db.example.com")?;
@@ -136,8 +136,8 @@ pub fn rule_drops(lab: &Lab) -> Result<()> {
 
 /// A look-alike: the pod is gone, but the rules still lead there. A new entry is no better.
 pub fn rules_not_renewed(lab: &Lab) -> Result<()> {
-    let probe = lab.probe(&["--events"])?;
     let mut stage = Stage::new(lab, false, Behaviour::default())?;
+    let probe = lab.probe(&["--events"])?;
     stage.delete_pod()?;
     gone(lab, &probe)?;
 
@@ -151,8 +151,8 @@ pub fn rules_not_renewed(lab: &Lab) -> Result<()> {
 
 /// A look-alike: the pod is gone, and the client asks by a new port.
 pub fn new_port(lab: &Lab) -> Result<()> {
-    let probe = lab.probe(&["--events"])?;
     let mut stage = Stage::new(lab, false, Behaviour::default())?;
+    let probe = lab.probe(&["--events"])?;
     let new = lab.pod("dns-new")?;
     let _server = server::start(&new, "dns", Behaviour::default())?;
     lead_to(stage.service, &new)?;
