@@ -54,6 +54,8 @@ pub mod kind {
     /// Made by the loader, never by the kernel: armed programs were attached for a flow, or let go.
     /// Only counted: how often something was armed.
     pub const ARMED: u16 = 19;
+    /// What IPVS's hook decided on the SYN of the armed flow: [`super::Ipvs`].
+    pub const IPVS_VERDICT: u16 = 20;
     /// What connection tracking made of one packet of the armed flow: [`super::CtEntry`].
     pub const CT_ENTRY: u16 = 21;
     /// How many kinds there are.
@@ -314,9 +316,19 @@ wire! {
 pub const IPVS_NO_DEST: u32 = 1 << 0;
 /// [`Ipvs::flags`]: the server was taken out of the service (`IP_VS_DEST_F_AVAILABLE` is off).
 pub const IPVS_GONE: u32 = 1 << 1;
+/// [`Ipvs::flags`] of a verdict: IPVS looked for a connection of this packet.
+pub const IPVS_LOOKED: u32 = 1 << 2;
+/// [`Ipvs::flags`] of a verdict: it found one, which is the one told of.
+pub const IPVS_FOUND: u32 = 1 << 3;
+
+/// [`Ipvs::verdict`] (uapi/linux/netfilter.h): dropped / not IPVS's, or passed on / sent to a server.
+pub const NF_DROP: u32 = 0;
+pub const NF_ACCEPT: u32 = 1;
+pub const NF_STOLEN: u32 = 2;
 
 wire! {
-    /// IPVS decided on the first packet of a connection in a way that stalls it.
+    /// IPVS decided on the first packet of a connection: in a way that stalls it, or in any way
+    /// where it is the packet of an armed flow.
     pub struct Ipvs {
         pub header: Header,
         /// From the packet, as IPVS got it: client → service; of a taken SYN-ACK: server → client.
@@ -336,10 +348,14 @@ wire! {
         pub weight: u32,
         /// `cp->in_pkts`: packets of the connection that came before this one.
         pub in_pkts: u32,
-        /// `cp->state`: `IP_VS_TCP_S_*`, as this packet left it.
+        /// `cp->state`: `IP_VS_TCP_S_*`, as this packet left it; in a verdict as it found it.
         pub state: u32,
         /// `svc->num_dests`: servers of the service, drained ones too.
         pub dests: u32,
+        /// What the hook returned, one of the `NF_*`; [`u32::MAX`] where only something inside of it
+        /// was seen.
+        pub verdict: u32,
+        pub _pad: u32,
     }
 }
 
@@ -364,7 +380,7 @@ wire! {
         pub ident: u32,
         /// TCP flags byte, 0 for other protocols.
         pub tcp_flags: u32,
-        /// What came back: NF_DROP (0), NF_ACCEPT (1).
+        /// What came back: [`NF_DROP`], [`NF_ACCEPT`].
         pub verdict: u32,
         /// Low three bits of `skb->_nfct` (`enum ip_conntrack_info`); without an entry
         /// [`CT_INVALID`] or [`CT_UNTRACKED`].

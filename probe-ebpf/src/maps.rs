@@ -239,6 +239,15 @@ pub static SCHEDULING: HashMap<u64, Scheduling> = HashMap::with_max_entries(1024
 #[map]
 pub static IPVS_SCRATCH: PerCpuArray<Ipvs> = PerCpuArray::with_max_entries(1, 0);
 
+/// The SYN of the armed flow on its way through IPVS's hook, by its `struct sk_buff`.
+#[map]
+pub static VERDICTS: LruHashMap<u64, Ipvs> = LruHashMap::with_max_entries(64, 0);
+
+/// Its `struct sk_buff` between entry and return of the hook and of the search for its connection,
+/// by the stack pointer at entry.
+#[map]
+pub static VERDICT_CALLS: LruHashMap<u64, u64> = LruHashMap::with_max_entries(64, 0);
+
 /// `struct sk_buff *` between entry and return of `nf_conntrack_in`, by the stack pointer at entry;
 /// only of packets that may be of the armed flow.
 #[map]

@@ -516,6 +516,8 @@ pub fn ipvs(kind: u16, server: Option<&str>) -> Ipvs {
         in_pkts: 0,
         state: 0,
         dests: 0,
+        verdict: u32::MAX,
+        _pad: 0,
     }
 }
 

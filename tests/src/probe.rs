@@ -115,6 +115,16 @@ impl Probe {
         })
     }
 
+    /// Waits for a raw event of this name; needs `--events`.
+    pub fn event(&self, name: &str, limit: Duration) -> Result<Finding> {
+        if !self.present {
+            return Ok(Finding { line: None, at: Instant::now() });
+        }
+        let is_it = |line: &Value| line["type"] == "event" && line["event"] == name;
+        let (line, at) = self.wait_line(&format!("the event {name}"), limit, is_it)?;
+        Ok(Finding { line: Some(line), at })
+    }
+
     /// Waits for a line for which `wanted` holds and gives it with the time it arrived.
     pub fn wait_line(
         &self,

@@ -60,16 +60,9 @@ pub fn ipvs_leave_kp(ctx: ProbeContext) -> u32 {
     0
 }
 
+/// Attached to both functions.
 #[kprobe]
-pub fn ipvs_xmit4_kp(ctx: ProbeContext) -> u32 {
-    if let (Some(skb), Some(cp)) = (ctx.arg(0), ctx.arg(1)) {
-        xmit(skb, cp);
-    }
-    0
-}
-
-#[kprobe]
-pub fn ipvs_xmit6_kp(ctx: ProbeContext) -> u32 {
+pub fn ipvs_xmit_kp(ctx: ProbeContext) -> u32 {
     if let (Some(skb), Some(cp)) = (ctx.arg(0), ctx.arg(1)) {
         xmit(skb, cp);
     }
@@ -84,7 +77,7 @@ pub fn ipvs_expire_kp(_ctx: ProbeContext) -> u32 {
 
 /// SYN and ACK of a TCP packet.
 #[inline(always)]
-fn syn_ack(packet: &Packet) -> u8 {
+pub(super) fn syn_ack(packet: &Packet) -> u8 {
     packet.tcp_flags & (TCP_SYN | TCP_ACK)
 }
 
@@ -163,10 +156,27 @@ unsafe fn address(base: Ptr, offset: u16, v4: bool, to: *mut [u8; 16]) {
 fn tell(kind: u16, skb: Ptr, packet: &Packet, cp: Ptr, svc: Ptr) -> Option<()> {
     seen(kind);
     let layout = IPVS_LAYOUT.get(0)?;
-    let scratch = IPVS_SCRATCH.get_ptr_mut(0)?;
     let ts = emit::now();
+    let to = begin(kind, ts, skb, packet)?;
+    connection(layout, to, cp);
+    if svc == 0 {
+        service(layout, to, cp);
+    } else {
+        let v4 = to.tuple.family == FAMILY_V4;
+        to.service_port = port(svc, layout.svc_port);
+        to.dests = field(svc, layout.svc_num_dests);
+        // SAFETY: a field of the scratch value.
+        unsafe { address(svc, layout.svc_addr, v4, &raw mut to.service) };
+    }
+    send(to);
+    Some(())
+}
+
+/// An event in this CPU's scratch place that knows the packet alone.
+#[inline(always)]
+pub(super) fn begin(kind: u16, ts: u64, skb: Ptr, packet: &Packet) -> Option<&'static mut Ipvs> {
+    let scratch = IPVS_SCRATCH.get_ptr_mut(0)?;
     let dev: Ptr = field(skb, offset!(skb_dev));
-    let v4 = packet.tuple.family == FAMILY_V4;
     // SAFETY: the scratch value is this CPU's own: kprobe programs do not interrupt each other
     // (bpf_prog_active).
     let to = unsafe { &mut *scratch };
@@ -179,37 +189,52 @@ fn tell(kind: u16, skb: Ptr, packet: &Packet, cp: Ptr, svc: Ptr) -> Option<()> {
     to.in_pkts = 0;
     to.state = 0;
     to.dests = 0;
+    to.server = [0; 16];
     to.server_port = 0;
-    // SAFETY: fields of the scratch value.
+    to.service = [0; 16];
+    to.service_port = 0;
+    to.verdict = u32::MAX;
+    to._pad = 0;
+    Some(to)
+}
+
+/// Adds the server of a connection.
+#[inline(always)]
+pub(super) fn connection(layout: &Layout, to: &mut Ipvs, cp: Ptr) {
+    if cp == 0 {
+        return;
+    }
+    let v4 = to.tuple.family == FAMILY_V4;
+    // SAFETY: a field of a value that is this call's own.
     unsafe { address(cp, layout.cp_daddr, v4, &raw mut to.server) };
-    if cp != 0 {
-        to.server_port = port(cp, layout.cp_dport);
-        to.in_pkts = field(cp, layout.cp_in_pkts);
-        to.state = u32::from(field::<u16>(cp, layout.cp_state));
-        let dest: Ptr = field(cp, layout.cp_dest);
-        if dest == 0 {
-            to.flags = IPVS_NO_DEST;
-        } else {
-            to.weight = field(dest, layout.dest_weight);
-            if !is_available(layout, dest) {
-                to.flags = IPVS_GONE;
-            }
+    to.server_port = port(cp, layout.cp_dport);
+    to.in_pkts = field(cp, layout.cp_in_pkts);
+    to.state = u32::from(field::<u16>(cp, layout.cp_state));
+    let dest: Ptr = field(cp, layout.cp_dest);
+    if dest == 0 {
+        to.flags |= IPVS_NO_DEST;
+    } else {
+        to.weight = field(dest, layout.dest_weight);
+        if !is_available(layout, dest) {
+            to.flags |= IPVS_GONE;
         }
     }
-    if svc == 0 {
-        to.service_port = port(cp, layout.cp_vport);
-        // SAFETY: as above.
-        unsafe { address(cp, layout.cp_vaddr, v4, &raw mut to.service) };
-    } else {
-        to.service_port = port(svc, layout.svc_port);
-        to.dests = field(svc, layout.svc_num_dests);
-        // SAFETY: as above.
-        unsafe { address(svc, layout.svc_addr, v4, &raw mut to.service) };
-    }
-    let pod = socket::source_key(&packet.tuple);
-    emit::send(kind, pod, ts, |event: *mut Ipvs| {
+}
+
+/// Adds the service of a connection.
+#[inline(always)]
+pub(super) fn service(layout: &Layout, to: &mut Ipvs, cp: Ptr) {
+    let v4 = to.tuple.family == FAMILY_V4;
+    to.service_port = port(cp, layout.cp_vport);
+    // SAFETY: a field of a value that is this call's own.
+    unsafe { address(cp, layout.cp_vaddr, v4, &raw mut to.service) };
+}
+
+#[inline(always)]
+pub(super) fn send(event: &Ipvs) {
+    let pod = socket::source_key(&event.tuple);
+    emit::send(event.header.kind, pod, event.header.ts, |to: *mut Ipvs| {
         // SAFETY: the entry is reserved for exactly this type and written whole.
-        unsafe { event.write(*scratch) };
+        unsafe { to.write(*event) };
     });
-    Some(())
 }

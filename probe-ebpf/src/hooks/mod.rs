@@ -6,5 +6,6 @@ mod ct_entry;
 pub mod dns;
 mod handshake;
 mod ipvs;
+mod ipvs_verdict;
 mod listen;
 mod skb_drop;

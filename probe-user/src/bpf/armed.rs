@@ -24,13 +24,30 @@ struct Place {
     ret: &'static str,
 }
 
+const IPVS_VERDICT: &[Place] = &[
+    Place {
+        ways: &[
+            &["ip_vs_in_hook"],
+            // 5.10.
+            &[
+                "ip_vs_remote_request4",
+                "ip_vs_local_request4",
+                "ip_vs_remote_request6",
+                "ip_vs_local_request6",
+            ],
+        ],
+        entry: "ipvs_hook_kp",
+        ret: "ipvs_hook_krp",
+    },
+    Place { ways: &[&["ip_vs_conn_in_get_proto"]], entry: "ipvs_find_kp", ret: "ipvs_find_krp" },
+];
 const CONNTRACK_ENTRY: &[Place] =
     &[Place { ways: &[&["nf_conntrack_in"]], entry: "ct_entry_kp", ret: "ct_entry_krp" }];
 
 /// The module whose functions a set is attached to, and the places. All of them are needed.
 fn spec(set: Set) -> (&'static str, &'static [Place]) {
     match set {
-        Set::IpvsVerdict => ("ip_vs", &[]),
+        Set::IpvsVerdict => ("ip_vs", IPVS_VERDICT),
         Set::ConntrackEntry => ("nf_conntrack", CONNTRACK_ENTRY),
     }
 }

@@ -1,6 +1,6 @@
 //! Attaches each hook by the best rung there is, and follows modules that come and go.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use anyhow::{Context as _, Result, anyhow};
 use aya::{
@@ -17,8 +17,8 @@ use crate::{
 /// The hooks and what holds them.
 pub struct Attachments {
     states: Vec<HookState>,
-    /// Links of module functions by program name, to let go of them when the module goes.
-    links: HashMap<&'static str, KProbeLinkId>,
+    /// Links of module functions by hook and program, to let go of them when the module goes.
+    links: HashMap<(&'static str, &'static str), KProbeLinkId>,
     /// The rungs that may be used.
     rungs: Vec<Rung>,
     /// Why the layout of ip_vs is not known, if so.
@@ -73,22 +73,25 @@ impl Attachments {
     }
 
     /// Programs that serve a hook now, with its name; for counters kept per program.
-    pub fn programs(&self) -> impl Iterator<Item = &'static str> + '_ {
-        HOOKS.iter().zip(&self.states).filter_map(|(spec, state)| match (state, spec.target) {
-            (HookState::Watched { rung: Rung::Fentry }, Target::Function { fentry, .. }) => {
-                Some(fentry)
-            }
-            (HookState::Watched { .. }, Target::Function { kprobe, .. }) => Some(kprobe),
-            (HookState::Watched { rung: Rung::Fentry }, Target::Return { fexit, .. }) => {
-                Some(fexit)
-            }
-            (HookState::Watched { .. }, Target::Return { kretprobe, .. }) => Some(kretprobe),
-            (
-                HookState::Watched { .. },
-                Target::ModuleFunction { kprobe, .. } | Target::ModuleEntry { kprobe, .. },
-            ) => Some(kprobe),
-            _ => None,
-        })
+    /// One that serves two hooks is there once.
+    pub fn programs(&self) -> BTreeSet<&'static str> {
+        let serving =
+            HOOKS.iter().zip(&self.states).filter_map(|(spec, state)| match (state, spec.target) {
+                (HookState::Watched { rung: Rung::Fentry }, Target::Function { fentry, .. }) => {
+                    Some(fentry)
+                }
+                (HookState::Watched { .. }, Target::Function { kprobe, .. }) => Some(kprobe),
+                (HookState::Watched { rung: Rung::Fentry }, Target::Return { fexit, .. }) => {
+                    Some(fexit)
+                }
+                (HookState::Watched { .. }, Target::Return { kretprobe, .. }) => Some(kretprobe),
+                (
+                    HookState::Watched { .. },
+                    Target::ModuleFunction { kprobe, .. } | Target::ModuleEntry { kprobe, .. },
+                ) => Some(kprobe),
+                _ => None,
+            });
+        serving.collect()
     }
 
     /// A module is gone: its probes are dead for ever, whatever is loaded later under its name.
@@ -104,7 +107,7 @@ impl Attachments {
             };
             if matches!(state, HookState::Watched { .. }) {
                 for program in programs {
-                    if let Some(link) = self.links.remove(program)
+                    if let Some(link) = self.links.remove(&(spec.name, program))
                         && let Err(err) = detach(ebpf, program, link)
                     {
                         log::warn!("{}: {err:#}", spec.name);
@@ -194,7 +197,7 @@ impl Attachments {
                 .allowed(Rung::Kprobe)
                 .and_then(|()| kprobe_to(ebpf, kprobe, spec.name))
                 .map(|link| {
-                    self.links.insert(kprobe, link);
+                    self.links.insert((spec.name, kprobe), link);
                     Rung::Kprobe
                 }),
             Target::Armed { kprobe, kretprobe, .. } => self
@@ -227,13 +230,13 @@ impl Attachments {
         ebpf: &mut Ebpf,
         kprobe: &'static str,
         kretprobe: &'static str,
-        function: &str,
+        function: &'static str,
     ) -> Result<()> {
         let entry = kprobe_to(ebpf, kprobe, function)?;
         match kprobe_to(ebpf, kretprobe, function) {
             Ok(link) => {
-                self.links.insert(kprobe, entry);
-                self.links.insert(kretprobe, link);
+                self.links.insert((function, kprobe), entry);
+                self.links.insert((function, kretprobe), link);
                 Ok(())
             }
             Err(err) => {

@@ -135,8 +135,8 @@ pub const HOOKS: &[Spec] = &[
         causes: &["conntrack-stale-nat", "conntrack-invalid", "reply-not-translated"],
     },
     ipvs("ip_vs_leave", "ipvs_leave_kp", &["service-no-backend"]),
-    ipvs("ip_vs_nat_xmit", "ipvs_xmit4_kp", &["ipvs-stale-connection"]),
-    ipvs("ip_vs_nat_xmit_v6", "ipvs_xmit6_kp", &[]),
+    ipvs("ip_vs_nat_xmit", "ipvs_xmit_kp", &["ipvs-stale-connection"]),
+    ipvs("ip_vs_nat_xmit_v6", "ipvs_xmit_kp", &[]),
     ipvs("ip_vs_conn_expire_now", "ipvs_expire_kp", &[]),
     tracepoint(
         "skb:kfree_skb",

@@ -99,7 +99,8 @@ impl Probes {
     /// When the kernel does not give them.
     pub fn totals(&self) -> Result<Totals> {
         let mut totals = counts::totals(&self.stats)?;
-        totals.missed += counts::recursion_misses(&self.ebpf, self.attachments.programs());
+        totals.missed +=
+            counts::recursion_misses(&self.ebpf, self.attachments.programs().into_iter());
         Ok(totals)
     }
 

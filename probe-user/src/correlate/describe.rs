@@ -4,8 +4,9 @@ use std::net::SocketAddr;
 
 use probe_common::{
     event::{
-        CT_UNTRACKED, Clash, CtEntry, DROP_TABLE_FULL, Dns, IPVS_GONE, IPVS_NO_DEST, Ipvs, Listen,
-        STAGE_ACK, STAGE_SYN_PRESSURE, SynAck, VERDICT_ACCEPT, VERDICT_DROP, kind,
+        CT_UNTRACKED, Clash, CtEntry, DROP_TABLE_FULL, Dns, IPVS_FOUND, IPVS_GONE, IPVS_LOOKED,
+        IPVS_NO_DEST, Ipvs, Listen, NF_ACCEPT, NF_DROP, NF_STOLEN, STAGE_ACK, STAGE_SYN_PRESSURE,
+        SynAck, VERDICT_ACCEPT, VERDICT_DROP, kind,
     },
     net::ips,
 };
@@ -18,7 +19,10 @@ use super::{
     world::overflowed,
 };
 use crate::{
-    event::IpvsEntry,
+    event::{
+        IpvsEntry,
+        armed::{Armed, Set, Step},
+    },
     finding::{Evidence, Flow},
     output::sanitize,
 };
@@ -139,6 +143,7 @@ impl Case<'_> {
                 "ipvs-no-server",
                 format!("IPVS found no server for service {service} ({} listed)", e.dests),
             ),
+            kind::IPVS_VERDICT => ("ipvs-verdict", self.verdict_words(e, (service, server), &who)),
             _ => (
                 "ipvs-old-connection",
                 format!(
@@ -155,6 +160,60 @@ impl Case<'_> {
             ),
         };
         Evidence { ts: decision.ts, kind, text }
+    }
+
+    /// What the armed hook saw of a SYN.
+    fn verdict_words(&self, e: &Ipvs, ends: (SocketAddr, SocketAddr), who: &str) -> String {
+        let did = match e.verdict {
+            NF_DROP => "dropped the SYN".to_owned(),
+            NF_ACCEPT => "let the SYN pass".to_owned(),
+            NF_STOLEN => "sent the SYN on".to_owned(),
+            other => format!("gave the SYN verdict {other}"),
+        };
+        if e.flags & IPVS_LOOKED == 0 {
+            return format!("IPVS {did} (armed hook; its search was not seen)");
+        }
+        if e.flags & IPVS_FOUND == 0 {
+            return format!("IPVS knew no connection for it and {did} (armed hook)");
+        }
+        let (service, server) = ends;
+        let dest = match e.flags {
+            f if f & IPVS_GONE != 0 => "which was taken out of the service".to_owned(),
+            f if f & IPVS_NO_DEST != 0 => "of which the service knows nothing".to_owned(),
+            _ => format!("which has weight {}", e.weight),
+        };
+        format!(
+            "IPVS found its connection of {} to {service} ({}, {} packets) with server {server} \
+             ({who}), {dest}, and {did} (armed hook)",
+            Flow::of(&e.tuple).src,
+            state_name(e.state),
+            e.in_pkts
+        )
+    }
+
+    /// When a set was armed for this flow, and what came of it.
+    pub fn say_armed(&self, set: Set) -> Vec<Evidence> {
+        let line = |seen: &Seen<Armed>| {
+            let what = match set {
+                Set::IpvsVerdict => "IPVS's verdict on the flow's next SYN",
+                Set::ConntrackEntry => "conntrack's view of the flow's packets",
+            };
+            let text = match &seen.event.step {
+                Step::Armed { .. } => format!("armed: {what} is watched from here on"),
+                Step::LetGo { outcome, lasted, .. } => {
+                    format!(
+                        "armed: {what} was watched for {}: {}",
+                        seconds(*lasted),
+                        outcome.words()
+                    )
+                }
+                Step::Refused { why } => {
+                    format!("{what} could not be watched: {}", sanitize::text(why))
+                }
+            };
+            Evidence { ts: seen.ts, kind: ARMED, text }
+        };
+        self.armed(set).into_iter().map(line).collect()
     }
 
     pub fn say_ipvs_entry(&self, entry: &Seen<IpvsEntry>) -> Evidence {
@@ -249,9 +308,11 @@ impl Case<'_> {
         lines.extend(self.synacks().into_iter().map(|e| self.say_synack(e)));
         lines.extend(self.clashes().into_iter().map(|e| self.say_clash(e)));
         lines.extend(self.drops().into_iter().map(|(e, way)| self.say_drop(e, way)));
-        for kind in [kind::IPVS_HIJACK, kind::IPVS_NO_SERVER, kind::IPVS_STALE] {
+        let kinds = [kind::IPVS_HIJACK, kind::IPVS_NO_SERVER, kind::IPVS_STALE, kind::IPVS_VERDICT];
+        for kind in kinds {
             lines.extend(self.ipvs(kind).into_iter().map(|e| self.say_ipvs(e)));
         }
+        lines.extend(self.say_armed(Set::IpvsVerdict));
         lines.extend(self.ipvs_entries().into_iter().map(|(e, _)| self.say_ipvs_entry(e)));
         lines.extend(self.ct_entries().into_iter().map(|(e, way)| self.say_ct_entry(e, way)));
         lines.extend(self.strays().into_iter().map(|e| self.say_stray(e)));
@@ -264,6 +325,28 @@ impl Case<'_> {
 pub fn ipvs_ends(e: &Ipvs) -> (SocketAddr, SocketAddr) {
     let end = |bytes, port| SocketAddr::new(address(bytes, e.tuple.family), port);
     (end(&e.service, e.service_port), end(&e.server, e.server_port))
+}
+
+/// The kind of the lines that tell of armed hooks.
+pub const ARMED: &str = "armed";
+
+/// `IP_VS_TCP_S_*` as `/proc/net/ip_vs_conn` names it (ip_vs_proto_tcp.c, `tcp_state_name_table`).
+pub fn state_name(state: u32) -> String {
+    const NAMES: [&str; 11] = [
+        "NONE",
+        "ESTABLISHED",
+        "SYN_SENT",
+        "SYN_RECV",
+        "FIN_WAIT",
+        "TIME_WAIT",
+        "CLOSE",
+        "CLOSE_WAIT",
+        "LAST_ACK",
+        "LISTEN",
+        "SYNACK",
+    ];
+    let name = usize::try_from(state).ok().and_then(|at| NAMES.get(at));
+    name.map_or_else(|| format!("state {state}"), |&name| name.to_owned())
 }
 
 /// How many lines of evidence a finding carries.

@@ -14,7 +14,7 @@ use super::{
     recent::{Keyed, Recent},
 };
 use crate::{
-    event::{Body, Event, IpvsEntry},
+    event::{Body, Event, IpvsEntry, armed::Armed},
     finding::Flow,
 };
 
@@ -159,6 +159,16 @@ impl Keyed for Seen<IpvsEntry> {
     }
 }
 
+impl Keyed for Seen<Armed> {
+    type Key = Key;
+    fn ts(&self) -> u64 {
+        self.ts
+    }
+    fn keys(&self) -> Vec<Key> {
+        vec![Key::Flow(self.event.flow())]
+    }
+}
+
 fn ident_key(proto: u8, ident: u32) -> Option<Key> {
     match proto {
         IPPROTO_TCP => Some(Key::Isn(ident)),
@@ -184,6 +194,8 @@ pub struct Index {
     pub ct_entries: Recent<Seen<CtEntry>>,
     /// IPVS connections of clients whose SYN was dropped.
     pub ipvs_entries: Recent<Seen<IpvsEntry>>,
+    /// What was armed for which flow.
+    pub armed: Recent<Seen<Armed>>,
     /// Counts up with every event kept, so that a symptom can tell whether there is anything new.
     pub generation: u64,
 }
@@ -200,6 +212,7 @@ impl Default for Index {
             ipvs: Recent::new(CAPACITY, KEEP),
             ct_entries: Recent::new(CAPACITY, KEEP),
             ipvs_entries: Recent::new(CAPACITY, KEEP),
+            armed: Recent::new(CAPACITY, KEEP),
             generation: 0,
         }
     }
@@ -224,6 +237,7 @@ impl Index {
             Body::IpvsEntry(e) => {
                 self.ipvs_entries.push(Seen { ts, event: Box::new(e.clone()) });
             }
+            Body::Armed(e) => self.armed.push(Seen { ts, event: e.clone() }),
             Body::Dns(e) => match e.header.kind {
                 kind::DNS_WRONG_SOURCE => self.strays.push(Seen { ts, event: e.clone() }),
                 kind::DNS_SERVER_ANSWER | kind::DNS_SERVER_PENDING => {
@@ -246,6 +260,7 @@ impl Index {
         self.ipvs.forget(now);
         self.ct_entries.forget(now);
         self.ipvs_entries.forget(now);
+        self.armed.forget(now);
     }
 
     /// Events forgotten before their time, and events kept now.
@@ -259,6 +274,7 @@ impl Index {
             + self.ipvs.evicted
             + self.ct_entries.evicted
             + self.ipvs_entries.evicted
+            + self.armed.evicted
     }
 
     pub fn len(&self) -> usize {
@@ -271,6 +287,7 @@ impl Index {
             + self.ipvs.len()
             + self.ct_entries.len()
             + self.ipvs_entries.len()
+            + self.armed.len()
     }
 
     pub fn is_empty(&self) -> bool {

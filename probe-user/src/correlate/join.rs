@@ -18,7 +18,13 @@ use super::{
     symptom::{Join, Side, Symptom},
     world::World,
 };
-use crate::{event::IpvsEntry, finding::Flow};
+use crate::{
+    event::{
+        IpvsEntry,
+        armed::{Armed, Set},
+    },
+    finding::Flow,
+};
 
 pub const TCP_SYN: u32 = 0x02;
 pub const TCP_ACK: u32 = 0x10;
@@ -182,6 +188,20 @@ impl<'a> Case<'a> {
         let netns = drop.event.header.netns;
         is_without_socket(self.world, &drop.event)
             && (self.symptom.netns == 0 || netns == self.symptom.netns)
+    }
+
+    /// When this set was armed for packets of this flow, and let go, in order of time.
+    pub fn armed(&self, set: Set) -> Vec<&'a Seen<Armed>> {
+        let mut flows = vec![self.symptom.flow];
+        for (drop, way) in self.drops() {
+            let flow = super::arm::at_first(&drop.event);
+            if way == Direction::ToServer && !flows.contains(&flow) {
+                flows.push(flow);
+            }
+        }
+        let armed = &self.world.evidence.armed;
+        let found = flows.into_iter().flat_map(|flow| armed.find(Key::Flow(flow)));
+        in_order(found.filter(|a| a.event.set == set && self.is_timely(a.ts)))
     }
 
     /// Whether what a packet carried does not contradict this stall: 0 is "not known".

@@ -87,11 +87,17 @@ impl Correlator {
         match &event.body {
             Body::Tick => return self.tick(event.ts),
             Body::Dns(e) => self.on_dns(event.ts, e),
-            Body::Connect(e) => self.on_connect(event.ts, e),
+            Body::Connect(e) => {
+                self.on_connect(event.ts, e);
+                self.arm_on_connect(event.ts, e);
+            }
             Body::Listen(e) => self.on_listen(event.ts, e),
             Body::SynAck(e) => self.on_synack(event.ts, e),
             Body::Clash(e) => self.on_clash(event.ts, e),
-            Body::Drop(e) => self.on_drop(event.ts, e),
+            Body::Drop(e) => {
+                self.on_drop(event.ts, e);
+                self.arm_on_drop(event.ts, e);
+            }
             _ => {}
         }
         Vec::new()

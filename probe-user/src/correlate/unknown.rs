@@ -1,12 +1,12 @@
 //! A stall without a named cause is a finding too: with all that was seen of it, what was ruled
 //! out, and what could not be seen.
 
-use probe_common::event::kind;
+use probe_common::event::{NF_DROP, kind};
 
 use super::{
-    describe::sorted,
+    describe::{ARMED, sorted},
     join::{Case, Direction},
-    rules::Verdict,
+    rules::{self, Verdict},
     world::Watch,
 };
 use crate::finding::{Cause, Confidence, Details, NotNamed, SymptomKind};
@@ -30,7 +30,7 @@ const TCP: &[(Cause, &[u16])] = &[
     (Cause::ReplyNotTranslated, &[kind::CT_ENTRY, kind::DROP]),
     (Cause::AcceptQueueOverflow, &[kind::LISTEN_DROP]),
     (Cause::SynQueueOverflow, &[kind::LISTEN_DROP]),
-    (Cause::IpvsStaleConnection, &[kind::IPVS_STALE, kind::DROP]),
+    (Cause::IpvsStaleConnection, &[kind::IPVS_STALE, kind::IPVS_VERDICT, kind::DROP]),
     (Cause::IpvsNodeportCollision, &[kind::IPVS_HIJACK]),
     (Cause::NoListener, &[kind::DROP]),
 ];
@@ -39,7 +39,8 @@ pub fn verdict(case: &Case<'_>) -> Verdict {
     let evidence = sorted(case.say_all());
     // What was seen last apart from the client's own waiting is the best hint there is.
     let own: Vec<&str> = case.symptom.notes.iter().map(|n| n.kind).collect();
-    let hint = evidence.iter().rev().find(|line| !own.contains(&line.kind));
+    let is_hint = |kind: &str| kind != ARMED && !own.contains(&kind);
+    let hint = evidence.iter().rev().find(|line| is_hint(line.kind));
     let title = match hint {
         Some(line) => format!("seen last: {}", line.text),
         None => "nothing was seen of its packets on this node".to_owned(),
@@ -143,6 +144,17 @@ fn why_not(case: &Case<'_>, cause: Cause) -> String {
         }
         Cause::AcceptQueueOverflow => "the listener refused it, but its accept queue was not full",
         Cause::SynQueueOverflow => "the listener refused it, but not for half-open connections",
+        Cause::IpvsStaleConnection
+            if case.ipvs(kind::IPVS_VERDICT).iter().any(|d| d.event.verdict != NF_DROP) =>
+        {
+            "IPVS's hook was watched for this flow and did not drop its SYN"
+        }
+        Cause::IpvsStaleConnection if !case.ipvs(kind::IPVS_VERDICT).is_empty() => {
+            "IPVS dropped its SYN, but not for an old connection whose server is gone"
+        }
+        Cause::IpvsStaleConnection if rules::ipvs_stale_connection::was_passed_by(case) => {
+            "IPVS's hook was watched while its SYN was dropped, and never got it"
+        }
         Cause::IpvsStaleConnection if !case.ipvs_entries().is_empty() => {
             "IPVS has this connection, but made it for this connect, or its server takes connections"
         }

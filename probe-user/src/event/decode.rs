@@ -48,9 +48,11 @@ pub fn decode(record: &[u8]) -> Result<Event, DecodeError> {
         | kind::DNS_SERVER_ANSWER
         | kind::DNS_UNANSWERED
         | kind::DNS_SERVER_PENDING => Body::Dns(exactly(header.kind, record)?),
-        kind::IPVS_HIJACK | kind::IPVS_NO_SERVER | kind::IPVS_STALE | kind::IPVS_EXPIRED => {
-            Body::Ipvs(exactly(header.kind, record)?)
-        }
+        kind::IPVS_HIJACK
+        | kind::IPVS_NO_SERVER
+        | kind::IPVS_STALE
+        | kind::IPVS_EXPIRED
+        | kind::IPVS_VERDICT => Body::Ipvs(exactly(header.kind, record)?),
         kind::CT_ENTRY => Body::CtEntry(exactly(header.kind, record)?),
         kind => return Err(DecodeError::UnknownKind { kind }),
     };
@@ -128,6 +130,7 @@ mod tests {
         (kind::IPVS_NO_SERVER, size_of::<Ipvs>()),
         (kind::IPVS_STALE, size_of::<Ipvs>()),
         (kind::IPVS_EXPIRED, size_of::<Ipvs>()),
+        (kind::IPVS_VERDICT, size_of::<Ipvs>()),
         (kind::CT_ENTRY, size_of::<CtEntry>()),
     ];
 

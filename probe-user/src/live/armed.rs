@@ -19,10 +19,10 @@ use crate::{
     finding::Flow,
 };
 
-/// For how long a set is attached at most: TCP sends a SYN again after 1, 3 and 7 seconds.
+/// For how long any set may be attached.
 const LONGEST: u64 = 10_000_000_000;
-/// What one CPU may spend in that time: one percent of it.
-const BUDGET: u64 = LONGEST / 100;
+/// The part of that time that one CPU may spend: one percent.
+const PART: u64 = 100;
 /// Requests that wait while another set is armed, and for how long they are worth it.
 const WAITING: usize = 16;
 const PATIENCE: u64 = 10_000_000_000;
@@ -59,7 +59,7 @@ impl Current {
 /// The kind of event that a set is armed for.
 const fn kind_of(set: Set) -> u16 {
     match set {
-        Set::IpvsVerdict => kind::ARMED,
+        Set::IpvsVerdict => kind::IPVS_VERDICT,
         Set::ConntrackEntry => kind::CT_ENTRY,
     }
 }
@@ -71,6 +71,17 @@ const fn linger(set: Set) -> u64 {
         // The answer to the packet that was seen is of interest too.
         Set::ConntrackEntry => 500_000_000,
     }
+}
+
+/// For how long a set is attached when nothing is seen.
+const fn longest(set: Set) -> u64 {
+    let longest = match set {
+        // TCP sends a SYN again after 1, 3 and 7 seconds: one of these at least.
+        Set::IpvsVerdict => 4_000_000_000,
+        // A question is asked again after up to five.
+        Set::ConntrackEntry => LONGEST,
+    };
+    if longest < LONGEST { longest } else { LONGEST }
 }
 
 impl Arming {
@@ -119,7 +130,9 @@ impl Live {
             let outcome = match current {
                 _ if current.is_enough(now) => Some(Outcome::Seen),
                 _ if over => Some(Outcome::OverBudget),
-                _ if now.saturating_sub(current.since) >= LONGEST => Some(Outcome::NothingSeen),
+                _ if now.saturating_sub(current.since) >= longest(current.set) => {
+                    Some(Outcome::NothingSeen)
+                }
                 _ => None,
             };
             if let Some(outcome) = outcome {
@@ -169,8 +182,9 @@ impl Live {
         let Request { set, flow, why } = request;
         let module = Probes::module_of(set);
         let armed = if self.modules.state(module).is_present() {
-            let wanted =
-                Wanted { flow: tuple(flow), until: now.saturating_add(LONGEST), budget: BUDGET };
+            let longest = longest(set);
+            let until = now.saturating_add(longest);
+            let wanted = Wanted { flow: tuple(flow), until, budget: longest / PART };
             let before = std::time::Instant::now();
             let places = self.probes.arm(set, wanted).map_err(|err| format!("{err:#}"));
             places.map(|places| (places, before.elapsed().as_nanos()))

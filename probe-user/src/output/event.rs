@@ -49,6 +49,7 @@ pub const fn kind_name(kind: u16) -> &'static str {
         kind::IPVS_STALE => "ipvs-stale",
         kind::IPVS_EXPIRED => "ipvs-expired",
         kind::ARMED => "armed",
+        kind::IPVS_VERDICT => "ipvs-verdict",
         kind::CT_ENTRY => "ct-entry",
         _ => "unknown",
     }
@@ -255,8 +256,12 @@ fn ipvs(e: &Ipvs) -> String {
         _ if e.weight == u32::MAX => "?".to_owned(),
         _ => e.weight.to_string(),
     };
+    let verdict = match e.verdict {
+        u32::MAX => String::new(),
+        verdict => format!(" verdict={verdict} found={:#x}", e.flags),
+    };
     format!(
-        "{} flags={:#04x} ident={:#x} service {} (servers {}) server {} weight={dest} in_pkts={} state={}",
+        "{} flags={:#04x} ident={:#x} service {} (servers {}) server {} weight={dest} in_pkts={} state={}{verdict}",
         Flow::of(&e.tuple),
         e.tcp_flags,
         e.ident,

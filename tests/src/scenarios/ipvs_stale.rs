@@ -19,17 +19,22 @@ const PORT: u16 = 40000;
 const SERVER_PORT: u16 = 8080;
 
 /// Two servers behind a service; the client has had a connection from [`PORT`] to the first.
-struct Stage {
-    client: Pod,
-    service: SocketAddr,
+pub struct Stage {
+    pub client: Pod,
+    pub service: SocketAddr,
     old: Pod,
-    old_end: SocketAddr,
+    pub old_end: SocketAddr,
     new_end: SocketAddr,
     servers: Vec<Process>,
 }
 
 impl Stage {
     fn new(lab: &Lab, v6: bool, reuse_mode: u8) -> Result<Self> {
+        Self::with_ports(lab, v6, reuse_mode, &[PORT])
+    }
+
+    /// The client has had a connection from each of these ports.
+    pub fn with_ports(lab: &Lab, v6: bool, reuse_mode: u8, ports: &[u16]) -> Result<Self> {
         let (client, old, new) = (lab.pod("client")?, lab.pod("shop-old")?, lab.pod("shop-new")?);
         let service = ipvs::address(v6);
         let end = |pod: &Pod| SocketAddr::new(pod.address(v6), SERVER_PORT);
@@ -41,20 +46,25 @@ impl Stage {
         ipvs::service(service, true)?;
         ipvs::add(service, old_end, 1)?;
         let stage = Self { client, service, old, old_end, new_end, servers };
-        let first = stage.connect()?;
-        ensure!(first.wait(SOON)? == State::Connected, "the first connect fails");
-        // The server closes first, so the client's port is free at once.
-        first.wait_closed(SOON)?;
-        drop(first);
+        for port in ports {
+            let first = stage.connect_from(*port)?;
+            ensure!(first.wait(SOON)? == State::Connected, "the first connect fails");
+            // The server closes first, so the client's port is free at once.
+            first.wait_closed(SOON)?;
+        }
         ipvs::add(service, stage.new_end, 1)?;
         Ok(stage)
     }
 
     /// Connects from the same port again, as soon as the client's own socket is gone.
     fn connect(&self) -> Result<Attempt> {
+        self.connect_from(PORT)
+    }
+
+    pub fn connect_from(&self, port: u16) -> Result<Attempt> {
         until("the source port is free", SOON, || {
             self.client.inside(|| {
-                let Ok(attempt) = Attempt::bind(self.service.is_ipv6(), PORT) else {
+                let Ok(attempt) = Attempt::bind(self.service.is_ipv6(), port) else {
                     return Ok(None);
                 };
                 Ok(attempt.fire(self.service).is_ok().then_some(attempt))
@@ -135,16 +145,21 @@ pub fn drained(lab: &Lab) -> Result<()> {
 
 /// The old server is not listed any more: the SYN is dropped without a word.
 pub fn removed(lab: &Lab) -> Result<()> {
-    taken_out(lab, false)
+    taken_out(lab, false, &[])
 }
 
 pub fn removed_v6(lab: &Lab) -> Result<()> {
-    taken_out(lab, true)
+    taken_out(lab, true, &[])
 }
 
-fn taken_out(lab: &Lab, v6: bool) -> Result<()> {
+/// The same with tracepoints alone: nothing can be armed, what is read after the drop must do.
+pub fn removed_tracepoints(lab: &Lab) -> Result<()> {
+    taken_out(lab, false, &["--rungs", "tracepoint"])
+}
+
+fn taken_out(lab: &Lab, v6: bool, arguments: &[&str]) -> Result<()> {
     let stage = Stage::new(lab, v6, 0)?;
-    let probe = lab.probe(&[])?;
+    let probe = lab.probe(arguments)?;
     ipvs::remove(stage.service, stage.old_end)?;
 
     let attempt = stage.connect()?;
@@ -154,7 +169,7 @@ fn taken_out(lab: &Lab, v6: bool) -> Result<()> {
     probe
         .cause("ipvs-stale-connection", "client", SOON)?
         .is("/symptom", "connect-stall")?
-        .is("/confidence", "likely")?
+        .is("/confidence", if arguments.is_empty() { "certain" } else { "likely" })?
         .is("/details/service", stage.service.to_string())?
         .is("/details/server", stage.old_end.to_string())?
         .is("/details/server_is", "removed")?
@@ -198,6 +213,45 @@ pub fn rule_drops(lab: &Lab) -> Result<()> {
     probe.only(&["unknown"])
 }
 
+/// A look-alike: the old connection's server is gone indeed, but a rule drops the SYN before IPVS
+/// gets it.
+pub fn rule_drops_first(lab: &Lab) -> Result<()> {
+    let stage = Stage::new(lab, false, 0)?;
+    let probe = lab.probe(&["--events"])?;
+    ipvs::remove(stage.service, stage.old_end)?;
+    run("iptables-legacy", &["-A", "INPUT", "-p", "tcp", "--dport", "80", "-j", "DROP"])?;
+
+    let attempt = stage.connect()?;
+    sent_again(&stage.client)?;
+    ensure!(attempt.wait(std::time::Duration::ZERO)? == State::Pending, "the SYN got through");
+
+    probe.cause("unknown", "client", SOON)?.is("/symptom", "connect-stall")?;
+    probe.event("let-go", SOON)?.is("/outcome", "nothing-seen")?;
+    probe.stop()?;
+    probe.only(&["unknown"])
+}
+
+/// A look-alike: the old connection's server is well, and a rule drops the SYN after IPVS sent it
+/// there.
+pub fn rule_drops_after(lab: &Lab) -> Result<()> {
+    let stage = Stage::new(lab, false, 0)?;
+    let probe = lab.probe(&["--events"])?;
+    run("iptables-legacy", &["-A", "OUTPUT", "-p", "tcp", "--dport", "8080", "-j", "DROP"])?;
+
+    let attempt = stage.connect()?;
+    sent_again(&stage.client)?;
+    ensure!(attempt.wait(std::time::Duration::ZERO)? == State::Pending, "the SYN got through");
+
+    probe.cause("unknown", "client", SOON)?.is("/symptom", "connect-stall")?.check(
+        "/evidence",
+        "what IPVS did",
+        |lines| lines.to_string().contains("and sent the SYN on"),
+    )?;
+    probe.event("let-go", SOON)?.is("/outcome", "seen")?;
+    probe.stop()?;
+    probe.only(&["unknown"])
+}
+
 /// A look-alike: no route to a pod that is asked without a service in between.
 pub fn unreachable(lab: &Lab) -> Result<()> {
     let (client, server) = (lab.pod("client")?, lab.pod("shop")?);
@@ -215,7 +269,7 @@ pub fn unreachable(lab: &Lab) -> Result<()> {
     probe.only(&["unknown"])
 }
 
-fn sent_again(client: &Pod) -> Result<()> {
+pub fn sent_again(client: &Pod) -> Result<()> {
     until("the SYN is sent again", SOON, || {
         Ok((counters::net(client, "TCPSynRetrans")? > 0).then_some(()))
     })

@@ -1,6 +1,7 @@
 //! The scenarios, one a file.
 
 pub mod accept_queue;
+mod armed;
 mod clash_lookalikes;
 mod client_ports;
 pub mod dnat_clash;
@@ -122,11 +123,16 @@ pub const ALL: &[Case] = &[
     Case::new("ipvs_gone", ipvs_stale::gone).names("ipvs-stale-connection", Expect::Certain),
     Case::new("ipvs_gone_v6", ipvs_stale::gone_v6).names("ipvs-stale-connection", Expect::Certain),
     Case::new("ipvs_drained", ipvs_stale::drained).names("ipvs-stale-connection", Expect::Certain),
-    Case::new("ipvs_removed", ipvs_stale::removed).names("ipvs-stale-connection", Expect::Likely),
+    Case::new("ipvs_removed", ipvs_stale::removed).names("ipvs-stale-connection", Expect::Certain),
     Case::new("ipvs_removed_v6", ipvs_stale::removed_v6)
-        .names("ipvs-stale-connection", Expect::Likely),
+        .names("ipvs-stale-connection", Expect::Certain),
+    Case::new("ipvs_removed_tracepoints", ipvs_stale::removed_tracepoints),
     Case::new("ipvs_reused", ipvs_stale::reused),
     Case::new("ipvs_rule_drops", ipvs_stale::rule_drops),
+    Case::new("ipvs_rule_drops_first", ipvs_stale::rule_drops_first),
+    Case::new("ipvs_rule_drops_after", ipvs_stale::rule_drops_after),
+    Case::new("armed_one_at_a_time", armed::one_at_a_time),
+    Case::new("armed_module_unloaded", armed::module_unloaded),
     Case::new("ipvs_unreachable", ipvs_stale::unreachable),
     Case::new("ipvs_hijack", ipvs_nodeport::hijack)
         .names("ipvs-nodeport-collision", Expect::Certain),

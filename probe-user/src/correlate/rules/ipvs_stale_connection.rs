@@ -5,26 +5,32 @@
 //!   not answer any more, or whose address has no route: "no route to host". The hook on the way to
 //!   the server sees connection and server: `certain`.
 //! - The service does not list it any more: `ip_vs_in_hook` drops the SYN without a word
-//!   (`expire_nodest_conn=0`). What shows is a drop by some netfilter hook, and the connection in
+//!   (`expire_nodest_conn=0`). The armed hook sees connection, server and verdict when the SYN comes
+//!   again: `certain`. Else what shows is a drop by some netfilter hook, and the connection in
 //!   `/proc/net/ip_vs_conn` right after: `likely`.
 
-use probe_common::event::{IPVS_GONE, IPVS_NO_DEST, Ipvs, kind};
+use probe_common::event::{IPVS_FOUND, IPVS_GONE, IPVS_LOOKED, IPVS_NO_DEST, Ipvs, NF_DROP, kind};
 
 use super::Verdict;
 use crate::{
     correlate::{
-        describe::{ipvs_ends, sorted},
+        arm::by_a_hook,
+        describe::{ipvs_ends, sorted, state_name},
         evidence::Seen,
         join::{Case, Direction},
     },
+    event::armed::{Outcome, Set, Step},
     finding::{
         Cause, Confidence, Details, Evidence, Fix, Flow, Party, Place,
         details::{IpvsStale, ServerIs, SynWas},
     },
 };
 
+/// Programs see everything this long after they were attached.
+const MARGIN: u64 = 50_000_000;
+
 pub fn judge(case: &Case<'_>) -> Option<Verdict> {
-    sent(case).or_else(|| dropped(case))
+    sent(case).or_else(|| refused(case)).or_else(|| dropped(case))
 }
 
 /// Sent to a server that takes no new connections.
@@ -54,21 +60,85 @@ fn is_older(case: &Case<'_>, told: &Seen<Ipvs>) -> bool {
     told.event.in_pkts > case.symptom.retries
 }
 
+/// `IP_VS_TCP_S_SYN_SENT` and `_RECV`: a connection that was never answered, maybe this connect's
+/// own.
+const UNANSWERED: [u32; 2] = [2, 3];
+
+/// Dropped without a word, as the armed hook saw it (net/netfilter/ipvs/ip_vs_core.c: `cp->dest` is
+/// not available).
+fn refused(case: &Case<'_>) -> Option<Verdict> {
+    let told = case.ipvs(kind::IPVS_VERDICT);
+    let first = told.iter().find(|d| {
+        let e = &*d.event;
+        let wanted = IPVS_FOUND | IPVS_GONE;
+        e.verdict == NF_DROP && e.flags & wanted == wanted && !UNANSWERED.contains(&e.state)
+    })?;
+    let e = &*first.event;
+    let (service, server) = ipvs_ends(e);
+    let details = IpvsStale {
+        service,
+        server,
+        server_pod: pod(case, server.ip(), first.ts),
+        server_is: ServerIs::Removed,
+        syn_was: SynWas::Dropped,
+        client: Flow::of(&e.tuple).src,
+        state: Some(state_name(e.state)),
+        packets_before: Some(e.in_pkts),
+    };
+    let mut lines = vec![case.say_ipvs(first)];
+    lines.extend(case.say_armed(Set::IpvsVerdict));
+    Some(verdict(case, details, Confidence::Certain, lines))
+}
+
+/// Whether IPVS's hook was watched while the SYN was dropped, and never got it: then it was dropped
+/// elsewhere.
+pub fn was_passed_by(case: &Case<'_>) -> bool {
+    if !case.ipvs(kind::IPVS_VERDICT).is_empty() {
+        return false;
+    }
+    let armed = case.armed(Set::IpvsVerdict);
+    let mut windows = Vec::new();
+    for seen in armed {
+        match &seen.event.step {
+            Step::Armed { took, .. } => {
+                windows.push((seen.ts.saturating_add(*took).saturating_add(MARGIN), u64::MAX));
+            }
+            Step::LetGo { outcome, .. } => match outcome {
+                // In part of the time nothing could be seen.
+                Outcome::OverBudget => drop(windows.pop()),
+                _ => {
+                    if let Some((_, until)) = windows.last_mut() {
+                        *until = seen.ts;
+                    }
+                }
+            },
+            Step::Refused { .. } => {}
+        }
+    }
+    case.drops().into_iter().any(|(drop, way)| {
+        way == Direction::ToServer
+            && by_a_hook(case.world, &drop.event)
+            && windows.iter().any(|(from, until)| (*from..*until).contains(&drop.ts))
+    })
+}
+
 /// Dropped without a word.
 fn dropped(case: &Case<'_>) -> Option<Verdict> {
     if !case.last_word {
         return None;
     }
-    let is_netfilter = |e: &probe_common::event::Drop| {
-        case.world.function(e.location) == Some("nf_hook_slow")
-            || e.flags & probe_common::event::DROP_IN_NF_HOOK_SLOW != 0
-    };
+    // What the armed hook saw counts more than what was read after the drop.
+    let told = case.ipvs(kind::IPVS_VERDICT);
+    let is_other = |e: &Ipvs| e.verdict != NF_DROP || e.flags & IPVS_LOOKED != 0;
+    if told.iter().any(|d| is_other(&d.event)) || was_passed_by(case) {
+        return None;
+    }
     // A SYN that is sent again finds the connection its own first one made.
     let is_older = |state: &str| !matches!(state, "SYN_RECV" | "SYN_SENT");
     let (entry, _) = case.ipvs_entries().into_iter().find(|(entry, drop)| {
         entry.event.weight.is_none_or(|w| w == 0)
             && is_older(&entry.event.state)
-            && is_netfilter(&drop.event)
+            && by_a_hook(case.world, &drop.event)
     })?;
     let e = &*entry.event;
     let details = IpvsStale {
@@ -81,7 +151,8 @@ fn dropped(case: &Case<'_>) -> Option<Verdict> {
         state: Some(crate::output::sanitize::text(&e.state)),
         packets_before: None,
     };
-    let lines = vec![case.say_ipvs_entry(entry)];
+    let mut lines = vec![case.say_ipvs_entry(entry)];
+    lines.extend(case.say_armed(Set::IpvsVerdict));
     Some(verdict(case, details, Confidence::Likely, lines))
 }
 
