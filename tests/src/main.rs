@@ -2,6 +2,7 @@
 //!
 //! Runs as root inside a throw-away virtual machine; `cargo xtask test` starts it there.
 
+mod again;
 mod args;
 mod bpf;
 mod case;

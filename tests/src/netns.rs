@@ -21,6 +21,7 @@ use crate::command::{feed, run};
 /// The bridge that [`Pod::create_bridged`] hangs pods on, and its address.
 pub const BRIDGE: &str = "cbr0";
 const BRIDGE_V4: &str = "10.245.0.1/24";
+const BRIDGE_V6: &str = "fd00:245::1/64";
 
 /// One pod. Cheap to clone: it names the namespace, it does not hold it.
 #[derive(Clone, Debug)]
@@ -83,6 +84,7 @@ impl Pod {
                 &["-batch", "-"],
                 &format!(
                     "link add {BRIDGE} type bridge\naddr add {BRIDGE_V4} dev {BRIDGE}\n\
+                     addr add {BRIDGE_V6} dev {BRIDGE} nodad\n\
                      link set {BRIDGE} up\n"
                 ),
             )?;
@@ -98,8 +100,9 @@ impl Pod {
             ),
         )?;
         pod.configure(&format!(
-            "addr add {}/24 dev eth0\nlink set eth0 up\nroute add default via 10.245.0.1\n",
-            pod.v4
+            "addr add {}/24 dev eth0\naddr add {}/64 dev eth0 nodad\nlink set eth0 up\n\
+             route add default via 10.245.0.1\nroute add default via fd00:245::1\n",
+            pod.v4, pod.v6
         ))?;
         Ok(pod)
     }

@@ -30,6 +30,8 @@ pub const TCP_SYN: u32 = 0x02;
 pub const TCP_ACK: u32 = 0x10;
 /// A packet's memory is used again for others; this soon after the clash it is still the same one.
 const SAME_SKB: u64 = 1_000_000_000;
+/// Clocks of CPUs differ a little.
+const AFTER_END: u64 = 5_000_000;
 /// How long a DNS id stays the same question.
 const SAME_ID: u64 = 10_000_000_000;
 
@@ -196,7 +198,8 @@ impl<'a> Case<'a> {
         in_order(entries.filter(|entry| self.is_timely(entry.ts)))
     }
 
-    /// Packets of this flow as conntrack saw them while it was armed, in order of time.
+    /// Packets of this flow as conntrack saw them while it was armed and the stall lasted, in order
+    /// of time.
     pub fn ct_entries(&self) -> Vec<(&'a Seen<CtEntry>, Direction)> {
         let seen = &self.world.evidence.ct_entries;
         let found: Vec<&Seen<CtEntry>> = match self.symptom.join {
@@ -207,6 +210,9 @@ impl<'a> Case<'a> {
         let proto = self.symptom.flow.proto;
         let found =
             found.into_iter().filter(|e| self.is_timely(e.ts) && e.event.tuple.proto == proto);
+        // The same socket may wait for another answer soon after.
+        let end = self.symptom.ended.map_or(u64::MAX, |end| end.saturating_add(AFTER_END));
+        let found = found.filter(|e| e.ts <= end);
         in_order(found).into_iter().map(|e| (e, self.way(&e.event))).collect()
     }
 

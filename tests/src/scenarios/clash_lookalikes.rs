@@ -6,43 +6,16 @@ use anyhow::{Result, ensure};
 
 use super::dnat_clash::{World, fire_pair};
 use crate::{
-    command::run,
     counters,
     dns::{
-        A, AAAA,
-        client::{self, Outcome},
-        lookup,
+        A, AAAA, client, lookup,
         server::{self, Behaviour},
     },
     lab::Lab,
     race::Race,
     services::{self, Choice},
-    sysctl,
     wait::SOON,
 };
-
-/// Client and server on one bridge whose packets iptables does not see: the answer comes back
-/// from the backend's own address, like the late answer of a clash, without a clash.
-pub fn untranslated(lab: &Lab) -> Result<()> {
-    let (client, dns) = (lab.bridged("client")?, lab.bridged("dns")?);
-    run("modprobe", &["br_netfilter"])?;
-    sysctl::set("net.bridge.bridge-nf-call-iptables", "0")?;
-    let _server = server::start(&dns, "dns", Behaviour::default())?;
-    let service = services::dns(std::slice::from_ref(&dns), Choice::Random)?;
-    let probe = lab.probe(&[])?;
-
-    let (clashes, unmet) =
-        (counters::conntrack("clashres")?, counters::net(&client, "Udp:NoPorts")?);
-    let patience = [Duration::from_millis(1500); 2];
-    let outcome = client::ask(&client, service, "db.example.com", A, &patience)?;
-    ensure!(outcome == Outcome::Silent, "the query was {outcome:?}");
-    ensure!(counters::net(&client, "Udp:NoPorts")? > unmet, "no answer met a closed port");
-    ensure!(counters::conntrack("clashres")? == clashes, "there was a clash");
-
-    probe.unknown("dns-stall", "client")?;
-    probe.stop()?;
-    probe.only(&["unknown"])
-}
 
 /// On 6.1 the set-up of a certain clash makes none: the second packet is translated anew after it
 /// was routed, and dies for want of a neighbour.

@@ -8,6 +8,7 @@ pub mod dnat_clash;
 mod dropped;
 mod flood;
 mod healthy;
+mod invalid;
 mod ipvs_no_backend;
 mod ipvs_nodeport;
 mod ipvs_stale;
@@ -15,6 +16,7 @@ mod manners;
 mod module_reload;
 mod nginx;
 mod no_listener;
+mod not_translated;
 mod resolvers;
 mod rungs;
 mod server_slow;
@@ -22,6 +24,7 @@ mod service_no_backend;
 pub mod snapshots;
 pub mod snat_clash;
 mod snat_ports;
+mod stale_nat;
 mod syn_cookies;
 mod syn_queue;
 pub mod table_full;
@@ -80,7 +83,29 @@ pub const ALL: &[Case] = &[
     Case::new("nft_drop", dropped::nft),
     Case::new("iptables_nft_drop", dropped::iptables_nft).same_everywhere(),
     Case::new("iptables_legacy_drop", dropped::iptables_legacy),
-    Case::new("untranslated_answer", clash_lookalikes::untranslated),
+    Case::new("stale_nat_pod_gone", stale_nat::pod_gone)
+        .names("conntrack-stale-nat", Expect::Certain),
+    Case::new("stale_nat_pod_gone_v6", stale_nat::pod_gone_v6)
+        .names("conntrack-stale-nat", Expect::Certain),
+    Case::new("stale_nat_before_rules", stale_nat::before_the_rules)
+        .names("conntrack-stale-nat", Expect::Certain),
+    Case::new("stale_nat_rule_drops", stale_nat::rule_drops),
+    Case::new("stale_nat_rules_not_renewed", stale_nat::rules_not_renewed),
+    Case::new("stale_nat_new_port", stale_nat::new_port),
+    Case::new("invalid_asymmetric", invalid::asymmetric).names("conntrack-invalid", Expect::Likely),
+    Case::new("invalid_asymmetric_v6", invalid::asymmetric_v6)
+        .names("conntrack-invalid", Expect::Likely),
+    Case::new("invalid_port_dropped", invalid::port_dropped),
+    Case::new("invalid_not_tracked", invalid::not_tracked),
+    Case::new("not_translated_dns", not_translated::dns)
+        .names("reply-not-translated", Expect::Certain),
+    Case::new("not_translated_dns_v6", not_translated::dns_v6)
+        .names("reply-not-translated", Expect::Certain),
+    Case::new("not_translated_tcp", not_translated::tcp)
+        .names("reply-not-translated", Expect::Certain),
+    Case::new("not_translated_tcp_v6", not_translated::tcp_v6)
+        .names("reply-not-translated", Expect::Certain),
+    Case::new("not_translated_stranger", not_translated::stranger),
     Case::new("nfqueue_neighbour", clash_lookalikes::nfqueue_neighbour)
         .kernels(dnat_clash::UNCERTAIN)
         .elsewhere("there the same set-up makes a clash"),

@@ -8,7 +8,7 @@ use probe_common::{
 use super::{json, text};
 use crate::{
     event::{Body, PodChange},
-    finding::{Cause, Confidence, Details, details::Stale},
+    finding::{Cause, Change, Confidence, Details, Output, details::Stale},
     testing::*,
 };
 
@@ -123,6 +123,22 @@ fn an_unknown_address_without_a_neighbour_is_likely_only() {
     assert_eq!(cause(&run), (Cause::ConntrackStaleNat, Confidence::Likely));
     let Details::StaleNat(details) = &run.only().details else { panic!("details") };
     assert_eq!(details.is, Stale::Unreachable);
+}
+
+#[test]
+fn a_stall_that_is_over_is_not_explained_by_the_next_one_of_its_socket() {
+    // The first was answered, late, while the pod was there.
+    let mut run = Run::new();
+    run.at(1000, answer(0x1111, A, 0, 1000, 1));
+    run.at(2000, gone(DNS_A));
+    run.at(3500, unanswered(ID, AAAA, 2500));
+    run.at(5500, retry(ID, AAAA, 2500, 5500));
+    run.at(5500, entered(query_entry(OLD)));
+    run.until(9000);
+    let causes = run.causes();
+    assert_eq!(causes, [Cause::Unknown, Cause::ConntrackStaleNat]);
+    assert!(run.out.iter().all(|o| o.finding().cause != Cause::Unknown || o.finding().count == 1));
+    assert!(run.out.iter().all(|o| !matches!(o, Output::Update(Change::Named, _))));
 }
 
 #[test]
