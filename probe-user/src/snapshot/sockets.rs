@@ -179,6 +179,27 @@ mod tests {
         assert_eq!(table.sockets[0].rx_queue, 0);
     }
 
+    #[test]
+    #[ignore = "opens thousands of sockets, prints times"]
+    #[expect(clippy::print_stderr, reason = "prints times")]
+    fn cost() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let at = listener.local_addr().unwrap();
+        let connect = |_| (std::net::TcpStream::connect(at).unwrap(), listener.accept().unwrap());
+        let _open: Vec<_> = (0..8000).map(connect).collect();
+        let path = Path::new("/proc/self/net/tcp");
+        for (what, listening, bytes) in [
+            ("whole table", false, u64::MAX),
+            ("2 MB", false, 2 << 20),
+            ("listeners", true, u64::MAX),
+        ] {
+            let start = Instant::now();
+            let budget = Budget::new(bytes, start + Duration::from_secs(60));
+            let table = read(path, listening, &budget, |s| s.state == SYN_SENT).unwrap();
+            eprintln!("{what}: {:?}, cut {}", start.elapsed(), table.cut);
+        }
+    }
+
     proptest! {
         #[test]
         fn any_line_is_survived(line in "([0-9A-F]{1,32}|:| |\\PC){0,60}") {
