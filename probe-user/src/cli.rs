@@ -143,6 +143,8 @@ mod tests {
     fn rungs() {
         let cli = Cli::try_parse_from(["stallprobe", "--rungs", "kprobe,tracepoint"]).unwrap();
         assert_eq!(cli.watch.rungs, [Rung::Kprobe, Rung::Tracepoint]);
+        let cli = Cli::try_parse_from(["stallprobe", "--rungs", "snapshot"]).unwrap();
+        assert_eq!(cli.watch.rungs, [Rung::Snapshot]);
         for bad in ["", "kprobe,", "uprobe"] {
             assert!(Cli::try_parse_from(["stallprobe", "--rungs", bad]).is_err(), "{bad:?}");
         }

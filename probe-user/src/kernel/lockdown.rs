@@ -54,8 +54,8 @@ impl Lockdown {
     #[must_use]
     pub fn refusal(self) -> Option<&'static str> {
         (self == Self::Confidentiality).then_some(
-            "the kernel is locked down (lockdown=confidentiality): programs may not read kernel \
-             memory. To change it, boot with lockdown=integrity",
+            "the kernel is locked down (lockdown=confidentiality; with lockdown=integrity more can be \
+             seen)",
         )
     }
 }

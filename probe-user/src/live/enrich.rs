@@ -88,6 +88,13 @@ impl Known {
         self.addresses = self.pods.values().flatten().copied().collect();
     }
 
+    /// The namespace that has this address.
+    pub fn netns_of(&self, address: IpAddr) -> Option<u32> {
+        let address = address.to_canonical();
+        let of = |all: &Vec<IpAddr>| all.iter().any(|a| a.to_canonical() == address);
+        self.pods.iter().find(|(_, all)| of(all)).map(|(netns, _)| *netns)
+    }
+
     /// A namespace in which something happened.
     pub fn netns(&mut self, netns: u32) {
         if netns != 0 && !self.pods.contains_key(&netns) {

@@ -93,8 +93,11 @@ impl Live {
         }
         for (netns, flows) in by_netns {
             let Some(target) = self.pods.target(netns) else { continue };
-            let entries = snapshot::ipvs::entries(&self.root, &target, &flows);
-            events.extend(entries.into_iter().map(|e| Event { ts: now, body: Body::IpvsEntry(e) }));
+            let found = snapshot::ipvs::entries(&self.root, &target, &flows);
+            self.poller.not_read += u64::from(found.cut);
+            events.extend(
+                found.entries.into_iter().map(|e| Event { ts: now, body: Body::IpvsEntry(e) }),
+            );
         }
     }
 }

@@ -251,6 +251,7 @@ impl Live {
                 if connect.header.kind == kind::SYN_RETRANSMIT || failed {
                     self.poller.hurry();
                     let flow = Flow::of(&connect.tuple);
+                    self.attend(connect.header.netns, flow.dst, now);
                     self.ask_ipvs(flow.src, flow.dst);
                 }
             }

@@ -4,7 +4,7 @@
 use std::{
     collections::{HashMap, HashSet},
     net::SocketAddr,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use super::Live;
@@ -23,9 +23,13 @@ use crate::{
 const EVERY: u64 = 500_000_000;
 /// The same when a hook told of a stall just now.
 const URGENT: u64 = 100_000_000;
-/// What a second of rounds may cost.
+/// What a second of rounds may cost: bytes, nanoseconds.
 const BYTES: u64 = 4 << 20;
-const TIME: u64 = 50_000_000;
+const TIME: i64 = 50_000_000;
+/// The least time that a round is begun with.
+const WORTH_IT: i64 = 2_000_000;
+/// How long the namespaces of a stall are looked at first.
+const FIRST: u64 = 5_000_000_000;
 /// Connects followed in one namespace, and queues told of one.
 const MOST: usize = 256;
 
@@ -33,7 +37,8 @@ const MOST: usize = 256;
 #[derive(Debug, Default)]
 pub struct Poller {
     connects: bool,
-    refusals: bool,
+    queues: bool,
+    tables: bool,
     ipvs: bool,
     before: Before,
     /// When each namespace was looked at last.
@@ -42,25 +47,36 @@ pub struct Poller {
     told: HashMap<(u32, Ends), u32>,
     /// The namespace a round begins with.
     next: u32,
+    /// Namespaces looked at before all others, until then: a stall is open there.
+    first: HashMap<u32, u64>,
     polled: u64,
     urgent: bool,
+    /// What may still be spent. A look is not broken off, so the time may be overdrawn.
+    bytes: u64,
+    time: i64,
+    refilled: u64,
     /// See [`crate::event::Totals::not_read`].
     pub not_read: u64,
 }
 
 const CONNECTS: &str = "tcp:tcp_retransmit_skb";
-const REFUSALS: &[&str] = &["tcp_conn_request", "early_drop"];
-const IPVS: &[&str] = &["ip_vs_nat_xmit", "skb:kfree_skb"];
+const QUEUES: &str = "tcp_conn_request";
+const TABLES: &str = "early_drop";
+const TABLES_TOO: &str = "skb:kfree_skb";
+const IPVS: &str = "ip_vs_nat_xmit";
 
 impl Poller {
     /// Stands in for those of `hooks` that cannot see, and says so in additional ones.
     pub fn stand_in(&mut self, hooks: &mut Vec<Hook>) {
-        let blind = |name: &str| {
-            hooks.iter().any(|h| h.name == name && matches!(h.state, HookState::CannotSee { .. }))
+        let is = |name: &str, blind: fn(&HookState) -> bool| {
+            hooks.iter().any(|hook| hook.name == name && blind(&hook.state))
         };
+        let blind = |name| is(name, |state| matches!(state, HookState::CannotSee { .. }));
+        let idle = |name| is(name, |state| matches!(state, HookState::CannotHappen { .. }));
         self.connects = blind(CONNECTS);
-        self.refusals = REFUSALS.iter().any(|name| blind(name));
-        self.ipvs = IPVS.iter().any(|name| blind(name));
+        self.queues = blind(QUEUES);
+        self.tables = blind(TABLES) || (blind(TABLES_TOO) && !idle(TABLES));
+        self.ipvs = blind(IPVS);
         self.before.connects = self.connects;
         let mut add = |is_on: bool, name: &str, causes: &[&str]| {
             if is_on {
@@ -73,19 +89,28 @@ impl Poller {
             }
         };
         add(self.connects, "/proc/net/tcp", &[]);
-        add(self.refusals, "/proc/net/netstat", &["accept-queue-overflow"]);
-        add(self.refusals, "/proc/net/stat/nf_conntrack", &["conntrack-table-full"]);
+        add(self.queues, "/proc/net/netstat", &["accept-queue-overflow"]);
+        add(self.tables, "/proc/net/stat/nf_conntrack", &["conntrack-table-full"]);
         add(self.ipvs, "/proc/net/ip_vs_conn", &["ipvs-stale-connection"]);
     }
 
     /// Whether namespaces are looked at in turn.
     pub fn is_on(&self) -> bool {
-        self.connects || self.refusals
+        self.connects || self.queues || self.tables
     }
 
     /// Whether a hook's word of a stall makes the tables worth a look: that of IPVS.
     pub fn asks_ipvs(&self) -> bool {
         self.ipvs
+    }
+
+    /// A stall is open between these namespaces: they are looked at first.
+    pub fn attend(&mut self, namespaces: impl IntoIterator<Item = u32>, now: u64) {
+        for netns in namespaces {
+            if self.first.len() < MOST || self.first.contains_key(&netns) {
+                self.first.insert(netns, now.saturating_add(FIRST));
+            }
+        }
     }
 
     /// A hook told of a stall.
@@ -105,19 +130,33 @@ impl Poller {
         self.is_on() && (since >= EVERY || (self.urgent && since >= URGENT))
     }
 
-    /// Those not looked at for the longest time first.
-    fn in_turn(&self, mut targets: Vec<Target>) -> Vec<Target> {
+    /// Those of an open stall first, then those not looked at for the longest time.
+    fn in_turn(&mut self, mut targets: Vec<Target>, now: u64) -> Vec<Target> {
         let first = targets.iter().position(|t| t.netns >= self.next).unwrap_or(0);
         targets.rotate_left(first);
+        self.first.retain(|_, until| *until > now);
+        targets.sort_by_key(|target| !self.first.contains_key(&target.netns));
         targets
     }
 
-    /// What one second may cost, for the time since the last round.
-    fn budget(&self, now: u64) -> (u64, Duration) {
+    /// What may be spent now: what a second costs at most, and no more than that at once. `None`
+    /// when nearly all of it is spent.
+    fn budget(&mut self, now: u64) -> Option<(u64, Duration)> {
         const SECOND: u64 = 1_000_000_000;
-        let since = now.saturating_sub(self.polled).min(SECOND);
-        let of = |whole: u64| whole / 1000 * (since / 1_000_000);
-        (of(BYTES), Duration::from_nanos(of(TIME)))
+        let ms = now.saturating_sub(self.refilled).min(SECOND) / 1_000_000;
+        self.refilled = now;
+        self.bytes = BYTES.min(self.bytes + BYTES * ms / 1000);
+        let time = TIME / 1000 * i64::try_from(ms).unwrap_or(0);
+        self.time = TIME.min(self.time.saturating_add(time));
+        let time = u64::try_from(self.time).ok().filter(|_| self.time >= WORTH_IT)?;
+        Some((self.bytes, Duration::from_nanos(time)))
+    }
+
+    fn spend(&mut self, bytes: u64, time: Duration) {
+        self.bytes = self.bytes.saturating_sub(bytes);
+        let time = i64::try_from(time.as_nanos()).unwrap_or(i64::MAX);
+        // A second pays for it at most: a machine that stood still does not cost sight for long.
+        self.time = self.time.saturating_sub(time).max(-TIME);
     }
 
     /// Turns a round into events.
@@ -200,13 +239,16 @@ impl Live {
         if !self.poller.is_due(now) {
             return;
         }
-        let targets = self.poller.in_turn(self.pods.targets());
-        let (bytes, time) = self.poller.budget(now);
+        let Some((bytes, time)) = self.poller.budget(now) else { return };
+        let targets = self.poller.in_turn(self.pods.targets(), now);
+        let begun = Instant::now();
         let round = round::read(&self.root, &targets, &self.poller.before, bytes, time);
+        self.poller.spend(round.bytes, begun.elapsed());
         for event in self.poller.events(now, round) {
             match &event.body {
-                Body::SynSent(SynSent { client, server, outcome: Outcome::Trying, .. }) => {
-                    self.ask_ipvs(*client, *server);
+                Body::SynSent(e) if e.outcome == Outcome::Trying => {
+                    self.attend(e.netns, e.server, now);
+                    self.ask_ipvs(e.client, e.server);
                 }
                 Body::ListenQueues(queues) => {
                     for queue in &queues.queues {
@@ -217,6 +259,12 @@ impl Live {
             }
             events.push(event);
         }
+    }
+
+    /// A client in `netns` waits for `server`: its namespaces are looked at first.
+    pub(super) fn attend(&mut self, netns: u32, server: SocketAddr, now: u64) {
+        let of_server = self.known.netns_of(server.ip());
+        self.poller.attend([netns, self.netns].into_iter().chain(of_server), now);
     }
 
     /// Looks the connection up in the node's own IPVS table, where no hook tells.
@@ -318,28 +366,54 @@ mod tests {
         let target = |netns| Target { netns, ..Target::default() };
         let all: Vec<Target> = [1, 2, 3].map(target).into();
         poller.events(S, Round { next: Some(2), not_read: 2, ..Round::default() });
-        let order: Vec<u32> = poller.in_turn(all).iter().map(|t| t.netns).collect();
+        let order: Vec<u32> = poller.in_turn(all, S).iter().map(|t| t.netns).collect();
         assert_eq!((order, poller.not_read), (vec![2, 3, 1], 2));
+    }
+
+    #[test]
+    fn namespaces_of_a_stall_come_first() {
+        let mut poller = Poller::default();
+        let target = |netns| Target { netns, ..Target::default() };
+        let order = |poller: &mut Poller, now| -> Vec<u32> {
+            poller.in_turn([1, 2, 3].map(target).into(), now).iter().map(|t| t.netns).collect()
+        };
+        poller.attend([3], S);
+        assert_eq!(order(&mut poller, 2 * S), [3, 1, 2]);
+        assert_eq!(order(&mut poller, 2 * S + FIRST), [1, 2, 3]);
     }
 
     #[test]
     fn a_second_costs_no_more_however_often_it_is_looked() {
         let mut poller = Poller { connects: true, ..Poller::default() };
-        let mut bytes = 0;
-        let mut time = Duration::ZERO;
-        poller.events(S, Round::default());
-        for tick in 1..=10 {
-            let now = S + tick * S / 10;
+        let (mut bytes, mut time) = (0, Duration::ZERO);
+        let mut rounds = 0;
+        for tick in 0..=100 {
+            let now = 10 * S + tick * S / 10;
             poller.hurry();
             assert!(poller.is_due(now));
-            let (b, t) = poller.budget(now);
-            (bytes, time) = (bytes + b, time + t);
+            if let Some((b, t)) = poller.budget(now) {
+                // Each look takes all it may, and a little more.
+                poller.spend(b, t + Duration::from_millis(1));
+                (bytes, time, rounds) = (bytes + b, time + t, rounds + 1);
+            }
             poller.events(now, Round::default());
         }
-        assert!(bytes <= BYTES && time <= Duration::from_nanos(TIME));
-        assert!(!poller.is_due(2 * S + S / 10), "nobody is in a hurry");
-        // After a pause it is not made up for.
-        assert!(poller.budget(100 * S).0 <= BYTES);
+        assert!(rounds > 50, "{rounds}");
+        // Ten seconds, and one saved up.
+        assert!(bytes <= 11 * BYTES, "{bytes}");
+        assert!(time <= Duration::from_millis(11 * 50), "{time:?}");
+        assert!(!poller.is_due(20 * S + S / 10), "nobody is in a hurry");
+        poller.budget(1000 * S);
+        assert_eq!(poller.budget(2000 * S), Some((BYTES, Duration::from_millis(50))));
+    }
+
+    #[test]
+    fn a_look_that_took_long_is_paid_for_within_two_seconds() {
+        let mut poller = Poller::default();
+        poller.budget(10 * S);
+        poller.spend(0, Duration::from_secs(60));
+        assert_eq!(poller.budget(10 * S + S / 2), None);
+        assert!(poller.budget(12 * S).is_some());
     }
 
     #[test]
@@ -356,9 +430,13 @@ mod tests {
             vec![hook(CONNECTS, HookState::Watched { rung: Rung::Tracepoint }), hook("x", blind())];
         poller.stand_in(&mut hooks);
         assert!(!poller.is_on() && hooks.len() == 2);
+        let idle = HookState::CannotHappen { why: String::new() };
+        let mut hooks = vec![hook(TABLES, idle), hook(TABLES_TOO, blind())];
+        poller.stand_in(&mut hooks);
+        assert!(!poller.is_on(), "conntrack is not loaded");
         let mut hooks = vec![hook("early_drop", blind())];
         poller.stand_in(&mut hooks);
         assert!(poller.is_on() && !poller.before.connects && !poller.asks_ipvs());
-        assert_eq!(hooks.len(), 3);
+        assert_eq!(hooks.len(), 2);
     }
 }

@@ -56,8 +56,8 @@ impl Text {
             )
         } else {
             format!(
-                "no eBPF ({}): watching {} by reading /proc twice a second. Stalls of connects are \
-                 seen when a SYN is sent again; DNS stalls and refused connects cannot be seen",
+                "no eBPF: {}. Watching {} by reading /proc twice a second: a connect that stalls is \
+                 seen when its SYN is sent again; DNS stalls and refused connects cannot be seen",
                 sanitize::text(&node.no_ebpf),
                 counted(header.pods as u64, "pod"),
             )

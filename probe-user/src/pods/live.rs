@@ -11,7 +11,13 @@ use std::{
 };
 
 use super::{PodTable, procfs::netns_of};
-use crate::{event::PodChange, snapshot::Sources};
+use crate::{
+    event::PodChange,
+    snapshot::{
+        Sources,
+        round::{self, Before},
+    },
+};
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -139,6 +145,12 @@ fn cost() {
     let targets = table.targets();
     let counters = timed("counters of all", || sources.counters(&targets, LONG));
     assert_eq!(counters.len(), targets.len());
+    let mut before = Before { connects: true, ..Before::default() };
+    let look = |before: &Before| round::read(Path::new("/"), &targets, before, u64::MAX, LONG);
+    let first = timed("first round over all", || look(&before));
+    assert_eq!(first.seen.len(), targets.len());
+    before.counters = first.seen.into_iter().map(|(netns, seen)| (netns, seen.counters)).collect();
+    timed("next round, nothing new", || look(&before));
     timed("node", || sources.node());
     let own = netns_of(Path::new("/"), "self").unwrap();
     timed("listener that nobody holds", || {

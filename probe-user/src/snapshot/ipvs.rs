@@ -5,10 +5,13 @@
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::Path,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
+use anyhow::Result;
 use log::debug;
+
+use super::lines::{self, Budget};
 
 use crate::{
     event::IpvsEntry,
@@ -19,38 +22,53 @@ use crate::{
     },
 };
 
-/// A node with 100,000 connections has 10 MB of them; with more the table is not read.
+/// A node with 100,000 connections has 10 MB of them; of a longer table the rest is not read.
 const CONNECTIONS_MAX: u64 = 16 << 20;
 const BUDGET: Duration = Duration::from_millis(50);
 
+/// What was found, and whether there was more to read than the budget allows.
+#[derive(Debug, Default)]
+pub struct Found {
+    pub entries: Vec<IpvsEntry>,
+    pub cut: bool,
+}
+
 /// The TCP connections of these clients to these services, with what is known of their servers.
-/// Nothing when the files are not there or too long.
-pub fn entries(root: &Path, target: &Target, flows: &[(SocketAddr, SocketAddr)]) -> Vec<IpvsEntry> {
+/// Nothing when the files are not there.
+pub fn entries(root: &Path, target: &Target, flows: &[(SocketAddr, SocketAddr)]) -> Found {
+    let netns = target.netns;
     let answers = visit(root, std::slice::from_ref(target), BUDGET, |inside| {
-        let connections = read_optional(&inside.net.join("ip_vs_conn"), CONNECTIONS_MAX)?;
-        let services = read_optional(&inside.net.join("ip_vs"), TEXT_MAX)?;
-        Ok((connections.unwrap_or_default(), services.unwrap_or_default()))
+        let budget = Budget::new(CONNECTIONS_MAX, Instant::now() + BUDGET);
+        find(netns, &inside.net, flows, &budget)
     });
     for (netns, answer) in answers {
         match answer {
-            Ok((connections, services)) => return find(netns, &connections, &services, flows),
+            Ok(found) => return found,
             Err(err) => debug!("no IPVS connections of network namespace {netns}: {err:#}"),
         }
     }
-    Vec::new()
+    Found::default()
 }
 
 fn find(
     netns: u32,
-    connections: &str,
-    services: &str,
+    net: &Path,
     flows: &[(SocketAddr, SocketAddr)],
-) -> Vec<IpvsEntry> {
-    let entries = connections.lines().filter_map(|line| connection(netns, line));
-    let wanted = entries.filter(|entry| flows.contains(&(entry.client, entry.service)));
-    wanted
-        .map(|entry| IpvsEntry { weight: weight(services, entry.service, entry.server), ..entry })
-        .collect()
+    budget: &Budget,
+) -> Result<Found> {
+    let mut found = Found::default();
+    found.cut = lines::read(&net.join("ip_vs_conn"), budget, |line| {
+        let entry = connection(netns, line);
+        found.entries.extend(entry.filter(|e| flows.contains(&(e.client, e.service))));
+        found.entries.len() < flows.len()
+    })?;
+    if !found.entries.is_empty() {
+        let services = read_optional(&net.join("ip_vs"), TEXT_MAX)?.unwrap_or_default();
+        for entry in &mut found.entries {
+            entry.weight = weight(&services, entry.service, entry.server);
+        }
+    }
+    Ok(found)
 }
 
 /// `TCP 0AF40102 9C40 0A600001 0050 0AF40202 1F90 ESTABLISHED     899`
@@ -136,11 +154,28 @@ TCP  0A600015:0050 rr
         text.parse().unwrap()
     }
 
+    fn look(flows: &[(SocketAddr, SocketAddr)], bytes: u64) -> (Vec<IpvsEntry>, bool) {
+        let net = tempfile::tempdir().unwrap();
+        std::fs::write(net.path().join("ip_vs_conn"), CONNECTIONS).unwrap();
+        std::fs::write(net.path().join("ip_vs"), SERVICES).unwrap();
+        let budget = Budget::new(bytes, Instant::now() + Duration::from_secs(60));
+        let found = find(1, net.path(), flows, &budget).unwrap();
+        (found.entries, found.cut)
+    }
+
+    #[test]
+    fn a_table_that_is_too_long_is_said_to_be() {
+        let flow = (at("10.244.1.2:40001"), at("10.96.0.20:80"));
+        let (found, cut) = look(&[flow], 200);
+        assert!(found.is_empty() && cut);
+        let (found, cut) = look(&[flow], u64::MAX);
+        assert!(found.len() == 1 && !cut);
+    }
+
     fn found(client: &str, service: &str) -> Vec<(String, String, Option<u32>)> {
-        find(1, CONNECTIONS, SERVICES, &[(at(client), at(service))])
-            .into_iter()
-            .map(|e| (e.server.to_string(), e.state, e.weight))
-            .collect()
+        let (found, cut) = look(&[(at(client), at(service))], u64::MAX);
+        assert!(!cut);
+        found.into_iter().map(|e| (e.server.to_string(), e.state, e.weight)).collect()
     }
 
     #[test]

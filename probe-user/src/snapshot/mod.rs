@@ -6,6 +6,7 @@ pub mod conntrack;
 pub mod counters;
 pub mod ipvs;
 pub mod kube_proxy;
+pub mod lines;
 pub mod local_ports;
 pub mod modules;
 pub mod netstat;

@@ -14,7 +14,8 @@ use log::debug;
 
 use super::{
     counters::{conntrack_max, read_net},
-    sockets::{self, Budget, LISTEN, SYN_SENT, Socket, Table},
+    lines::Budget,
+    sockets::{self, LISTEN, SYN_SENT, Socket, Table},
 };
 use crate::{
     event::Counters,
@@ -60,6 +61,8 @@ pub struct Round {
     pub next: Option<u32>,
     /// Namespaces not reached, and tables cut.
     pub not_read: u64,
+    /// Bytes read.
+    pub bytes: u64,
 }
 
 /// Looks into `targets` in their order until `bytes` or `time` are used up.
@@ -72,7 +75,7 @@ pub fn read(root: &Path, targets: &[Target], before: &Before, bytes: u64, time: 
         }
         one(root, inside, max, before, &budget).map(Some)
     });
-    let mut round = Round::default();
+    let mut round = Round { bytes: bytes - budget.left(), ..Round::default() };
     let reached = answers.iter().filter(|(_, answer)| !matches!(answer, Ok(None))).count();
     if let Some(next) = targets.get(reached) {
         round.next = Some(next.netns);

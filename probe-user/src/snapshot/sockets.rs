@@ -3,16 +3,13 @@
 //! (15 MB), so reading stops where the budget ends.
 
 use std::{
-    io::{BufRead as _, BufReader, Read as _},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::Path,
-    sync::atomic::{AtomicU64, Ordering},
-    time::Instant,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
-use crate::pods::procfs::open;
+use super::lines::{self, Budget};
 
 /// `include/net/tcp_states.h`.
 pub const ESTABLISHED: u8 = 1;
@@ -21,8 +18,6 @@ pub const LISTEN: u8 = 10;
 
 /// Sockets kept of one table.
 const MOST: usize = 4096;
-/// Lines between two looks at the clock; 256 take the kernel well below a millisecond.
-const LINES: usize = 256;
 
 /// One line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,33 +32,6 @@ pub struct Socket {
     pub retransmits: u32,
     /// 0 of half-open connections.
     pub ino: u64,
-}
-
-/// What may still be read.
-#[derive(Debug)]
-pub struct Budget {
-    bytes: AtomicU64,
-    deadline: Instant,
-}
-
-impl Budget {
-    pub fn new(bytes: u64, deadline: Instant) -> Self {
-        Self { bytes: AtomicU64::new(bytes), deadline }
-    }
-
-    pub fn spend(&self, bytes: u64) {
-        let left = self.left().saturating_sub(bytes);
-        self.bytes.store(left, Ordering::Relaxed);
-    }
-
-    /// Bytes.
-    pub fn left(&self) -> u64 {
-        self.bytes.load(Ordering::Relaxed)
-    }
-
-    pub fn is_over(&self) -> bool {
-        self.left() == 0 || Instant::now() >= self.deadline
-    }
 }
 
 /// What was read of a table.
@@ -86,39 +54,17 @@ pub fn read(
     wanted: impl Fn(&Socket) -> bool,
 ) -> Result<Table> {
     let mut table = Table::default();
-    let file = match open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(table),
-        Err(error) => return Err(error).with_context(|| format!("cannot open {}", path.display())),
-    };
-    let mut lines = BufReader::with_capacity(1 << 16, file.take(budget.left()));
-    let mut line = Vec::new();
-    for number in 0.. {
-        if number % LINES == 0 && budget.is_over() {
-            table.cut = true;
-            break;
-        }
-        line.clear();
-        let length = lines
-            .read_until(b'\n', &mut line)
-            .with_context(|| format!("cannot read {}", path.display()))?;
-        budget.spend(u64::try_from(length).unwrap_or(u64::MAX));
-        if length == 0 {
-            break;
-        }
-        let Some(socket) = std::str::from_utf8(&line).ok().and_then(parse) else { continue };
+    table.cut = lines::read(path, budget, |line| {
+        let Some(socket) = parse(line) else { return true };
         if listening && socket.state != LISTEN {
-            break;
+            return false;
         }
         if wanted(&socket) {
-            if table.sockets.len() >= MOST {
-                table.cut = true;
-                break;
-            }
             table.sockets.push(socket);
         }
-    }
-    table.cut |= budget.left() == 0;
+        table.sockets.len() < MOST
+    })?;
+    table.cut |= table.sockets.len() >= MOST;
     Ok(table)
 }
 
@@ -160,7 +106,10 @@ fn end(text: &str) -> Option<SocketAddr> {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]
 
-    use std::{fs, time::Duration};
+    use std::{
+        fs,
+        time::{Duration, Instant},
+    };
 
     use proptest::prelude::*;
 
@@ -228,6 +177,27 @@ mod tests {
         let table = read(path, true, &long(), |socket| socket.local == at).unwrap();
         assert_eq!(table.sockets.len(), 1);
         assert_eq!(table.sockets[0].rx_queue, 0);
+    }
+
+    #[test]
+    #[ignore = "opens thousands of sockets, prints times"]
+    #[expect(clippy::print_stderr, reason = "prints times")]
+    fn cost() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let at = listener.local_addr().unwrap();
+        let connect = |_| (std::net::TcpStream::connect(at).unwrap(), listener.accept().unwrap());
+        let _open: Vec<_> = (0..8000).map(connect).collect();
+        let path = Path::new("/proc/self/net/tcp");
+        for (what, listening, bytes) in [
+            ("whole table", false, u64::MAX),
+            ("2 MB", false, 2 << 20),
+            ("listeners", true, u64::MAX),
+        ] {
+            let start = Instant::now();
+            let budget = Budget::new(bytes, start + Duration::from_secs(60));
+            let table = read(path, listening, &budget, |s| s.state == SYN_SENT).unwrap();
+            eprintln!("{what}: {:?}, cut {}", start.elapsed(), table.cut);
+        }
     }
 
     proptest! {

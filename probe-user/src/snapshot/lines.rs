@@ -1,0 +1,74 @@
+//! Long files of `/proc`, line by line and no further than a budget allows.
+
+use std::{
+    io::{BufRead as _, BufReader, ErrorKind, Read as _},
+    path::Path,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Instant,
+};
+
+use anyhow::{Context as _, Result};
+
+use crate::pods::procfs::open;
+
+/// Lines between two looks at the clock; 256 take the kernel well below a millisecond.
+const LINES: usize = 256;
+
+/// What may still be read.
+#[derive(Debug)]
+pub struct Budget {
+    bytes: AtomicU64,
+    deadline: Instant,
+}
+
+impl Budget {
+    pub fn new(bytes: u64, deadline: Instant) -> Self {
+        Self { bytes: AtomicU64::new(bytes), deadline }
+    }
+
+    pub fn spend(&self, bytes: u64) {
+        let left = self.left().saturating_sub(bytes);
+        self.bytes.store(left, Ordering::Relaxed);
+    }
+
+    /// Bytes.
+    pub fn left(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    pub fn is_over(&self) -> bool {
+        self.left() == 0 || Instant::now() >= self.deadline
+    }
+}
+
+/// Hands each line to `each` until it says false; lines that are no text are passed over. Tells
+/// whether the budget ended before the file did. A file that does not exist has no lines.
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn read(path: &Path, budget: &Budget, mut each: impl FnMut(&str) -> bool) -> Result<bool> {
+    let file = match open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error).with_context(|| format!("cannot open {}", path.display())),
+    };
+    let mut reader = BufReader::with_capacity(1 << 16, file.take(budget.left()));
+    let mut line = Vec::new();
+    for number in 0.. {
+        if number % LINES == 0 && budget.is_over() {
+            return Ok(true);
+        }
+        line.clear();
+        let length = reader
+            .read_until(b'\n', &mut line)
+            .with_context(|| format!("cannot read {}", path.display()))?;
+        if length == 0 {
+            break;
+        }
+        budget.spend(u64::try_from(length).unwrap_or(u64::MAX));
+        if std::str::from_utf8(&line).is_ok_and(|line| !each(line)) {
+            return Ok(false);
+        }
+    }
+    Ok(budget.left() == 0)
+}
