@@ -51,7 +51,7 @@ pub mod kind {
     pub const IPVS_STALE: u16 = 17;
     /// An old connection was ended so that its port could be used anew. Only counted.
     pub const IPVS_EXPIRED: u16 = 18;
-    // 19 to 22 are given to kinds of other hooks.
+    // 19 to 21 are given to kinds of other hooks; 22 is free.
     /// A netfilter rule answered a packet with ICMP "unreachable": [`super::Reject`].
     pub const REJECT: u16 = 23;
     /// One more than the highest kind.
@@ -184,7 +184,7 @@ wire! {
         pub winner_started: u64,
         /// Low 32 bits of jiffies64 at the event, to compare with [`Conntrack::timeout`].
         pub jiffies: u32,
-        /// [`VERDICT_DROP`] or [`VERDICT_ACCEPT`]; [`u32::MAX`] when the return could not be seen.
+        /// [`VERDICT_DROP`] or [`VERDICT_ACCEPT`].
         pub verdict: u32,
         /// The loser's `ct->status` after the function returned; when the packet's entry was
         /// replaced by the winner (merged), the winner's.
@@ -218,6 +218,9 @@ pub const DROP_TABLE_FULL: u32 = 1 << 0;
 pub const DROP_IN_NF_HOOK_SLOW: u32 = 1 << 1;
 /// [`Drop::flags`]: the kernel gave a drop reason (5.17 and later).
 pub const DROP_HAS_REASON: u32 = 1 << 2;
+/// [`Drop::flags`]: this very packet's new entry could not be inserted into conntrack's table, and
+/// that without a clash.
+pub const DROP_INSERT_FAILED: u32 = 1 << 3;
 
 wire! {
     /// Tracepoint `skb:kfree_skb`.
@@ -299,11 +302,9 @@ wire! {
         pub servers: u16,
         /// RCODE of the answer (0 NOERROR, 3 NXDOMAIN), 0xffff without an answer.
         pub rcode: u16,
-        /// 1: already reported by a sweep.
-        pub reported: u16,
         /// Addresses of the servers asked, as in [`Tuple::dst`].
         pub server: [[u8; 16]; SERVERS],
-        pub _pad: u32,
+        pub _pad: [u16; 3],
         pub question: Question,
     }
 }

@@ -173,7 +173,7 @@ pub fn node() -> Node {
 }
 
 pub fn hooks(state: impl Fn(&str) -> HookState) -> Vec<Hook> {
-    let hooks: [(&str, &str, &[&str]); 10] = [
+    let hooks: [(&str, &str, &[&str]); 12] = [
         ("tcp_conn_request", "listen", &["accept-queue-overflow", "syn-queue-overflow"]),
         ("tcp_conn_request (return)", "half_open", &["syn-queue-overflow"]),
         ("tcp_v4_syn_recv_sock", "listen", &["accept-queue-overflow"]),
@@ -182,6 +182,7 @@ pub fn hooks(state: impl Fn(&str) -> HookState) -> Vec<Hook> {
             "conntrack",
             &["conntrack-dnat-clash", "conntrack-snat-clash", "snat-ports-exhausted"],
         ),
+        ("__nf_conntrack_confirm (return)", "conntrack", &["conntrack-insert-failed"]),
         ("early_drop", "conntrack", &["conntrack-table-full"]),
         ("udp_send_skb", "dns", &["conntrack-dnat-clash", "server-slow"]),
         (
@@ -192,6 +193,7 @@ pub fn hooks(state: impl Fn(&str) -> HookState) -> Vec<Hook> {
         ("ip_vs_schedule", "ipvs", &["ipvs-nodeport-collision"]),
         ("ip_vs_leave", "ipvs", &["service-no-backend"]),
         ("ip_vs_nat_xmit", "ipvs", &["ipvs-stale-connection"]),
+        ("nf_send_unreach", "reject", &["service-no-backend"]),
     ];
     let hook = |(name, family, causes): (&str, &str, &[&str])| Hook {
         name: name.to_owned(),
@@ -275,9 +277,8 @@ pub fn query(kind: u16, id: u16, qtype: u16, first: u64) -> Dns {
         attempts: 1,
         servers: 1,
         rcode: 0xffff,
-        reported: 0,
         server,
-        _pad: 0,
+        _pad: [0; 3],
         question: question(id, qtype, NAME),
     }
 }

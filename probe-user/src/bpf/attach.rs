@@ -87,6 +87,7 @@ impl Attachments {
                 HookState::Watched { .. },
                 Target::ModuleFunction { kprobe, .. } | Target::ModuleEntry { kprobe, .. },
             ) => Some(kprobe),
+            (HookState::Watched { .. }, Target::ModuleReturn { kretprobe, .. }) => Some(kretprobe),
             _ => None,
         })
     }
@@ -99,6 +100,9 @@ impl Attachments {
                     vec![kprobe, kretprobe]
                 }
                 Target::ModuleEntry { module: of, kprobe } if of == module => vec![kprobe],
+                Target::ModuleReturn { module: of, kretprobe, .. } if of == module => {
+                    vec![kretprobe]
+                }
                 _ => continue,
             };
             if matches!(state, HookState::Watched { .. }) {
@@ -123,7 +127,8 @@ impl Attachments {
     pub fn module_here(&mut self, ebpf: &mut Ebpf, resolved: &Resolved, module: &str) {
         for (index, spec) in HOOKS.iter().enumerate() {
             if let Target::ModuleFunction { module: of, .. }
-            | Target::ModuleEntry { module: of, .. } = spec.target
+            | Target::ModuleEntry { module: of, .. }
+            | Target::ModuleReturn { module: of, .. } = spec.target
                 && of == module
                 && resolved.refusal(spec.family).is_none()
                 && !matches!(self.states.get(index), Some(HookState::Watched { .. }))
@@ -172,7 +177,9 @@ impl Attachments {
                     }
                 }
             }
-            Target::ModuleFunction { module, .. } | Target::ModuleEntry { module, .. }
+            Target::ModuleFunction { module, .. }
+            | Target::ModuleEntry { module, .. }
+            | Target::ModuleReturn { module, .. }
                 if !has_module(module) =>
             {
                 return not_loaded(module);
@@ -186,13 +193,19 @@ impl Attachments {
                 .allowed(Rung::Kprobe)
                 .and_then(|()| self.pair(ebpf, kprobe, kretprobe, spec.name))
                 .map(|()| Rung::Kprobe),
-            Target::ModuleEntry { kprobe, .. } => self
-                .allowed(Rung::Kprobe)
-                .and_then(|()| kprobe_to(ebpf, kprobe, spec.name))
-                .map(|link| {
-                    self.links.insert(kprobe, link);
+            Target::ModuleEntry { kprobe: program, .. }
+            | Target::ModuleReturn { kretprobe: program, .. } => {
+                let function = match spec.target {
+                    Target::ModuleReturn { function, .. } => function,
+                    _ => spec.name,
+                };
+                let link =
+                    self.allowed(Rung::Kprobe).and_then(|()| kprobe_to(ebpf, program, function));
+                link.map(|link| {
+                    self.links.insert(program, link);
                     Rung::Kprobe
-                }),
+                })
+            }
             Target::Tracepoint { program } => self
                 .allowed(Rung::Tracepoint)
                 .and_then(|()| tracepoint_to(ebpf, program, spec.name))
@@ -265,6 +278,7 @@ fn log_cost(ebpf: &Ebpf, spec: &Spec) {
         Target::ModuleFunction { kprobe, kretprobe, .. } => vec![kprobe, kretprobe],
         Target::Return { fexit, kretprobe, .. } => vec![fexit, kretprobe],
         Target::ModuleEntry { kprobe, .. } => vec![kprobe],
+        Target::ModuleReturn { kretprobe, .. } => vec![kretprobe],
         Target::Tracepoint { program } => vec![program],
     };
     for program in programs {

@@ -14,6 +14,8 @@ pub enum Target {
     Return { function: &'static str, fexit: &'static str, kretprobe: &'static str },
     /// A function of a module, entry alone.
     ModuleEntry { module: &'static str, kprobe: &'static str },
+    /// A function of a module, return alone.
+    ModuleReturn { module: &'static str, function: &'static str, kretprobe: &'static str },
     /// A raw tracepoint, `category:name`.
     Tracepoint { program: &'static str },
 }
@@ -110,6 +112,16 @@ pub const HOOKS: &[Spec] = &[
             kretprobe: "clash_krp",
         },
         causes: &["conntrack-dnat-clash", "conntrack-snat-clash", "snat-ports-exhausted"],
+    },
+    Spec {
+        name: "__nf_conntrack_confirm (return)",
+        family: Family::Conntrack,
+        target: Target::ModuleReturn {
+            module: "nf_conntrack",
+            function: "__nf_conntrack_confirm",
+            kretprobe: "confirm_krp",
+        },
+        causes: &["conntrack-insert-failed"],
     },
     Spec {
         name: "early_drop",

@@ -4,9 +4,9 @@ use std::net::SocketAddr;
 
 use probe_common::{
     event::{
-        Clash, DROP_TABLE_FULL, Dns, IPVS_GONE, IPVS_NO_DEST, Ipvs, Listen, NF_INET_FORWARD,
-        NF_INET_LOCAL_IN, NF_INET_LOCAL_OUT, Reject, STAGE_ACK, STAGE_SYN_PRESSURE, SynAck,
-        VERDICT_ACCEPT, VERDICT_DROP, kind,
+        Clash, DROP_INSERT_FAILED, DROP_TABLE_FULL, Dns, IPVS_GONE, IPVS_NO_DEST, Ipvs, Listen,
+        NF_INET_FORWARD, NF_INET_LOCAL_IN, NF_INET_LOCAL_OUT, Reject, STAGE_ACK,
+        STAGE_SYN_PRESSURE, SynAck, VERDICT_ACCEPT, VERDICT_DROP, kind,
     },
     net::{FAMILY_V6, ips},
 };
@@ -104,6 +104,9 @@ impl Case<'_> {
             Some("NO_SOCKET") => "met no socket (NO_SOCKET)".to_owned(),
             _ if e.flags & DROP_TABLE_FULL != 0 => {
                 "was dropped: no room in the conntrack table".to_owned()
+            }
+            _ if e.flags & DROP_INSERT_FAILED != 0 => {
+                "was dropped: conntrack did not take its new entry".to_owned()
             }
             Some("NETFILTER_DROP") => "was dropped by netfilter (NETFILTER_DROP)".to_owned(),
             Some(reason) => format!("was dropped ({reason})"),

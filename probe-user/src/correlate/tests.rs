@@ -6,6 +6,7 @@ mod bounds;
 mod client_ports;
 mod dnat_clash;
 mod dns;
+mod insert_failed;
 mod ipvs_nodeport;
 mod ipvs_stale;
 mod no_listener;

@@ -17,6 +17,8 @@ const DNS: &[(Cause, &[u16])] = &[
     (Cause::ConntrackSnatClash, &[kind::CLASH]),
     (Cause::SnatPortsExhausted, &[kind::CLASH]),
     (Cause::ConntrackTableFull, &[kind::TABLE_FULL, kind::DROP]),
+    (Cause::ConntrackInsertFailed, &[kind::DROP]),
+    (Cause::ServiceNoBackend, &[kind::IPVS_NO_SERVER, kind::REJECT]),
     (Cause::NoListener, &[kind::DROP]),
     (Cause::ServerSlow, &[kind::DNS_SERVER_ANSWER]),
 ];
@@ -24,10 +26,12 @@ const TCP: &[(Cause, &[u16])] = &[
     (Cause::ConntrackSnatClash, &[kind::CLASH]),
     (Cause::SnatPortsExhausted, &[kind::CLASH]),
     (Cause::ConntrackTableFull, &[kind::TABLE_FULL, kind::DROP]),
+    (Cause::ConntrackInsertFailed, &[kind::DROP]),
     (Cause::AcceptQueueOverflow, &[kind::LISTEN_DROP]),
     (Cause::SynQueueOverflow, &[kind::LISTEN_DROP]),
     (Cause::IpvsStaleConnection, &[kind::IPVS_STALE, kind::DROP]),
     (Cause::IpvsNodeportCollision, &[kind::IPVS_HIJACK]),
+    (Cause::ServiceNoBackend, &[kind::IPVS_NO_SERVER, kind::REJECT]),
     (Cause::NoListener, &[kind::DROP]),
 ];
 
@@ -119,6 +123,7 @@ fn why_not(case: &Case<'_>, cause: Cause) -> String {
             "no clash of this flow was seen while the hook was watched and nothing was lost"
         }
         Cause::ConntrackTableFull => "no packet of this flow was refused by a full table",
+        Cause::ConntrackInsertFailed => "conntrack took the new entry of each packet of this flow",
         Cause::AcceptQueueOverflow | Cause::SynQueueOverflow if case.listens().is_empty() => {
             "no listener on this node refused this connection"
         }
@@ -131,6 +136,10 @@ fn why_not(case: &Case<'_>, cause: Cause) -> String {
             "IPVS sent no packet of it to a server that is drained or gone"
         }
         Cause::IpvsNodeportCollision => "IPVS took no SYN-ACK of it for a service",
+        Cause::ServiceNoBackend if !case.rejects().is_empty() => {
+            "a rule rejected it, but not as kube-proxy does for an address known as a service's"
+        }
+        Cause::ServiceNoBackend => "IPVS found a server for it, and no rule rejected it",
         Cause::NoListener => "the request met no closed port on this node",
         Cause::ServerSlow if case.servers().is_empty() => {
             "no server on this node got this query and answered it late"

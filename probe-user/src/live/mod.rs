@@ -6,11 +6,11 @@ mod ipvs;
 mod services;
 mod start;
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use anyhow::Result;
 use log::{debug, error};
-use probe_common::event::kind;
+use probe_common::event::{DROP_INSERT_FAILED, kind};
 
 pub use self::start::{DNS_PORTS, NoRung, Options, start};
 use self::{enrich::Known, ipvs::Ipvs, services::Services};
@@ -54,6 +54,8 @@ pub struct Live {
     known: Known,
     ipvs: Ipvs,
     services: Services,
+    /// Namespaces whose conntrack refused an entry since its counters were read.
+    recount: BTreeSet<u32>,
     swept: u64,
     looked: u64,
     deep: u64,
@@ -100,6 +102,7 @@ impl Live {
             events.push(Event { ts: now, body: Body::Clock(clock) });
             self.look(now, &mut events);
         }
+        self.count_again(now, &mut events);
         self.look_for_unknown(now, &mut events);
         self.look_into_ipvs(now, &mut events);
         events.push(Event { ts: now.saturating_sub(IN_FLIGHT), body: Body::Tick });
@@ -130,6 +133,20 @@ impl Live {
         match self.probes.totals() {
             Ok(totals) => events.push(Event { ts: now, body: Body::Totals(Box::new(totals)) }),
             Err(err) => error!("{err:#}"),
+        }
+    }
+
+    /// Conntrack refused an entry: its counters tell why, and the client may try again soon.
+    fn count_again(&mut self, now: u64, events: &mut Vec<Event>) {
+        let targets: Vec<_> = std::mem::take(&mut self.recount)
+            .into_iter()
+            .filter_map(|netns| self.pods.target(netns))
+            .collect();
+        if targets.is_empty() {
+            return;
+        }
+        for counters in self.sources.counters(&targets, COUNTERS_BUDGET) {
+            events.push(Event { ts: now, body: Body::Counters(counters) });
         }
     }
 
@@ -194,6 +211,9 @@ impl Live {
                 self.name_listener(synack.ino, synack.header.netns, (ts, now), events);
             }
             Body::Drop(drop) => {
+                if drop.flags & DROP_INSERT_FAILED != 0 {
+                    self.recount.insert(drop.header.netns);
+                }
                 self.known.address(&drop.tuple);
                 self.ipvs.dropped(drop);
                 self.name_place(drop.location, ts, events);

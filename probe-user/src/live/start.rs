@@ -117,6 +117,7 @@ pub fn start(options: &Options) -> Result<(Live, Vec<Event>)> {
         known: Known::default(),
         ipvs: Ipvs::default(),
         services: Services::default(),
+        recount: Default::default(),
         swept: 0,
         looked: 0,
         deep: 0,

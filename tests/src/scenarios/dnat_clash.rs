@@ -20,6 +20,7 @@ use crate::{
         message,
         server::{self, Behaviour},
     },
+    kube_proxy::{self, Mode, Service},
     lab::Lab,
     netns::Pod,
     nfqueue::{self, Held},
@@ -166,14 +167,17 @@ fn clash_once(lab: &Lab, world: &World, name: &str) -> Result<bool> {
     Ok(true)
 }
 
-/// Two threads on one socket, as a resolver that sends from two threads: no rule helps the race.
+/// Two threads on one socket, as a resolver that sends from two threads, and kube-proxy's own rules:
+/// none helps the race.
 pub fn two_threads(lab: &Lab) -> Result<()> {
     let client = lab.pod("client")?;
     let backends = [lab.pod("dns-a")?, lab.pod("dns-b")?];
     let slow = Behaviour { delay: SLOW, ..Behaviour::default() };
     let _servers =
         [server::start(&backends[0], "dns", slow)?, server::start(&backends[1], "dns", slow)?];
-    let service = services::dns(&backends, Choice::Random)?;
+    let dns = Service::dns(&backends);
+    let service = dns.address;
+    let _kube_proxy = kube_proxy::start(Mode::IptablesNft, &[dns])?;
     let probe = lab.probe(&[])?;
     let unmet = counters::net(&client, "Udp:NoPorts")?;
 

@@ -7,6 +7,7 @@ pub mod dnat_clash;
 mod dropped;
 mod flood;
 mod healthy;
+mod insert_failed;
 mod ipvs_no_backend;
 mod ipvs_nodeport;
 mod ipvs_stale;
@@ -52,6 +53,15 @@ pub const ALL: &[Case] = &[
         .limit(180)
         .names("conntrack-snat-clash", Expect::Certain),
     Case::new("table_full", table_full::run_case).names("conntrack-table-full", Expect::Certain),
+    Case::new("chain_too_long", insert_failed::tcp)
+        .names("conntrack-insert-failed", Expect::Certain)
+        .but(insert_failed::BUT),
+    Case::new("chain_too_long_v6", insert_failed::tcp_v6)
+        .names("conntrack-insert-failed", Expect::Certain)
+        .but(insert_failed::BUT),
+    Case::new("chain_too_long_dns", insert_failed::dns)
+        .names("conntrack-insert-failed", Expect::Certain)
+        .but(insert_failed::BUT),
     Case::new("no_listener", no_listener::tcp).names("no-listener", Expect::Certain),
     Case::new("no_listener_v6", no_listener::tcp_v6).names("no-listener", Expect::Certain),
     Case::new("no_listener_dns", no_listener::dns)

@@ -4,6 +4,7 @@
 pub mod accept_queue_overflow;
 pub mod client_ports_exhausted;
 mod conntrack_dnat_clash;
+mod conntrack_insert_failed;
 mod conntrack_snat_clash;
 pub mod conntrack_table_full;
 mod ipvs_nodeport_collision;
@@ -43,6 +44,7 @@ pub const RULES: &[(Cause, Rule)] = &[
     (Cause::ConntrackSnatClash, conntrack_snat_clash::judge),
     (Cause::SnatPortsExhausted, snat_ports_exhausted::judge),
     (Cause::ConntrackTableFull, conntrack_table_full::judge),
+    (Cause::ConntrackInsertFailed, conntrack_insert_failed::judge),
     (Cause::ClientPortsExhausted, client_ports_exhausted::judge),
     (Cause::AcceptQueueOverflow, accept_queue_overflow::judge),
     (Cause::SynQueueOverflow, syn_queue_overflow::judge),
