@@ -224,6 +224,9 @@ pub const DROP_TABLE_FULL: u32 = 1 << 0;
 pub const DROP_IN_NF_HOOK_SLOW: u32 = 1 << 1;
 /// [`Drop::flags`]: the kernel gave a drop reason (5.17 and later).
 pub const DROP_HAS_REASON: u32 = 1 << 2;
+/// [`Drop::flags`]: this very packet's new entry could not be inserted into conntrack's table, and
+/// that without a clash.
+pub const DROP_INSERT_FAILED: u32 = 1 << 3;
 
 wire! {
     /// Tracepoint `skb:kfree_skb`.

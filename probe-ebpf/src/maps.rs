@@ -200,6 +200,16 @@ pub static HALF_OPEN: PerCpuArray<HalfOpen> = PerCpuArray::with_max_entries(1, 0
 #[map]
 pub static TABLE_FULL_MARK: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
+/// When `nf_ct_resolve_clash` last said on this CPU that a packet is to be dropped, and the function
+/// that called it has not returned yet.
+#[map]
+pub static CLASH_MARK: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// When `__nf_conntrack_confirm` last failed on this CPU without a clash and the packet it failed
+/// for was not yet seen freed.
+#[map]
+pub static INSERT_FAILED_MARK: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
 /// Where an event too large for the stack is built. Programs that can interrupt each other on one
 /// CPU must not share a place.
 #[map]

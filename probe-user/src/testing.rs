@@ -174,7 +174,7 @@ pub fn node() -> Node {
 }
 
 pub fn hooks(state: impl Fn(&str) -> HookState) -> Vec<Hook> {
-    let hooks: [(&str, &str, &[&str]); 11] = [
+    let hooks: [(&str, &str, &[&str]); 13] = [
         ("tcp_conn_request", "listen", &["accept-queue-overflow", "syn-queue-overflow"]),
         ("tcp_conn_request (return)", "half_open", &["syn-queue-overflow"]),
         ("tcp_v4_syn_recv_sock", "listen", &["accept-queue-overflow"]),
@@ -183,6 +183,7 @@ pub fn hooks(state: impl Fn(&str) -> HookState) -> Vec<Hook> {
             "conntrack",
             &["conntrack-dnat-clash", "conntrack-snat-clash", "snat-ports-exhausted"],
         ),
+        ("__nf_conntrack_confirm (return)", "conntrack", &["conntrack-insert-failed"]),
         ("early_drop", "conntrack", &["conntrack-table-full"]),
         (
             "nf_conntrack_in",
@@ -198,6 +199,7 @@ pub fn hooks(state: impl Fn(&str) -> HookState) -> Vec<Hook> {
         ("ip_vs_schedule", "ipvs", &["ipvs-nodeport-collision"]),
         ("ip_vs_leave", "ipvs", &["service-no-backend"]),
         ("ip_vs_nat_xmit", "ipvs", &["ipvs-stale-connection"]),
+        ("nf_send_unreach", "reject", &["service-no-backend"]),
     ];
     let hook = |(name, family, causes): (&str, &str, &[&str])| Hook {
         name: name.to_owned(),

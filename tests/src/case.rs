@@ -109,7 +109,6 @@ pub enum Expect {
     #[expect(dead_code, reason = "no cause is at most possible yet")]
     Possible,
     /// It cannot be seen there, and why.
-    #[expect(dead_code, reason = "every cause so far is seen on every kernel")]
     Unseen(&'static str),
 }
 

@@ -8,8 +8,14 @@
 //! `bool early_drop(struct net *net, unsigned int hash)` (same file): called only when the table is
 //! full; false means that the packet will be dropped.
 //!
-//! Both are functions of a module, so kprobe and kretprobe. The two are paired by the stack pointer,
-//! which survives nesting: at the return it stands one return address above that at the entry on
+//! `int __nf_conntrack_confirm(struct sk_buff *skb)` (same file): once for each new connection, when
+//! its first packet leaves the host; NF_DROP (0) when its entry could not be inserted. Only the
+//! return is hooked: it looks at one register, and nothing else happens unless that is 0. The packet
+//! is freed by `nf_hook_slow` on the same CPU right after, with its unconfirmed entry, and takes the
+//! mark that is left here. A clash that was dropped ends in the same return: it left a mark before.
+//!
+//! All are functions of a module, so kprobe and kretprobe. Where both are needed they are paired by the
+//! stack pointer, which survives nesting: at the return it stands one return address above that at the entry on
 //! x86, and at the same place on arm64.
 
 use aya_ebpf::{
@@ -18,11 +24,15 @@ use aya_ebpf::{
     programs::{ProbeContext, RetProbeContext},
 };
 use aya_log_ebpf::debug;
-use probe_common::event::{Clash, TableFull, kind};
+use probe_common::event::{Clash, TableFull, VERDICT_DROP, kind};
 
+use super::skb_drop::MARK_AGE;
 use crate::{
     emit,
-    maps::{CLASH_SCRATCH, CLASHES, CONNECTED, EARLY_DROPS, TABLE_FULL_MARK, offset, seen, stats},
+    maps::{
+        CLASH_MARK, CLASH_SCRATCH, CLASHES, CONNECTED, EARLY_DROPS, INSERT_FAILED_MARK,
+        TABLE_FULL_MARK, offset, seen, stats,
+    },
     packet,
     read::{Ptr, field},
     socket,
@@ -57,6 +67,14 @@ pub fn early_drop_krp(ctx: RetProbeContext) -> u32 {
     let evicted = ctx.ret::<u64>() & 0xff;
     early_drop_return(return_stack(&ctx), evicted != 0);
     debug!(&ctx, "early_drop: {}", evicted);
+    0
+}
+
+#[kretprobe]
+pub fn confirm_krp(ctx: RetProbeContext) -> u32 {
+    if ctx.ret::<u64>() as u32 == VERDICT_DROP {
+        insert_failed();
+    }
     0
 }
 
@@ -127,6 +145,11 @@ fn clash_entry(stack: u64, skb: Ptr, hash: Ptr) -> Option<()> {
 #[inline(always)]
 fn clash_return(stack: u64, ret: u64) -> Option<()> {
     seen(kind::CLASH);
+    if ret as u32 == VERDICT_DROP {
+        let mark = CLASH_MARK.get_ptr_mut(0)?;
+        // SAFETY: this CPU's own value.
+        unsafe { *mark = emit::now() };
+    }
     let Some(clash) = CLASHES.get_ptr_mut(&stack) else {
         stats(|s| s.unmatched_returns += 1);
         return None;
@@ -143,6 +166,22 @@ fn clash_return(stack: u64, ret: u64) -> Option<()> {
         unsafe { event.write(*clash) };
     });
     let _ = CLASHES.remove(&stack);
+    Some(())
+}
+
+#[inline(always)]
+fn insert_failed() -> Option<()> {
+    let clash = CLASH_MARK.get_ptr_mut(0)?;
+    let mark = INSERT_FAILED_MARK.get_ptr_mut(0)?;
+    let ts = emit::now();
+    // SAFETY: both are this CPU's own values.
+    unsafe {
+        let clashed = *clash;
+        *clash = 0;
+        if clashed == 0 || ts.wrapping_sub(clashed) >= MARK_AGE {
+            *mark = ts;
+        }
+    }
     Some(())
 }
 

@@ -12,14 +12,17 @@
 
 use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
 use probe_common::{
-    event::{DROP_HAS_REASON, DROP_IN_NF_HOOK_SLOW, DROP_TABLE_FULL, Drop, PACKET_BYTES, kind},
-    net::{IPPROTO_TCP, IPPROTO_UDP},
+    event::{
+        DROP_HAS_REASON, DROP_IN_NF_HOOK_SLOW, DROP_INSERT_FAILED, DROP_TABLE_FULL, Drop,
+        PACKET_BYTES, kind,
+    },
+    net::{IPPROTO_TCP, IPPROTO_UDP, ips},
 };
 
 use crate::{
     emit,
     hooks::dns::is_dns_port,
-    maps::{TABLE_FULL_MARK, offset, seen, setting},
+    maps::{INSERT_FAILED_MARK, TABLE_FULL_MARK, offset, seen, setting},
     packet::{self, TCP_SYN},
     read::{self, Ptr, field},
     socket,
@@ -27,7 +30,7 @@ use crate::{
 
 /// A mark older than this is not of the packet that is freed now. Generous: an emulated CPU may be
 /// held up between the two.
-const MARK_AGE: u64 = 50_000_000;
+pub(super) const MARK_AGE: u64 = 50_000_000;
 
 #[raw_tracepoint]
 pub fn kfree_skb(ctx: RawTracePointContext) -> i32 {
@@ -60,13 +63,16 @@ fn dropped(skb: Ptr, location: u64, reason: u32, rx_sk: Ptr) -> Option<()> {
     if by_netfilter && table_was_full(skb) {
         flags |= DROP_TABLE_FULL;
     }
+    if by_netfilter && insert_failed(skb) {
+        flags |= DROP_INSERT_FAILED;
+    }
     let packet = packet::parse(skb)?;
     let interesting = match packet.tuple.proto {
         IPPROTO_TCP => packet.tcp_flags & TCP_SYN != 0,
         IPPROTO_UDP => is_dns_port(packet.tuple.sport) || is_dns_port(packet.tuple.dport),
         _ => false,
     };
-    if !interesting && flags & DROP_TABLE_FULL == 0 {
+    if !interesting && flags & (DROP_TABLE_FULL | DROP_INSERT_FAILED) == 0 {
         return None;
     }
     seen(kind::DROP);
@@ -119,6 +125,24 @@ fn table_was_full(skb: Ptr) -> bool {
     // SAFETY: this CPU's own value.
     let marked = unsafe { *mark };
     if marked == 0 || socket::nfct(skb).0 != 0 {
+        return false;
+    }
+    // SAFETY: as above.
+    unsafe { *mark = 0 };
+    emit::now().wrapping_sub(marked) < MARK_AGE
+}
+
+/// Takes the mark of an entry that could not be inserted, if this packet's is not in the table.
+#[inline(always)]
+fn insert_failed(skb: Ptr) -> bool {
+    let Some(mark) = INSERT_FAILED_MARK.get_ptr_mut(0) else { return false };
+    // SAFETY: this CPU's own value.
+    let marked = unsafe { *mark };
+    if marked == 0 {
+        return false;
+    }
+    let (ct, _) = socket::nfct(skb);
+    if ct == 0 || field::<u32>(ct, offset!(ct_status)) & ips::CONFIRMED != 0 {
         return false;
     }
     // SAFETY: as above.

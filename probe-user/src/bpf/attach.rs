@@ -80,6 +80,9 @@ impl Attachments {
                     HookState::Watched { .. },
                     Target::ModuleFunction { kprobe, .. } | Target::ModuleEntry { kprobe, .. },
                 ) => Some(kprobe),
+                (HookState::Watched { .. }, Target::ModuleReturn { kretprobe, .. }) => {
+                    Some(kretprobe)
+                }
                 _ => None,
             });
         serving.collect()
@@ -94,6 +97,9 @@ impl Attachments {
                 }
                 Target::ModuleEntry { module: of, kprobe } if of == module => vec![kprobe],
                 Target::Armed { module: of, .. } if of == module => Vec::new(),
+                Target::ModuleReturn { module: of, kretprobe, .. } if of == module => {
+                    vec![kretprobe]
+                }
                 _ => continue,
             };
             if matches!(state, HookState::Watched { .. }) {
@@ -119,7 +125,8 @@ impl Attachments {
         for (index, spec) in HOOKS.iter().enumerate() {
             if let Target::ModuleFunction { module: of, .. }
             | Target::ModuleEntry { module: of, .. }
-            | Target::Armed { module: of, .. } = spec.target
+            | Target::Armed { module: of, .. }
+            | Target::ModuleReturn { module: of, .. } = spec.target
                 && of == module
                 && resolved.refusal(spec.family).is_none()
                 && !matches!(self.states.get(index), Some(HookState::Watched { .. }))
@@ -171,6 +178,7 @@ impl Attachments {
             Target::ModuleFunction { module, .. }
             | Target::ModuleEntry { module, .. }
             | Target::Armed { module, .. }
+            | Target::ModuleReturn { module, .. }
                 if !has_module(module) =>
             {
                 return not_loaded(module);
@@ -184,13 +192,19 @@ impl Attachments {
                 .allowed(Rung::Kprobe)
                 .and_then(|()| self.pair(ebpf, kprobe, kretprobe, spec.name))
                 .map(|()| Rung::Kprobe),
-            Target::ModuleEntry { kprobe, .. } => self
-                .allowed(Rung::Kprobe)
-                .and_then(|()| kprobe_to(ebpf, kprobe, spec.name))
-                .map(|link| {
-                    self.links.insert((spec.name, kprobe), link);
+            Target::ModuleEntry { kprobe: program, .. }
+            | Target::ModuleReturn { kretprobe: program, .. } => {
+                let function = match spec.target {
+                    Target::ModuleReturn { function, .. } => function,
+                    _ => spec.name,
+                };
+                let link =
+                    self.allowed(Rung::Kprobe).and_then(|()| kprobe_to(ebpf, program, function));
+                link.map(|link| {
+                    self.links.insert((spec.name, program), link);
                     Rung::Kprobe
-                }),
+                })
+            }
             Target::Armed { kprobe, kretprobe, .. } => self
                 .allowed(Rung::Kprobe)
                 .and_then(|()| {
@@ -292,6 +306,7 @@ fn log_cost(ebpf: &Ebpf, spec: &Spec) {
         Target::Return { fexit, kretprobe, .. } => vec![fexit, kretprobe],
         Target::ModuleEntry { kprobe, .. } => vec![kprobe],
         Target::Armed { .. } => Vec::new(),
+        Target::ModuleReturn { kretprobe, .. } => vec![kretprobe],
         Target::Tracepoint { program } => vec![program],
     };
     for program in programs {

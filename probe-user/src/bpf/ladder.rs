@@ -16,6 +16,8 @@ pub enum Target {
     ModuleEntry { module: &'static str, kprobe: &'static str },
     /// A function of a module whose programs are attached only while armed (see `bpf::armed`).
     Armed { module: &'static str, kprobe: &'static str, kretprobe: &'static str },
+    /// A function of a module, return alone.
+    ModuleReturn { module: &'static str, function: &'static str, kretprobe: &'static str },
     /// A raw tracepoint, `category:name`.
     Tracepoint { program: &'static str },
 }
@@ -112,6 +114,16 @@ pub const HOOKS: &[Spec] = &[
             kretprobe: "clash_krp",
         },
         causes: &["conntrack-dnat-clash", "conntrack-snat-clash", "snat-ports-exhausted"],
+    },
+    Spec {
+        name: "__nf_conntrack_confirm (return)",
+        family: Family::Conntrack,
+        target: Target::ModuleReturn {
+            module: "nf_conntrack",
+            function: "__nf_conntrack_confirm",
+            kretprobe: "confirm_krp",
+        },
+        causes: &["conntrack-insert-failed"],
     },
     Spec {
         name: "early_drop",

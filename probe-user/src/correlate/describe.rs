@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 
 use probe_common::{
     event::{
-        CT_UNTRACKED, Clash, CtEntry, DROP_TABLE_FULL, Dns, IPVS_FOUND, IPVS_GONE, IPVS_LOOKED,
-        IPVS_NO_DEST, Ipvs, Listen, NF_ACCEPT, NF_DROP, NF_INET_FORWARD, NF_INET_LOCAL_IN,
-        NF_INET_LOCAL_OUT, NF_STOLEN, Reject, STAGE_ACK, STAGE_SYN_PRESSURE, SynAck,
-        VERDICT_ACCEPT, VERDICT_DROP, kind,
+        CT_UNTRACKED, Clash, CtEntry, DROP_INSERT_FAILED, DROP_TABLE_FULL, Dns, IPVS_FOUND,
+        IPVS_GONE, IPVS_LOOKED, IPVS_NO_DEST, Ipvs, Listen, NF_ACCEPT, NF_DROP, NF_INET_FORWARD,
+        NF_INET_LOCAL_IN, NF_INET_LOCAL_OUT, NF_STOLEN, Reject, STAGE_ACK, STAGE_SYN_PRESSURE,
+        SynAck, VERDICT_ACCEPT, VERDICT_DROP, kind,
     },
     net::{FAMILY_V6, ips},
 };
@@ -108,6 +108,9 @@ impl Case<'_> {
             Some("NO_SOCKET") => "met no socket (NO_SOCKET)".to_owned(),
             _ if e.flags & DROP_TABLE_FULL != 0 => {
                 "was dropped: no room in the conntrack table".to_owned()
+            }
+            _ if e.flags & DROP_INSERT_FAILED != 0 => {
+                "was dropped: conntrack did not take its new entry".to_owned()
             }
             Some("NETFILTER_DROP") => "was dropped by netfilter (NETFILTER_DROP)".to_owned(),
             Some(reason) => format!("was dropped ({reason})"),

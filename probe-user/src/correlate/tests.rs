@@ -7,6 +7,7 @@ mod client_ports;
 mod ct_entry;
 mod dnat_clash;
 mod dns;
+mod insert_failed;
 mod ipvs_nodeport;
 mod ipvs_stale;
 mod no_listener;

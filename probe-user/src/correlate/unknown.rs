@@ -17,8 +17,10 @@ const DNS: &[(Cause, &[u16])] = &[
     (Cause::ConntrackSnatClash, &[kind::CLASH]),
     (Cause::SnatPortsExhausted, &[kind::CLASH]),
     (Cause::ConntrackTableFull, &[kind::TABLE_FULL, kind::DROP]),
+    (Cause::ConntrackInsertFailed, &[kind::DROP]),
     (Cause::ConntrackStaleNat, &[kind::CT_ENTRY]),
     (Cause::ReplyNotTranslated, &[kind::CT_ENTRY, kind::DROP]),
+    (Cause::ServiceNoBackend, &[kind::IPVS_NO_SERVER, kind::REJECT]),
     (Cause::NoListener, &[kind::DROP]),
     (Cause::ServerSlow, &[kind::DNS_SERVER_ANSWER]),
 ];
@@ -26,12 +28,14 @@ const TCP: &[(Cause, &[u16])] = &[
     (Cause::ConntrackSnatClash, &[kind::CLASH]),
     (Cause::SnatPortsExhausted, &[kind::CLASH]),
     (Cause::ConntrackTableFull, &[kind::TABLE_FULL, kind::DROP]),
+    (Cause::ConntrackInsertFailed, &[kind::DROP]),
     (Cause::ConntrackInvalid, &[kind::CT_ENTRY, kind::DROP]),
     (Cause::ReplyNotTranslated, &[kind::CT_ENTRY, kind::DROP]),
     (Cause::AcceptQueueOverflow, &[kind::LISTEN_DROP]),
     (Cause::SynQueueOverflow, &[kind::LISTEN_DROP]),
     (Cause::IpvsStaleConnection, &[kind::IPVS_STALE, kind::IPVS_VERDICT, kind::DROP]),
     (Cause::IpvsNodeportCollision, &[kind::IPVS_HIJACK]),
+    (Cause::ServiceNoBackend, &[kind::IPVS_NO_SERVER, kind::REJECT]),
     (Cause::NoListener, &[kind::DROP]),
 ];
 
@@ -132,6 +136,7 @@ fn why_not(case: &Case<'_>, cause: Cause) -> String {
             "no clash of this flow was seen while the hook was watched and nothing was lost"
         }
         Cause::ConntrackTableFull => "no packet of this flow was refused by a full table",
+        Cause::ConntrackInsertFailed => "conntrack took the new entry of each packet of this flow",
         Cause::ConntrackStaleNat => "its conntrack entry leads to no pod that is known to be gone",
         Cause::ConntrackInvalid => {
             "conntrack held no packet of it to be invalid that was then lost"
@@ -162,6 +167,10 @@ fn why_not(case: &Case<'_>, cause: Cause) -> String {
             "IPVS sent no packet of it to a server that is drained or gone"
         }
         Cause::IpvsNodeportCollision => "IPVS took no SYN-ACK of it for a service",
+        Cause::ServiceNoBackend if !case.rejects().is_empty() => {
+            "a rule rejected it, but not as kube-proxy does for an address known as a service's"
+        }
+        Cause::ServiceNoBackend => "IPVS found a server for it, and no rule rejected it",
         Cause::NoListener => "the request met no closed port on this node",
         Cause::ServerSlow if case.servers().is_empty() => {
             "no server on this node got this query and answered it late"

@@ -4,8 +4,9 @@ use std::{collections::HashMap, net::SocketAddr};
 
 use probe_common::{
     event::{
-        Clash, Connect, DROP_TABLE_FULL, Dns, Drop, Listen, OUTCOME_ESTABLISHED, OUTCOME_FAILED,
-        OUTCOME_TRYING, STAGE_ACK, SynAck, VERDICT_ACCEPT, kind,
+        Clash, Connect, DROP_INSERT_FAILED, DROP_TABLE_FULL, Dns, Drop, Listen,
+        OUTCOME_ESTABLISHED, OUTCOME_FAILED, OUTCOME_TRYING, STAGE_ACK, SynAck, VERDICT_ACCEPT,
+        kind,
     },
     net::IPPROTO_TCP,
 };
@@ -274,7 +275,7 @@ impl Correlator {
     pub(super) fn on_drop(&mut self, ts: u64, e: &Drop) {
         // A query that met a closed port stalls nobody yet: the client may have asked another
         // server too. Its own socket tells when it was left without an answer.
-        if e.flags & DROP_TABLE_FULL == 0 {
+        if e.flags & (DROP_TABLE_FULL | DROP_INSERT_FAILED) == 0 {
             return;
         }
         let captured = usize::try_from(e.captured).unwrap_or(usize::MAX);

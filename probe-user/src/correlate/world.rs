@@ -237,9 +237,13 @@ impl World {
         let watched = |family: &str| {
             of_cause().any(|h| h.family == family && matches!(h.state, HookState::Watched { .. }))
         };
+        // IPVS tells of it, or a rule: either is enough.
+        let elsewhere = cause == Cause::ServiceNoBackend
+            && of_cause().any(|h| matches!(h.state, HookState::Watched { .. }));
         for hook in of_cause() {
             if let HookState::CannotHappen { why } = &hook.state
                 && !watched(&hook.family)
+                && !elsewhere
             {
                 return Watch::CannotHappen(sanitize::text(why));
             }

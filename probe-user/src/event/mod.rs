@@ -305,6 +305,13 @@ pub struct ConntrackCounters {
     pub drop: u64,
     pub early_drop: u64,
     pub clash_resolve: u64,
+    /// Entries refused because their hash bucket's chain was too long; `None` on kernels that do
+    /// not limit it (before 5.15).
+    #[serde(default)]
+    pub chain_too_long: Option<u64>,
+    /// `nf_conntrack_buckets`, one table for all namespaces; 0 when not known.
+    #[serde(default)]
+    pub buckets: u64,
 }
 
 /// The kernel programs' counters, summed over CPUs, as totals since stallprobe's start. Sent with

@@ -16,6 +16,7 @@ pub enum Details {
     SnatPorts(SnatPorts),
     DnatClash(Box<DnatClash>),
     TableFull(TableFull),
+    InsertFailed(InsertFailed),
     StaleNat(Box<StaleNat>),
     Invalid(Box<Invalid>),
     NotTranslated(Box<NotTranslated>),
@@ -193,6 +194,30 @@ pub struct TableFull {
 pub struct PodDrops {
     pub pod: String,
     pub dropped: u64,
+}
+
+/// Why a new entry was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum InsertExit {
+    /// It was being removed already (`IPS_DYING`).
+    Dying,
+    /// The chain of its hash bucket was too long.
+    ChainTooLong,
+    /// None of these: its extensions belonged to a module that is gone (6.0 and later), or what
+    /// tells was not seen.
+    Other,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct InsertFailed {
+    pub exit: InsertExit,
+    /// Entries of the namespace's table, and hash buckets of the node; `null` when not known.
+    pub entries: Option<u64>,
+    pub buckets: Option<u64>,
+    /// How much the kernel's `chaintoolong` grew since stallprobe's start; `null` on kernels that
+    /// do not limit a chain.
+    pub chain_too_long: Option<u64>,
 }
 
 /// What is wrong with the entry of a flow.

@@ -8,11 +8,11 @@ mod poll;
 mod services;
 mod start;
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use anyhow::Result;
 use log::{debug, error};
-use probe_common::event::{OUTCOME_FAILED, kind};
+use probe_common::event::{DROP_INSERT_FAILED, OUTCOME_FAILED, kind};
 
 pub use self::start::{DNS_PORTS, NoRung, Options, start};
 use self::{armed::Arming, enrich::Known, ipvs::Ipvs, poll::Poller, services::Services};
@@ -63,6 +63,8 @@ pub struct Live {
     arming: Arming,
     pulled: u64,
     services: Services,
+    /// Namespaces whose conntrack refused an entry since its counters were read.
+    recount: BTreeSet<u32>,
     swept: u64,
     looked: u64,
     deep: u64,
@@ -121,6 +123,7 @@ impl Live {
             events.push(Event { ts: now, body: Body::Clock(clock) });
             self.look(now, &mut events);
         }
+        self.count_again(now, &mut events);
         self.look_for_unknown(now, &mut events);
         self.poll(now, &mut events);
         self.look_into_ipvs(now, &mut events);
@@ -176,6 +179,20 @@ impl Live {
         };
         self.poller.stand_in(&mut hooks);
         hooks
+    }
+
+    /// Conntrack refused an entry: its counters tell why, and the client may try again soon.
+    fn count_again(&mut self, now: u64, events: &mut Vec<Event>) {
+        let targets: Vec<_> = std::mem::take(&mut self.recount)
+            .into_iter()
+            .filter_map(|netns| self.pods.target(netns))
+            .collect();
+        if targets.is_empty() {
+            return;
+        }
+        for counters in self.sources.counters(&targets, COUNTERS_BUDGET) {
+            events.push(Event { ts: now, body: Body::Counters(counters) });
+        }
     }
 
     /// A probe on a module that went away stays dead when the module comes back: attach anew.
@@ -259,6 +276,9 @@ impl Live {
                 self.name_listener(synack.ino, synack.header.netns, (ts, now), events);
             }
             Body::Drop(drop) => {
+                if drop.flags & DROP_INSERT_FAILED != 0 {
+                    self.recount.insert(drop.header.netns);
+                }
                 self.known.address(&drop.tuple);
                 self.ipvs.dropped(drop);
                 self.name_place(drop.location, ts, events);

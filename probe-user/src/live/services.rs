@@ -84,7 +84,8 @@ impl Live {
         let of_client: BTreeSet<u32> = all
             .iter()
             .copied()
-            .filter(|pid| netns.is_some() && netns_of(&self.root, &pid.to_string()) == netns)
+            .take_while(|_| netns.is_some() && Instant::now() < deadline)
+            .filter(|pid| netns_of(&self.root, &pid.to_string()) == netns)
             .collect();
         let next = self.services.next;
         let (before, after): (Vec<u32>, Vec<u32>) = all.into_iter().partition(|pid| *pid < next);

@@ -102,6 +102,7 @@ pub fn start(options: &Options) -> Result<(Live, Vec<Event>)> {
         arming: Arming::default(),
         pulled: now,
         services: Services::default(),
+        recount: Default::default(),
         swept: 0,
         looked: 0,
         deep: 0,

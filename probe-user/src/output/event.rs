@@ -4,9 +4,9 @@ use std::net::SocketAddr;
 
 use probe_common::{
     event::{
-        CT_INVALID, CT_UNTRACKED, Clash, Connect, CtEntry, DROP_TABLE_FULL, Dns, Drop, IPVS_GONE,
-        IPVS_NO_DEST, Ipvs, Listen, Reject, STAGE_ACK, STAGE_SYN_PRESSURE, STAGE_SYN_QUEUE, SynAck,
-        kind,
+        CT_INVALID, CT_UNTRACKED, Clash, Connect, CtEntry, DROP_INSERT_FAILED, DROP_TABLE_FULL,
+        Dns, Drop, IPVS_GONE, IPVS_NO_DEST, Ipvs, Listen, Reject, STAGE_ACK, STAGE_SYN_PRESSURE,
+        STAGE_SYN_QUEUE, SynAck, kind,
     },
     net::{Conntrack, Tuple},
 };
@@ -244,7 +244,11 @@ fn entry(ct: &Conntrack) -> String {
 }
 
 fn drop(e: &Drop, names: &Correlator) -> String {
-    let full = if e.flags & DROP_TABLE_FULL != 0 { " table-full" } else { "" };
+    let full = match e.flags {
+        f if f & DROP_TABLE_FULL != 0 => " table-full",
+        f if f & DROP_INSERT_FAILED != 0 => " insert-failed",
+        _ => "",
+    };
     format!(
         "{} flags={:#04x} ident={:#x} at {} {}{full} skb={:#x}",
         Flow::of(&e.tuple),

@@ -7,7 +7,7 @@ use crate::event::ConntrackCounters;
 
 /// Sums the lines, one for each CPU, of hexadecimal 32-bit columns named by the first line. Which
 /// columns there are differs from kernel to kernel; one that is missing counts as 0. `entries` is
-/// the same on each line. `max` is left 0.
+/// the same on each line. `max` and `buckets` are left 0.
 ///
 /// # Errors
 /// When the line of names or all others are missing, a line has fewer values than names, or a
@@ -31,6 +31,8 @@ pub fn parse(text: &str) -> Result<ConntrackCounters> {
                 "early_drop" => &mut sum.early_drop,
                 // "searched" stood in its place before 5.9.
                 "clashres" => &mut sum.clash_resolve,
+                // `st->chaintoolong`, under the name of a column of long ago.
+                "chainlength" => sum.chain_too_long.get_or_insert(0),
                 _ => continue,
             };
             let number = u64::from_str_radix(value, 16)
@@ -64,7 +66,7 @@ mod tests {
 
     const TODAY: &str = "\
 entries  clashres found new invalid ignore delete chainlength insert insert_failed drop early_drop icmp_error  expect_new expect_create expect_delete search_restart
-0000001f  00000002 00000000 00000000 00000007 00000000 00000000 00000000 00000000 0000000a 00000003 00000001 00000000  00000000 00000000 00000000 00000000
+0000001f  00000002 00000000 00000000 00000007 00000000 00000000 00000006 00000000 0000000a 00000003 00000001 00000000  00000000 00000000 00000000 00000000
 0000001f  00000001 00000000 00000000 00000000 00000000 00000000 00000000 00000000 000000ff 00000000 00000004 00000000  00000000 00000000 00000000 00000000
 ";
 
@@ -77,6 +79,8 @@ entries  clashres found new invalid ignore delete chainlength insert insert_fail
             drop: 3,
             early_drop: 5,
             clash_resolve: 3,
+            chain_too_long: Some(6),
+            buckets: 0,
         };
         assert_eq!(parse(TODAY).unwrap(), expected);
     }

@@ -18,8 +18,8 @@ use crate::{
 /// Reads the counters of as many of `targets` as `budget` allows, in their order. A namespace that
 /// cannot be read (gone, no rights) is left out; conntrack counters that cannot be read are `None`.
 pub fn read(root: &Path, targets: &[Target], budget: Duration) -> Vec<Counters> {
-    let max = conntrack_max(root);
-    let answers = visit(root, targets, budget, |inside| read_net(&inside.net, max));
+    let size = TableSize::read(root);
+    let answers = visit(root, targets, budget, |inside| read_net(&inside.net, size));
     answers
         .into_iter()
         .filter_map(|(netns, answer)| match answer {
@@ -32,10 +32,23 @@ pub fn read(root: &Path, targets: &[Target], budget: Duration) -> Vec<Counters> 
         .collect()
 }
 
-/// The one limit for all namespaces, as the thread's own namespace shows it; `None` when conntrack
-/// is not loaded.
-pub(super) fn conntrack_max(root: &Path) -> Option<u64> {
-    let path = root.join("proc/sys/net/netfilter/nf_conntrack_max");
+/// Limit and buckets of conntrack's table, the same for all namespaces, as the thread's own one
+/// shows them; 0 when conntrack is not loaded.
+#[derive(Clone, Copy)]
+pub(super) struct TableSize {
+    max: u64,
+    buckets: u64,
+}
+
+impl TableSize {
+    pub(super) fn read(root: &Path) -> Self {
+        let read = |name| sysctl(root, name).unwrap_or(0);
+        Self { max: read("nf_conntrack_max"), buckets: read("nf_conntrack_buckets") }
+    }
+}
+
+fn sysctl(root: &Path, name: &str) -> Option<u64> {
+    let path = root.join("proc/sys/net/netfilter").join(name);
     match read_optional(&path, TEXT_MAX)
         .and_then(|text| text.as_deref().map(conntrack::parse_max).transpose())
     {
@@ -48,9 +61,9 @@ pub(super) fn conntrack_max(root: &Path) -> Option<u64> {
 }
 
 /// Reads the counters that a folder such as `/proc/PID/net` shows; `netns` is left 0.
-pub(super) fn read_net(net: &Path, max: Option<u64>) -> Result<Counters> {
+pub(super) fn read_net(net: &Path, size: TableSize) -> Result<Counters> {
     let tcp = netstat::parse(&read_text(&net.join("netstat"), TEXT_MAX)?)?;
-    let conntrack = read_conntrack(net, max).unwrap_or_else(|error| {
+    let conntrack = read_conntrack(net, size).unwrap_or_else(|error| {
         debug!("{}: {error:#}", net.display());
         None
     });
@@ -66,11 +79,12 @@ pub(super) fn read_net(net: &Path, max: Option<u64>) -> Result<Counters> {
     })
 }
 
-fn read_conntrack(net: &Path, max: Option<u64>) -> Result<Option<ConntrackCounters>> {
+fn read_conntrack(net: &Path, size: TableSize) -> Result<Option<ConntrackCounters>> {
     let Some(text) = read_optional(&net.join("stat/nf_conntrack"), TEXT_MAX)? else {
         return Ok(None);
     };
-    Ok(Some(ConntrackCounters { max: max.unwrap_or(0), ..conntrack::parse(&text)? }))
+    let TableSize { max, buckets } = size;
+    Ok(Some(ConntrackCounters { max, buckets, ..conntrack::parse(&text)? }))
 }
 
 #[cfg(test)]

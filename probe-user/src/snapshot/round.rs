@@ -13,7 +13,7 @@ use anyhow::Result;
 use log::debug;
 
 use super::{
-    counters::{conntrack_max, read_net},
+    counters::{TableSize, read_net},
     lines::Budget,
     sockets::{self, LISTEN, SYN_SENT, Socket, Table},
 };
@@ -67,13 +67,13 @@ pub struct Round {
 
 /// Looks into `targets` in their order until `bytes` or `time` are used up.
 pub fn read(root: &Path, targets: &[Target], before: &Before, bytes: u64, time: Duration) -> Round {
-    let max = conntrack_max(root);
+    let size = TableSize::read(root);
     let budget = Budget::new(bytes, Instant::now() + time);
     let answers = visit(root, targets, time, |inside| {
         if budget.left() == 0 {
             return Ok(None);
         }
-        one(root, inside, max, before, &budget).map(Some)
+        one(root, inside, size, before, &budget).map(Some)
     });
     let mut round = Round { bytes: bytes - budget.left(), ..Round::default() };
     let reached = answers.iter().filter(|(_, answer)| !matches!(answer, Ok(None))).count();
@@ -99,11 +99,11 @@ pub fn read(root: &Path, targets: &[Target], before: &Before, bytes: u64, time: 
 fn one(
     root: &Path,
     inside: &Inside,
-    max: Option<u64>,
+    size: TableSize,
     before: &Before,
     budget: &Budget,
 ) -> Result<Seen> {
-    let counters = read_net(&inside.net, max)?;
+    let counters = read_net(&inside.net, size)?;
     budget.spend(COUNTERS_BYTES);
     let known = before.counters.get(&inside.netns);
     // Of a namespace that was not there before everything is new.

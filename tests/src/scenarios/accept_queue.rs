@@ -7,6 +7,7 @@ use anyhow::{Result, bail, ensure};
 
 use crate::{
     counters,
+    kube_proxy::{self, Mode, Service},
     lab::Lab,
     netns::Pod,
     tcp::{self, Attempt, State},
@@ -18,12 +19,13 @@ pub const LISTENER: &str = "shop-api";
 /// A refused client learns of it only when its retransmit is due: 1 s, then 2 s more.
 const STALL: Duration = Duration::from_secs(20);
 
+/// By a service with kube-proxy's own rules.
 pub fn syn(lab: &Lab) -> Result<()> {
-    syn_stage(lab, false)
+    syn_stage(lab, false, true)
 }
 
 pub fn syn_v6(lab: &Lab) -> Result<()> {
-    syn_stage(lab, true)
+    syn_stage(lab, true, false)
 }
 
 pub fn ack(lab: &Lab) -> Result<()> {
@@ -35,9 +37,15 @@ pub fn ack_v6(lab: &Lab) -> Result<()> {
 }
 
 /// Backlog 1 holds two connections (the kernel compares with `>`); the third SYN is refused.
-fn syn_stage(lab: &Lab, v6: bool) -> Result<()> {
+fn syn_stage(lab: &Lab, v6: bool, by_service: bool) -> Result<()> {
     let (client, server) = (lab.pod("client")?, lab.pod("shop")?);
-    let to = SocketAddr::new(server.address(v6), PORT);
+    let mut to = SocketAddr::new(server.address(v6), PORT);
+    let mut kube_proxy = None;
+    if by_service {
+        let shop = Service::shop(v6, vec![to]);
+        to = shop.address;
+        kube_proxy = Some(kube_proxy::start(Mode::IptablesNft, &[shop])?);
+    }
     let listener = tcp::listen(&server, LISTENER, any(v6), 1, false)?;
     let probe = lab.probe(&[])?;
 
@@ -56,10 +64,11 @@ fn syn_stage(lab: &Lab, v6: bool) -> Result<()> {
         .is("/details/pid", listener.pid())?
         .is("/details/ack_backlog", 2)?
         .is("/details/max_ack_backlog", 1)?
-        .is("/flow/dport", PORT)?
+        .is("/flow/dport", to.port())?
         .is("/flow/dst", to.ip().to_string())?
         .filled("/fix")?;
     probe.stop()?;
+    drop(kube_proxy);
     probe.only(&["accept-queue-overflow"])
 }
 

@@ -20,6 +20,7 @@ use crate::{
         message,
         server::{self, Behaviour},
     },
+    kube_proxy::{self, Mode, Service},
     lab::Lab,
     netns::Pod,
     nfqueue::{self, Held},
@@ -166,6 +167,7 @@ fn clash_once(lab: &Lab, world: &World, name: &str) -> Result<bool> {
     Ok(true)
 }
 
+/// With kube-proxy's own rules.
 pub fn two_threads(lab: &Lab) -> Result<()> {
     two_threads_over(lab, false)
 }
@@ -181,7 +183,12 @@ fn two_threads_over(lab: &Lab, v6: bool) -> Result<()> {
     let slow = Behaviour { delay: SLOW, ..Behaviour::default() };
     let _servers =
         [server::start(&backends[0], "dns", slow)?, server::start(&backends[1], "dns", slow)?];
-    let service = services::dns_over(&backends, Choice::Random, v6)?;
+    let (service, _kube_proxy) = if v6 {
+        (services::dns_over(&backends, Choice::Random, v6)?, None)
+    } else {
+        let dns = Service::dns(&backends);
+        (dns.address, Some(kube_proxy::start(Mode::IptablesNft, &[dns])?))
+    };
     let probe = lab.probe(&[])?;
     let counter = if v6 { "Udp6NoPorts" } else { "Udp:NoPorts" };
     let unmet = counters::net(&client, counter)?;

@@ -8,6 +8,7 @@ pub mod dnat_clash;
 mod dropped;
 mod flood;
 mod healthy;
+mod insert_failed;
 mod invalid;
 mod ipvs_no_backend;
 mod ipvs_nodeport;
@@ -73,6 +74,15 @@ pub const ALL: &[Case] = &[
     Case::new("table_full_v6", table_full::v6).names("conntrack-table-full", Expect::Certain),
     Case::new("table_room_left", table_full::room_left),
     Case::new("table_evicts", table_full::evicts),
+    Case::new("chain_too_long", insert_failed::tcp)
+        .names("conntrack-insert-failed", Expect::Certain)
+        .but(insert_failed::BUT),
+    Case::new("chain_too_long_v6", insert_failed::tcp_v6)
+        .names("conntrack-insert-failed", Expect::Certain)
+        .but(insert_failed::BUT),
+    Case::new("chain_too_long_dns", insert_failed::dns)
+        .names("conntrack-insert-failed", Expect::Certain)
+        .but(insert_failed::BUT),
     Case::new("no_listener", no_listener::tcp).names("no-listener", Expect::Certain),
     Case::new("no_listener_v6", no_listener::tcp_v6).names("no-listener", Expect::Certain),
     Case::new("no_listener_dns", no_listener::dns)

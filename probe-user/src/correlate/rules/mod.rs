@@ -4,6 +4,7 @@
 pub mod accept_queue_overflow;
 pub mod client_ports_exhausted;
 mod conntrack_dnat_clash;
+mod conntrack_insert_failed;
 mod conntrack_invalid;
 mod conntrack_snat_clash;
 mod conntrack_stale_nat;
@@ -46,6 +47,7 @@ pub const RULES: &[(Cause, Rule)] = &[
     (Cause::ConntrackSnatClash, conntrack_snat_clash::judge),
     (Cause::SnatPortsExhausted, snat_ports_exhausted::judge),
     (Cause::ConntrackTableFull, conntrack_table_full::judge),
+    (Cause::ConntrackInsertFailed, conntrack_insert_failed::judge),
     (Cause::ConntrackStaleNat, conntrack_stale_nat::judge),
     (Cause::ConntrackInvalid, conntrack_invalid::judge),
     (Cause::ReplyNotTranslated, reply_not_translated::judge),

@@ -94,6 +94,7 @@ fn wire_event() -> impl Strategy<Value = Body> {
         }),
         small().prop_map(|started| syn_again(WEB_END, started * 1000, 1)),
         Just(syn_drop(WEB, WEB_END, NO_SOCKET, 0x400)),
+        (2u32..5).prop_map(|code| rejected(reject(tcp(CLIENT_END, WEB_END), ISN, code))),
         Just(table_full_drop(HOST, tcp(CLIENT_END, WEB_END), ISN)),
         (0u32..3).prop_map(|n| synack_again(ISN, CLIENT_END, 127 + n)),
         Just(Body::Tick),
@@ -110,6 +111,7 @@ fn loader_event() -> impl Strategy<Value = Body> {
             Body::Pod(PodChange::Up(Pod { netns, cookie: 0, name, addresses }))
         }),
         (0u32..5).prop_map(|netns| Body::Pod(PodChange::Gone { netns })),
+        text.clone().prop_map(|name| service(6, "10.244.4.1:80", Some(&name))),
         (any::<u64>(), text.clone())
             .prop_map(|(address, name)| Body::Symbol(Symbol { address, name })),
         (any::<u64>(), text).prop_map(|(ino, comm)| Body::Listener(Listener { ino, pid: 1, comm })),

@@ -110,6 +110,28 @@ fn an_address_beside_known_services_is_likely_one() {
 }
 
 #[test]
+fn either_kind_of_hook_is_enough_to_see_it() {
+    use crate::{
+        correlate::Watch,
+        event::{HookState, Rung},
+    };
+    let gone = || HookState::CannotHappen { why: "not loaded".to_owned() };
+    for (absent, expected) in [
+        (&["ip_vs_leave"][..], Watch::Watched),
+        (&["nf_send_unreach"], Watch::Watched),
+        (&["ip_vs_leave", "nf_send_unreach"], Watch::CannotHappen("not loaded".to_owned())),
+    ] {
+        let hooks = hooks(|name| match absent.contains(&name) {
+            true => gone(),
+            false => HookState::Watched { rung: Rung::Kprobe },
+        });
+        let mut run = Run::with(node(), hooks);
+        let pipeline = run.until(100).take();
+        assert_eq!(pipeline.correlator().watch(Cause::ServiceNoBackend), expected, "{absent:?}");
+    }
+}
+
+#[test]
 fn other_rejects_are_not_a_service_without_backend() {
     let node_port = "10.0.3.17:80";
     let cases = [

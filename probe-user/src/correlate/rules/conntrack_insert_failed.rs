@@ -1,0 +1,149 @@
+//! `conntrack-insert-failed`: the entry of a new connection could not be inserted although nothing
+//! clashed (`__nf_conntrack_confirm` returns NF_DROP, `insert_failed`): it was being removed
+//! already, or the chain of its hash bucket was too long (`chaintoolong`, 5.15 and later).
+
+use probe_common::{
+    event::{DROP_INSERT_FAILED, VERDICT_ACCEPT},
+    net::ips,
+};
+
+use super::Verdict;
+use crate::{
+    correlate::{
+        describe::sorted,
+        evidence::SeenDrop,
+        join::Case,
+        world::{Watch, World},
+    },
+    finding::{
+        Cause, Confidence, Details, Evidence, Fix, Party, Place,
+        details::{InsertExit, InsertFailed},
+    },
+};
+
+pub fn judge(case: &Case<'_>) -> Option<Verdict> {
+    let drops = case.drops();
+    let (refused, _) = drops
+        .iter()
+        .find(|(d, _)| d.event.flags & DROP_INSERT_FAILED != 0 && !is_of_clash(case, d))?;
+    let world = case.world;
+    let header = &refused.event.header;
+    let details = details(world, refused);
+    // Without a sign of which exit it was, the clash that nobody watched is one, too.
+    let is_clash_watched = world.watch(Cause::ConntrackSnatClash) == Watch::Watched;
+    let confidence = match details.exit {
+        InsertExit::Dying | InsertExit::ChainTooLong => Confidence::Certain,
+        InsertExit::Other if case.last_word && is_clash_watched => Confidence::Likely,
+        InsertExit::Other => return None,
+    };
+    let table = world.place(header, refused.ts);
+    let mut lines = case.symptom.notes.clone();
+    lines.extend(drops.iter().map(|(d, way)| case.say_drop(d, *way)));
+    if let Some(grown) = details.chain_too_long.filter(|grown| *grown > 0) {
+        let text =
+            format!("refused for too long a chain (chaintoolong) in {table} so far: {grown}");
+        lines.push(Evidence { ts: world.now, kind: "counter", text });
+    }
+    Some(Verdict {
+        cause: Cause::ConntrackInsertFailed,
+        confidence,
+        title: title(&table, &details),
+        evidence: sorted(lines),
+        culprit: Some(Party { pod: Some(table), netns: Some(header.netns), ..Party::default() }),
+        fold: format!("table {} {:?}", header.netns, details.exit),
+        fix: fix(&details),
+        confirm: vec![
+            "on the node: `conntrack -S` (insert_failed, and for long chains chaintoolong) and \
+             `sysctl net.netfilter.nf_conntrack_buckets net.netfilter.nf_conntrack_count`"
+                .to_owned(),
+        ],
+        details: Details::InsertFailed(details),
+    })
+}
+
+/// Whether the packet was dropped for a clash after all.
+fn is_of_clash(case: &Case<'_>, drop: &SeenDrop) -> bool {
+    case.clashes().into_iter().any(|clash| {
+        clash.event.verdict != VERDICT_ACCEPT
+            && case.drop_of(clash).is_some_and(|of_clash| std::ptr::eq(of_clash, drop))
+    })
+}
+
+fn details(world: &World, drop: &SeenDrop) -> InsertFailed {
+    let netns = drop.event.header.netns;
+    let table = world.counters.latest(netns).and_then(|c| c.conntrack);
+    // Conntrack may have come after the first reading: then its counters began at zero.
+    let grown = world
+        .counters
+        .grown(netns, |c| Some(c.conntrack.and_then(|table| table.chain_too_long).unwrap_or(0)));
+    let chain_too_long = table.and_then(|t| t.chain_too_long).and(grown);
+    let exit = match chain_too_long {
+        _ if drop.event.ct.status & ips::DYING != 0 => InsertExit::Dying,
+        Some(grown) if grown > 0 => InsertExit::ChainTooLong,
+        _ => InsertExit::Other,
+    };
+    InsertFailed {
+        exit,
+        entries: table.map(|t| t.entries),
+        buckets: table.map(|t| t.buckets).filter(|buckets| *buckets > 0),
+        chain_too_long,
+    }
+}
+
+fn title(table: &str, details: &InsertFailed) -> String {
+    match details.exit {
+        InsertExit::Dying => format!(
+            "the new connection's entry in the connection tracking table of {table} was removed \
+             while its first packet was on its way: the kernel dropped the packet"
+        ),
+        InsertExit::ChainTooLong => {
+            let size = match (details.entries, details.buckets) {
+                (Some(entries), Some(buckets)) => {
+                    format!(" ({entries} entries, {buckets} buckets)")
+                }
+                _ => String::new(),
+            };
+            format!(
+                "too many connections share a hash bucket of the connection tracking table of \
+                 {table}{size}: new ones that fall into a full one are dropped"
+            )
+        }
+        InsertExit::Other => format!(
+            "the new connection's entry could not be inserted into the connection tracking table \
+             of {table}: the kernel dropped the packet"
+        ),
+    }
+}
+
+fn fix(details: &InsertFailed) -> Vec<Fix> {
+    if details.exit != InsertExit::ChainTooLong {
+        return vec![Fix {
+            place: Place::Node,
+            now: None,
+            lasting: Some(
+                "find the program that removes entries of others or unloads modules of conntrack, \
+                 such as a firewall's or CNI agent's restart, and let it do so less often"
+                    .to_owned(),
+            ),
+            caveat: Some("a client that tries again gets a new entry and goes through".to_owned()),
+        }];
+    }
+    let buckets = details.entries.map_or_else(
+        || "N".to_owned(),
+        |entries| entries.max(1).next_power_of_two().max(65_536).to_string(),
+    );
+    vec![Fix {
+        place: Place::Node,
+        now: Some(format!("`sysctl -w net.netfilter.nf_conntrack_buckets={buckets}`")),
+        lasting: Some(
+            "as many buckets as there are entries at busy times, and nf_conntrack_max to match: \
+             nf_conntrack's module option hashsize, or the sysctl at each start"
+                .to_owned(),
+        ),
+        caveat: Some(
+            "kube-proxy raises nf_conntrack_max, and the buckets to a quarter of it only where it \
+             may write to /sys/module; a bucket takes 8 bytes"
+                .to_owned(),
+        ),
+    }]
+}

@@ -1,0 +1,121 @@
+use probe_common::{
+    event::{DROP_INSERT_FAILED, OUTCOME_ESTABLISHED},
+    net::{Conntrack, IPPROTO_TCP, ips},
+};
+
+use super::{json, text};
+use crate::{
+    event::{Body, ConntrackCounters, Counters, HookState, Rung},
+    finding::{Cause, Confidence, Details, details::InsertExit},
+    testing::*,
+};
+
+const OUTSIDE: &str = "198.51.100.7:443";
+
+fn table(chain_too_long: Option<u64>) -> Body {
+    let conntrack = ConntrackCounters {
+        entries: 22_000,
+        buckets: 512,
+        chain_too_long,
+        ..ConntrackCounters::default()
+    };
+    Body::Counters(Counters { netns: HOST, conntrack: Some(conntrack), ..Counters::default() })
+}
+
+/// The client's SYN, whose entry was not inserted.
+fn refused_entry(status: u32) -> Body {
+    let mut drop = dropped(HOST, tcp(CLIENT_END, OUTSIDE), ISN, NETFILTER_DROP, 0x100);
+    drop.flags |= DROP_INSERT_FAILED;
+    drop.tcp_flags = 2;
+    drop.ct = Conntrack { orig: drop.tuple, status, present: 1, ..Conntrack::default() };
+    drop_event(drop)
+}
+
+fn recovers(run: &mut Run) {
+    run.at(1520, syn_again(OUTSIDE, 500, 1));
+    run.at(1540, connect_end(OUTSIDE, 500, 1, OUTCOME_ESTABLISHED, 0));
+}
+
+fn exit(run: &Run) -> (Cause, Confidence, InsertExit) {
+    let found = run.only();
+    let Details::InsertFailed(details) = &found.details else { panic!("details") };
+    (found.cause, found.confidence, details.exit)
+}
+
+#[test]
+fn a_chain_that_is_too_long() {
+    let mut run = Run::new();
+    run.at(400, table(Some(7)));
+    run.at(500, refused_entry(0));
+    run.at(600, table(Some(8)));
+    recovers(&mut run);
+    run.until(9000);
+    insta::assert_snapshot!(text(&run));
+    insta::assert_snapshot!(json(&run, &run.out[0]));
+}
+
+#[test]
+fn an_entry_that_was_being_removed() {
+    let mut run = Run::new();
+    run.at(400, table(None));
+    run.at(500, refused_entry(ips::DYING | ips::SRC_NAT_DONE));
+    recovers(&mut run);
+    run.until(9000);
+    let dying = (Cause::ConntrackInsertFailed, Confidence::Certain, InsertExit::Dying);
+    assert_eq!(exit(&run), dying);
+}
+
+#[test]
+fn no_sign_of_the_exit() {
+    for counted in [table(None), table(Some(7))] {
+        let mut run = Run::new();
+        run.at(400, counted.clone());
+        run.at(500, refused_entry(0));
+        run.at(600, counted);
+        recovers(&mut run);
+        run.until(9000);
+        let other = (Cause::ConntrackInsertFailed, Confidence::Likely, InsertExit::Other);
+        assert_eq!(exit(&run), other);
+    }
+}
+
+#[test]
+fn without_the_clash_hook_it_may_have_been_a_clash() {
+    let hooks = hooks(|name| match name {
+        "nf_ct_resolve_clash" => HookState::CannotSee { why: "no kprobes".to_owned() },
+        _ => HookState::Watched { rung: Rung::Kprobe },
+    });
+    let mut run = Run::with(node(), hooks);
+    run.at(500, refused_entry(0));
+    recovers(&mut run);
+    run.until(9000);
+    assert_eq!(run.only().cause, Cause::Unknown);
+}
+
+#[test]
+fn a_dropped_clash_of_the_packet_is_the_clash() {
+    let clash = snat_clash(IPPROTO_TCP, CLIENT_END, OUTSIDE, ISN);
+    let mut run = Run::new();
+    run.at(400, table(Some(7)));
+    run.at(500, clashed(clash));
+    let Body::Drop(mut drop) = refused_entry(ips::SRC_NAT) else { panic!("a drop") };
+    drop.skb = clash.skb;
+    run.at(501, Body::Drop(drop));
+    run.at(600, table(Some(8)));
+    recovers(&mut run);
+    run.until(9000);
+    assert_eq!(run.only().cause, Cause::ConntrackSnatClash);
+}
+
+#[test]
+fn a_udp_packet_that_is_not_dns_is_told_too() {
+    let mut run = Run::new();
+    run.at(400, table(Some(0)));
+    let mut drop = dropped(HOST, udp(CLIENT_END, "198.51.100.7:9"), 7, NETFILTER_DROP, 0x100);
+    drop.flags |= DROP_INSERT_FAILED;
+    run.at(500, drop_event(drop));
+    run.at(600, table(Some(1)));
+    run.until(9000);
+    let long = (Cause::ConntrackInsertFailed, Confidence::Certain, InsertExit::ChainTooLong);
+    assert_eq!(exit(&run), long);
+}
