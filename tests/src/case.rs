@@ -24,7 +24,7 @@ pub struct Case {
 
 impl Case {
     pub const fn new(name: &'static str, run: fn(&Lab) -> Result<()>) -> Self {
-        let limit = Duration::from_secs(120);
+        let limit = Duration::from_secs(240);
         Self { name, kernels: &[], elsewhere: "", names: None, same_everywhere: false, limit, run }
     }
 

@@ -19,7 +19,9 @@ use crate::{
 /// that one leftover does not keep the others; gives the first error.
 pub fn node() -> Result<()> {
     let mut first = Ok(());
-    for step in [ipvs::clean, routes, pods, links, rules, connections, sysctl::restore] {
+    for step in
+        [ipvs::clean, routes, pods, links, rules, ipvs::clean_sets, connections, sysctl::restore]
+    {
         let done = step();
         if first.is_ok() {
             first = done;

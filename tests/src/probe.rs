@@ -18,7 +18,7 @@ use crate::{finding::Finding, wait};
 pub const STALLPROBE: &str = "stallprobe";
 
 /// How long stallprobe may take to attach, under emulation and beside other loads.
-const START: Duration = Duration::from_secs(60);
+const START: Duration = Duration::from_secs(120);
 
 /// One line of stallprobe's standard output and when it arrived.
 struct Line {

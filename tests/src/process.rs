@@ -106,6 +106,15 @@ pub fn udp_bound(pod: &Pod, port: u16) -> Result<bool> {
     Ok(sockets(pod, "udp")?.iter().any(|s| s.port == port))
 }
 
+/// Whether somebody listens on a TCP port inside a pod, over both IPv4 and IPv6.
+pub fn listens(pod: &Pod, port: u16) -> Result<bool> {
+    const LISTEN: u8 = 10;
+    let on = |table: &str| -> Result<bool> {
+        Ok(sockets(pod, table)?.iter().any(|s| s.port == port && s.state == LISTEN))
+    };
+    Ok(on("tcp")? && on("tcp6")?)
+}
+
 /// How many connections to a listener's port are half open inside a pod.
 pub fn half_open(pod: &Pod, port: u16) -> Result<usize> {
     const SYN_RECV: u8 = 3;

@@ -43,6 +43,7 @@ pub struct Guest {
     base: PathBuf,
     run: Tree,
     kernel: String,
+    release: String,
     runs: PathBuf,
 }
 
@@ -66,6 +67,7 @@ impl Guest {
             base,
             run: Tree::default(),
             kernel: kernel.name.to_owned(),
+            release: kernel.release.clone(),
             runs: cache.runs()?,
         };
         for program in artifacts.programs() {
@@ -75,6 +77,11 @@ impl Guest {
             initramfs::libraries(&mut guest.run, program)?;
         }
         Ok(guest)
+    }
+
+    /// What `uname -r` says.
+    pub fn release(&self) -> &str {
+        &self.release
     }
 
     /// Puts a file into the guest's /work, and on its PATH when it is executable.

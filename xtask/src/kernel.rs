@@ -15,7 +15,7 @@ use crate::{
         fetch::{self, Wanted},
     },
     cache::{Cache, Staging, create_dir, run_quietly},
-    kernels::{self, Series},
+    kernels::{self, Name, Series},
     progress::{Step, note},
     vmlinux,
 };
@@ -94,10 +94,10 @@ pub fn provide(cache: &Cache, series: &'static Series) -> Result<Kernel> {
             Err(error) => note(&format!("kernel {} cannot be had: {error:#}", pin.release)),
         }
     }
-    let (deb, release) = newest(&mirrors, series, &folder)?;
+    let (debs, release) = newest(&mirrors, series, &folder)?;
     let kernel = at(&release);
     if !kernel.folder.is_dir() {
-        unpack(&[deb], &kernel)?;
+        unpack(&debs, &kernel)?;
     }
     fs::write(&substitute, &release)
         .with_context(|| format!("cannot write {}", substitute.display()))?;
@@ -111,31 +111,61 @@ fn substitute_name(series: &Series) -> String {
     format!("instead-of-{}", pins.join("-"))
 }
 
-/// Last resort: no pinned version is left at the mirrors.
-fn newest(mirrors: &Mirrors, series: &Series, folder: &Path) -> Result<(PathBuf, String)> {
-    let (start, end) = series.package;
-    let way_out = || {
-        format!(
-            "kernel {} cannot be had from the configured mirrors: pin a newer version in \
-             xtask/src/kernels.rs, or use another --kernel",
-            series.name
-        )
-    };
-    if series.suites.is_empty() {
-        bail!(way_out());
+/// Last resort: no pinned version is left at the mirrors. The newest of the series, else of those
+/// that are taken for it.
+fn newest(mirrors: &Mirrors, series: &Series, folder: &Path) -> Result<(Vec<PathBuf>, String)> {
+    let mut failures = Vec::new();
+    for names in series.names {
+        match newest_called(mirrors, series, names, folder) {
+            Ok((debs, release)) => {
+                note(&format!(
+                    "WARNING: no pinned kernel of series {} is left at the mirrors; using {release} \
+                     instead",
+                    series.name
+                ));
+                return Ok((debs, release));
+            }
+            Err(error) => failures.push(format!("{error:#}")),
+        }
     }
-    let (archive, package) = fetch::search(mirrors, series.suites, folder, |name, _| {
-        name.starts_with(start) && name.ends_with(end)
-    })
-    .with_context(way_out)?;
-    note(&format!(
-        "WARNING: no pinned kernel of series {} is left at the mirrors; using {} {} instead",
-        series.name, package.name, package.version
-    ));
-    let wanted = Wanted { archive, path: &package.path, sha256: &package.sha256 };
-    let deb = fetch::package(mirrors, &wanted, folder)?;
-    let release = package.name.trim_start_matches("linux-image-").trim_end_matches("-unsigned");
-    Ok((deb, release.to_owned()))
+    bail!(
+        "kernel {} cannot be had from the configured mirrors: pin a newer version in \
+         xtask/src/kernels.rs, or use another --kernel ({})",
+        series.name,
+        failures.join("; ")
+    )
+}
+
+/// The newest version whose packages are called so.
+fn newest_called(
+    mirrors: &Mirrors,
+    series: &Series,
+    names: &[Name],
+    folder: &Path,
+) -> Result<(Vec<PathBuf>, String)> {
+    let mut debs = Vec::new();
+    let mut version: Option<String> = None;
+    for name in names {
+        let (archive, package) = fetch::search(mirrors, series.suites, folder, |candidate, _| {
+            let between = name.version(candidate);
+            between.is_some_and(|found| version.as_deref().is_none_or(|v| v == found))
+        })
+        .with_context(|| format!("no package {}*{}", name.0, name.1))?;
+        version = name.version(&package.name).map(str::to_owned);
+        let wanted = Wanted { archive, path: &package.path, sha256: &package.sha256 };
+        debs.push(fetch::package(mirrors, &wanted, folder)?);
+        if debs.len() == names.len() {
+            return Ok((debs, release(&package.name).to_owned()));
+        }
+    }
+    bail!("series {} has no packages", series.name)
+}
+
+/// What `uname -r` says under a kernel of a package of this name.
+fn release(package: &str) -> &str {
+    let starts = ["linux-image-", "linux-binary-", "linux-modules-"];
+    let rest = starts.iter().find_map(|start| package.strip_prefix(start)).unwrap_or(package);
+    rest.trim_end_matches("-unsigned")
 }
 
 fn unpack(debs: &[PathBuf], kernel: &Kernel) -> Result<()> {
@@ -212,4 +242,15 @@ fn extract(vmlinuz: &Path) -> Result<Vec<u8>> {
         bail!("{} gave no ELF file", payload.program);
     }
     Ok(output.stdout)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_package_name_gives_the_release() {
+        assert_eq!(release("linux-image-6.1.0-56-cloud-amd64-unsigned"), "6.1.0-56-cloud-amd64");
+        assert_eq!(release("linux-modules-7.2.13+deb14-cloud-amd64"), "7.2.13+deb14-cloud-amd64");
+    }
 }

@@ -11,6 +11,16 @@ pub struct Deb {
     pub sha256: &'static str,
 }
 
+/// Start and end of a package's name; what is between them is the same in all packages of a version.
+pub struct Name(pub &'static str, pub &'static str);
+
+impl Name {
+    /// What is between start and end of a package's name.
+    pub fn version<'a>(&self, package: &'a str) -> Option<&'a str> {
+        package.strip_prefix(self.0)?.strip_suffix(self.1)
+    }
+}
+
 /// One pinned version of a series: what `uname -r` says, and the packages it is made of.
 pub struct Pin {
     pub release: &'static str,
@@ -24,8 +34,9 @@ pub struct Series {
     pub pins: &'static [Pin],
     /// Where to look for any version of the series when no pin can be had.
     pub suites: &'static [(Archive, &'static str)],
-    /// A package of this series is called so: start and end of the name.
-    pub package: (&'static str, &'static str),
+    /// How the packages of a version are called, one after the other, in this series, and in the
+    /// series that are taken for this one when nothing is left of it.
+    pub names: &'static [&'static [Name]],
     /// Tests fail without it, and everything is run there. Others are left out, which is said, when
     /// they cannot be had.
     pub required: bool,
@@ -67,7 +78,7 @@ pub const SERIES: &[Series] = &[
             },
         ],
         suites: &[(Archive::Security, "trixie-security"), (Archive::Main, "trixie")],
-        package: ("linux-image-6.12.", "-cloud-amd64-unsigned"),
+        names: &[&[Name("linux-image-6.12.", "-cloud-amd64-unsigned")]],
         required: true,
     },
     Series {
@@ -91,7 +102,7 @@ pub const SERIES: &[Series] = &[
             },
         ],
         suites: &[(Archive::Security, "bookworm-security"), (Archive::Main, "bookworm")],
-        package: ("linux-image-6.1.0-", "-cloud-amd64-unsigned"),
+        names: &[&[Name("linux-image-6.1.0-", "-cloud-amd64-unsigned")]],
         required: true,
     },
     Series {
@@ -115,7 +126,7 @@ pub const SERIES: &[Series] = &[
             },
         ],
         suites: &[(Archive::Security, "bullseye-security"), (Archive::Main, "bullseye")],
-        package: ("linux-image-5.10.0-", "-cloud-amd64-unsigned"),
+        names: &[&[Name("linux-image-5.10.0-", "-cloud-amd64-unsigned")]],
         required: false,
     },
     Series {
@@ -139,7 +150,10 @@ pub const SERIES: &[Series] = &[
             },
         ],
         suites: &[(Archive::Main, "trixie-backports")],
-        package: ("linux-image-6.18.", "-cloud-amd64"),
+        names: &[
+            &[Name("linux-image-6.18.", "-cloud-amd64")],
+            &[Name("linux-image-6.", "-cloud-amd64")],
+        ],
         required: false,
     },
     Series {
@@ -176,8 +190,14 @@ pub const SERIES: &[Series] = &[
                 ],
             },
         ],
-        suites: &[],
-        package: ("", ""),
+        suites: &[(Archive::Main, "sid"), (Archive::Main, "trixie-backports")],
+        names: &[
+            &[
+                Name("linux-binary-7.2.", "-cloud-amd64"),
+                Name("linux-modules-7.2.", "-cloud-amd64"),
+            ],
+            &[Name("linux-binary-7.", "-cloud-amd64"), Name("linux-modules-7.", "-cloud-amd64")],
+        ],
         required: false,
     },
 ];

@@ -29,6 +29,8 @@ pub struct Job {
 
 /// What came of a job.
 pub struct Done {
+    /// What `uname -r` said.
+    pub release: String,
     pub report: Report,
     pub time: Duration,
 }
@@ -78,7 +80,15 @@ fn one(job: &Job, artifacts: &Artifacts, machine: &MachineOptions, labelled: boo
     let time = start.elapsed();
     let (status, seconds) = (report.status, time.as_secs());
     note(&format!("kernel {name}: the lab ended with status {status} after {seconds} s"));
-    Ok(Done { report, time })
+    Ok(Done { release: guest.release().to_owned(), report, time })
+}
+
+impl Done {
+    /// The series that was run, which is another than the one wanted when nothing was left of that.
+    pub fn series(&self) -> String {
+        let mut parts = self.release.split(['.', '-', '+']);
+        [parts.next(), parts.next()].into_iter().flatten().collect::<Vec<_>>().join(".")
+    }
 }
 
 /// Makes whole lines of what comes in pieces, each after a label.
@@ -125,5 +135,16 @@ mod tests {
         assert_eq!(lines.rest(), b"6.1   c\n");
         assert_eq!(lines.rest(), b"");
         assert_eq!(Lines::after(String::new()).take(b"a\nb"), b"a\n");
+    }
+
+    #[test]
+    fn a_release_is_of_a_series() {
+        let of = |release: &str| {
+            let report = Report { status: 0, infrastructure_failures: 0, output: Vec::new() };
+            Done { release: release.to_owned(), report, time: Duration::ZERO }.series()
+        };
+        assert_eq!(of("6.1.0-56-cloud-amd64"), "6.1");
+        assert_eq!(of("6.12.117+deb13-cloud-amd64"), "6.12");
+        assert_eq!(of("7.3-cloud-amd64"), "7.3");
     }
 }

@@ -50,7 +50,7 @@ pub fn run(options: &vm::Options) -> Result<ExitCode> {
     let mut failed = false;
     for (job, done) in jobs.iter().zip(&done) {
         let output = String::from_utf8_lossy(&done.report.output);
-        matrix.add(job.series.name, &output);
+        matrix.add(&done.series(), &output);
         let passed = Tally::from_lab(&output).map_or(0, |tally| tally.passed);
         if done.report.status != 0 || passed == 0 {
             let status = done.report.status;

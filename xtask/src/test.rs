@@ -24,14 +24,15 @@ pub struct Options {
     /// Only this kernel series; all by default. May be repeated.
     #[arg(long = "kernel", value_name = "KERNEL")]
     pub kernels: Vec<String>,
-    /// Only scenarios whose name contains this, and no tests outside virtual machines.
-    #[arg(long, value_name = "NAME")]
-    pub filter: Option<String>,
+    /// Only scenarios whose name contains this, and no tests outside virtual machines. May be
+    /// repeated.
+    #[arg(long = "filter", value_name = "NAME")]
+    pub filters: Vec<String>,
     /// How many kernels run at the same time.
     #[arg(long, default_value_t = lab::AT_ONCE, value_name = "NUMBER")]
     pub at_once: usize,
     /// Put the table of causes and kernels into README.md when nothing failed.
-    #[arg(long, conflicts_with_all = ["kernels", "filter"])]
+    #[arg(long, conflicts_with_all = ["kernels", "filters"])]
     pub write_readme: bool,
     #[command(flatten)]
     pub machine: MachineOptions,
@@ -55,9 +56,9 @@ pub fn run(options: Options) -> Result<ExitCode> {
     let start = Instant::now();
     let Kernels { ready, left_out } = setup::prepare_named(&options.kernels)?;
     let mut rows = Vec::new();
-    match &options.filter {
-        None => rows.push(host()?),
-        Some(filter) => note(&format!("only scenarios called *{filter}*, no host tests")),
+    match options.filters.as_slice() {
+        [] => rows.push(host()?),
+        some => note(&format!("only scenarios called *{}*, no host tests", some.join("*, *"))),
     }
     let artifacts = Artifacts::build()?;
     let job = |series| Job { series, arguments: arguments(series, &options) };
@@ -66,8 +67,8 @@ pub fn run(options: Options) -> Result<ExitCode> {
 
     let mut matrix = Matrix::default();
     for (job, done) in jobs.iter().zip(&done) {
-        matrix.add(job.series.name, &String::from_utf8_lossy(&done.report.output));
-        rows.push(row(job, done, options.filter.is_some()));
+        matrix.add(&done.series(), &String::from_utf8_lossy(&done.report.output));
+        rows.push(row(job, done, !options.filters.is_empty()));
     }
     for (series, why) in left_out {
         matrix.add(series.name, "");
@@ -84,11 +85,8 @@ pub fn run(options: Options) -> Result<ExitCode> {
 /// Arguments of `lab test`. Everything is run on two kernels, and on those that were named; on the
 /// others what shows the same on every kernel is left out, to save time.
 fn arguments(series: &Series, options: &Options) -> Vec<String> {
-    match &options.filter {
-        Some(filter) => vec![filter.clone()],
-        None if series.required || !options.kernels.is_empty() => Vec::new(),
-        None => vec!["--short".to_owned()],
-    }
+    let named = !options.filters.is_empty() || !options.kernels.is_empty();
+    if named || series.required { options.filters.clone() } else { vec!["--short".to_owned()] }
 }
 
 /// `cargo test` of the workspace's default members.
@@ -128,13 +126,14 @@ fn host() -> Result<Row> {
 
 fn row(job: &Job, done: &Done, filtered: bool) -> Row {
     let told = Tally::from_lab(&String::from_utf8_lossy(&done.report.output));
+    let other = done.series() != job.series.name;
     Row {
         name: job.series.name.to_owned(),
         tally: told.unwrap_or_default(),
         retries: done.report.infrastructure_failures,
         time: done.time,
         trouble: lab_trouble(told, done.report.status, filtered),
-        remark: None,
+        remark: other.then(|| format!("on {} instead", done.release)),
     }
 }
 

@@ -12,6 +12,7 @@ mod ipvs_nodeport;
 mod ipvs_stale;
 mod manners;
 mod module_reload;
+mod nginx;
 mod no_listener;
 mod resolvers;
 mod rungs;
@@ -35,6 +36,11 @@ pub const ALL: &[Case] = &[
         .names("accept-queue-overflow", Expect::Certain),
     Case::new("accept_queue_ack_v6", accept_queue::ack_v6)
         .names("accept-queue-overflow", Expect::Certain),
+    Case::new("accept_queue_nginx", nginx::default_backlog)
+        .names("accept-queue-overflow", Expect::Certain),
+    Case::new("accept_queue_nginx_v6", nginx::own_backlog_v6)
+        .names("accept-queue-overflow", Expect::Certain),
+    Case::new("accept_queue_nginx_has_room", nginx::queue_has_room),
     Case::new("accept_queue_nearly_full", accept_queue::nearly_full),
     Case::new("accept_queue_other_port", accept_queue::other_port),
     Case::new("dnat_clash_getaddrinfo", dnat_clash::getaddrinfo)
@@ -46,16 +52,16 @@ pub const ALL: &[Case] = &[
     Case::new("dnat_clash_two_threads_v6", dnat_clash::two_threads_v6)
         .names("conntrack-dnat-clash", Expect::Certain),
     Case::new("snat_clash_udp", snat_clash::udp)
-        .limit(180)
+        .limit(300)
         .names("conntrack-snat-clash", Expect::Certain),
     Case::new("snat_clash_udp_v6", snat_clash::udp_v6)
-        .limit(180)
+        .limit(300)
         .names("conntrack-snat-clash", Expect::Certain),
     Case::new("snat_clash_tcp", snat_clash::tcp)
-        .limit(180)
+        .limit(300)
         .names("conntrack-snat-clash", Expect::Certain),
     Case::new("snat_clash_tcp_v6", snat_clash::tcp_v6)
-        .limit(180)
+        .limit(300)
         .names("conntrack-snat-clash", Expect::Certain),
     Case::new("table_full", table_full::v4).names("conntrack-table-full", Expect::Certain),
     Case::new("table_full_v6", table_full::v6).names("conntrack-table-full", Expect::Certain),
@@ -104,7 +110,7 @@ pub const ALL: &[Case] = &[
     Case::new("resolvers_answered", resolvers::answered).same_everywhere(),
     Case::new("rungs_accept_queue_syn", rungs::accept_queue_syn).same_everywhere(),
     Case::new("rungs_accept_queue_ack", rungs::accept_queue_ack).same_everywhere(),
-    Case::new("rungs_snat_clash", rungs::snat_clash).same_everywhere().limit(180),
+    Case::new("rungs_snat_clash", rungs::snat_clash).same_everywhere().limit(300),
     Case::new("rungs_table_full", rungs::table_full).same_everywhere(),
     Case::new("ipvs_gone", ipvs_stale::gone).names("ipvs-stale-connection", Expect::Certain),
     Case::new("ipvs_gone_v6", ipvs_stale::gone_v6).names("ipvs-stale-connection", Expect::Certain),
@@ -129,9 +135,9 @@ pub const ALL: &[Case] = &[
         .names("service-no-backend", Expect::Certain),
     Case::new("ipvs_closed_port", ipvs_no_backend::closed_port),
     Case::new("ipvs_rule_rejects", ipvs_no_backend::rule_rejects),
-    Case::new("healthy", healthy::run_case).limit(240),
+    Case::new("healthy", healthy::run_case).limit(300),
     Case::new("flood", flood::run_case).same_everywhere().limit(300),
-    Case::new("module_reload", module_reload::run_case).same_everywhere().limit(240),
+    Case::new("module_reload", module_reload::run_case).same_everywhere().limit(300),
     Case::new("sigkill_leaves_nothing", manners::sigkill_leaves_nothing),
     Case::new("no_rights", manners::no_rights).same_everywhere(),
 ];
