@@ -18,6 +18,7 @@ mod run;
 mod setup;
 mod tally;
 mod test;
+mod tsc;
 mod verdict;
 mod vm;
 mod vmlinux;

@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use crate::verdict;
+use crate::{tsc, verdict};
 
 /// Time for the guest to get from QEMU's start to its init; it is 3 seconds on a quiet machine.
 const BOOT_LIMIT: Duration = Duration::from_secs(90);
@@ -107,12 +107,21 @@ fn command(machine: &Machine<'_>, console: &Path) -> Command {
         .arg("-initrd")
         .arg(machine.initramfs)
         .arg("-append")
-        .arg(format!("{KERNEL_ARGUMENTS} {}", machine.append))
+        .arg(format!("{KERNEL_ARGUMENTS}{} {}", clock(machine.accel), machine.append))
         .arg("-serial")
         .arg(format!("file:{}", console.display()))
         .args(["-chardev", "stdio,id=output,signal=off"])
         .args(["-serial", "chardev:output"]);
     command
+}
+
+/// Tells the emulated machine the rate of its counter, which is this machine's (cpu_get_ticks() in
+/// QEMU, determine_cpu_tsc_frequencies() in arch/x86/kernel/tsc.c).
+fn clock(accel: Accel) -> String {
+    match (accel, tsc::khz()) {
+        (Accel::Tcg, Some(khz)) => format!(" tsc_early_khz={khz}"),
+        _ => String::new(),
+    }
 }
 
 fn read_output(child: &mut Child) -> Result<Receiver<Vec<u8>>> {

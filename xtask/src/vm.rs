@@ -45,7 +45,7 @@ pub struct Options {
 #[derive(clap::Args, Clone)]
 pub struct MachineOptions {
     /// Seconds the command may take in the guest.
-    #[arg(long, default_value_t = 2400, value_name = "SECONDS")]
+    #[arg(long, default_value_t = 3000, value_name = "SECONDS")]
     pub timeout: u64,
     /// More arguments for the guest's kernel.
     #[arg(long, default_value = "", value_name = "ARGUMENTS", allow_hyphen_values = true)]
