@@ -12,7 +12,10 @@ use aya::{
 };
 use probe_common::armed::{Armed, Cost};
 
-use super::{attach::typed, object::Wire};
+use super::{
+    attach::{typed, without_log},
+    object::Wire,
+};
 use crate::event::armed::Set;
 
 /// A function of a module and the programs for its entry and return.
@@ -53,15 +56,15 @@ fn spec(set: Set) -> (&'static str, &'static [Place]) {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Spent {
     pub total: Cost,
-    /// Whether a CPU had no budget left.
-    pub over: bool,
+    /// Nanoseconds that the busiest CPU spent.
+    pub most: u64,
 }
 
 /// The maps of the armed programs, and the set that is attached now.
 pub struct Armory {
     flow: Array<MapData, Wire<Armed>>,
     cost: PerCpuArray<MapData, Wire<Cost>>,
-    armed: Option<(Set, u64)>,
+    armed: Option<Set>,
 }
 
 impl Armory {
@@ -80,6 +83,7 @@ impl Armory {
     }
 
     /// Attaches a set for a flow and tells at how many places. What was armed before is let go.
+    /// An error comes without the verifier's log, which goes to stallprobe's own.
     pub fn arm(&mut self, ebpf: &mut Ebpf, set: Set, armed: Armed) -> Result<u32> {
         self.let_go(ebpf);
         let cpus = nr_cpus().map_err(|(what, err)| anyhow!("{what}: {err}"))?;
@@ -87,14 +91,15 @@ impl Armory {
             .context("cannot make values for all CPUs")?;
         self.cost.set(0, zero, 0).context("cannot write the map ARMED_COST")?;
         self.flow.set(0, Wire(armed), 0).context("cannot write the map ARMED")?;
-        self.armed = Some((set, armed.budget));
+        self.armed = Some(set);
         let mut places = 0;
         for place in spec(set).1 {
             match attach(ebpf, place) {
                 Ok(n) => places += n,
                 Err(err) => {
                     self.let_go(ebpf);
-                    return Err(err);
+                    log::info!("{}: {err:#}", set.id());
+                    return Err(anyhow!(without_log(&err)));
                 }
             }
         }
@@ -103,7 +108,7 @@ impl Armory {
 
     /// Detaches and unloads what is armed, if anything is.
     pub fn let_go(&mut self, ebpf: &mut Ebpf) {
-        let Some((set, _)) = self.armed.take() else { return };
+        let Some(set) = self.armed.take() else { return };
         // Entries first: a return whose entry was not seen does nothing.
         let places = spec(set).1;
         for name in places.iter().map(|p| p.entry).chain(places.iter().map(|p| p.ret)) {
@@ -123,7 +128,7 @@ impl Armory {
             spent.total.matched += cpu.matched;
             spent.total.ns += cpu.ns;
             spent.total.silent += cpu.silent;
-            spent.over |= self.armed.is_some_and(|(_, budget)| cpu.ns >= budget);
+            spent.most = spent.most.max(cpu.ns);
         }
         Ok(spent)
     }

@@ -2,6 +2,7 @@
 #![expect(clippy::panic, reason = "tests")]
 
 mod accept_queue;
+mod arm;
 mod bounds;
 mod client_ports;
 mod dnat_clash;
