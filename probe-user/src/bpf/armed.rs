@@ -10,7 +10,10 @@ use aya::{
     programs::{KProbe, ProgramError},
     util::nr_cpus,
 };
-use probe_common::armed::{Armed, Cost};
+use probe_common::{
+    armed::{Armed, Cost},
+    net::{FAMILY_NONE, FAMILY_V4, FAMILY_V6},
+};
 
 use super::{
     attach::{typed, without_log},
@@ -21,31 +24,39 @@ use crate::event::armed::Set;
 /// A function of a module and the programs for its entry and return.
 struct Place {
     /// Groups of functions that do the same job in different kernels: the first group all of whose
-    /// functions are there is used.
-    ways: &'static [&'static [&'static str]],
+    /// functions are there is used. Of each the family of the packets it gets.
+    ways: &'static [&'static [(&'static str, u8)]],
     entry: &'static str,
     ret: &'static str,
 }
 
+/// A function gets packets of both families.
+const ANY: u8 = FAMILY_NONE;
+
 const IPVS_VERDICT: &[Place] = &[
     Place {
+        ways: &[&[("ip_vs_conn_in_get_proto", ANY)]],
+        entry: "ipvs_find_kp",
+        ret: "ipvs_find_krp",
+    },
+    Place {
         ways: &[
-            &["ip_vs_in_hook"],
+            &[("ip_vs_in_hook", ANY)],
             // 5.10.
             &[
-                "ip_vs_remote_request4",
-                "ip_vs_local_request4",
-                "ip_vs_remote_request6",
-                "ip_vs_local_request6",
+                ("ip_vs_remote_request4", FAMILY_V4),
+                ("ip_vs_local_request4", FAMILY_V4),
+                ("ip_vs_remote_request6", FAMILY_V6),
+                ("ip_vs_local_request6", FAMILY_V6),
             ],
         ],
         entry: "ipvs_hook_kp",
         ret: "ipvs_hook_krp",
     },
-    Place { ways: &[&["ip_vs_conn_in_get_proto"]], entry: "ipvs_find_kp", ret: "ipvs_find_krp" },
 ];
 
-/// The module whose functions a set is attached to, and the places. All of them are needed.
+/// The module whose functions a set is attached to, and the places, what is inside first: the outer
+/// one tells, and nothing inside of it may have gone unseen then. All of them are needed.
 fn spec(set: Set) -> (&'static str, &'static [Place]) {
     match set {
         Set::IpvsVerdict => ("ip_vs", IPVS_VERDICT),
@@ -94,7 +105,7 @@ impl Armory {
         self.armed = Some(set);
         let mut places = 0;
         for place in spec(set).1 {
-            match attach(ebpf, place) {
+            match attach(ebpf, place, armed.flow.family) {
                 Ok(n) => places += n,
                 Err(err) => {
                     self.let_go(ebpf);
@@ -135,12 +146,15 @@ impl Armory {
 }
 
 /// Returns first: an entry that was seen must not wait for a return that nobody sees.
-fn attach(ebpf: &mut Ebpf, place: &Place) -> Result<u32> {
+fn attach(ebpf: &mut Ebpf, place: &Place, family: u8) -> Result<u32> {
     let mut failed = anyhow!("no function to attach to");
-    for functions in place.ways {
+    for way in place.ways {
+        let gets = |of: u8| of == ANY || of == family;
+        let functions: Vec<&str> =
+            way.iter().filter(|(_, of)| gets(*of)).map(|&(name, _)| name).collect();
         match [place.ret, place.entry]
             .into_iter()
-            .try_for_each(|program| attach_to_all(ebpf, program, functions))
+            .try_for_each(|program| attach_to_all(ebpf, program, &functions))
         {
             Ok(()) => return Ok(u32::try_from(functions.len() * 2).unwrap_or(u32::MAX)),
             Err(err) => {

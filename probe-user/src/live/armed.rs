@@ -165,8 +165,10 @@ impl Live {
     fn arm_now(&mut self, request: Request, now: u64, events: &mut Vec<Event>) {
         let Request { set, flow, why } = request;
         let module = Probes::module_of(set);
+        let mut ts = now;
         let armed = if self.modules.state(module).is_present() {
-            let until = now.saturating_add(longest(set));
+            // A longer time than the loader lets it have: should the loader hang, it ends all the same.
+            let until = now.saturating_add(2 * LONGEST);
             let wanted = Wanted { flow: tuple(flow), until, budget: BUDGET };
             let before = std::time::Instant::now();
             let places = self.probes.arm(set, wanted).map_err(|err| format!("{err:#}"));
@@ -177,14 +179,15 @@ impl Live {
         let step = match armed {
             Ok((places, took)) => {
                 self.arming.armed += 1;
-                self.arming.current = Some(Current { set, flow, since: now, is_seen: false });
                 let took = u64::try_from(took).unwrap_or(u64::MAX);
+                ts = now.saturating_add(took);
+                self.arming.current = Some(Current { set, flow, since: ts, is_seen: false });
                 Step::Armed { why: why.to_owned(), places, took }
             }
             Err(why) => Step::Refused { why },
         };
         let armed = Armed::new(set, flow, step);
-        events.push(Event { ts: now, body: Body::Armed(Box::new(armed)) });
+        events.push(Event { ts, body: Body::Armed(Box::new(armed)) });
     }
 }
 
