@@ -276,9 +276,8 @@ pub fn query(kind: u16, id: u16, qtype: u16, first: u64) -> Dns {
         attempts: 1,
         servers: 1,
         rcode: 0xffff,
-        reported: 0,
         server,
-        _pad: 0,
+        _pad: [0; 3],
         question: question(id, qtype, NAME),
     }
 }
