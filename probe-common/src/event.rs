@@ -188,7 +188,7 @@ wire! {
         pub winner_started: u64,
         /// Low 32 bits of jiffies64 at the event, to compare with [`Conntrack::timeout`].
         pub jiffies: u32,
-        /// [`VERDICT_DROP`] or [`VERDICT_ACCEPT`]; [`u32::MAX`] when the return could not be seen.
+        /// [`VERDICT_DROP`] or [`VERDICT_ACCEPT`].
         pub verdict: u32,
         /// The loser's `ct->status` after the function returned; when the packet's entry was
         /// replaced by the winner (merged), the winner's.
@@ -303,11 +303,9 @@ wire! {
         pub servers: u16,
         /// RCODE of the answer (0 NOERROR, 3 NXDOMAIN), 0xffff without an answer.
         pub rcode: u16,
-        /// 1: already reported by a sweep.
-        pub reported: u16,
         /// Addresses of the servers asked, as in [`Tuple::dst`].
         pub server: [[u8; 16]; SERVERS],
-        pub _pad: u32,
+        pub _pad: [u16; 3],
         pub question: Question,
     }
 }

@@ -45,7 +45,6 @@ offsets! {
     skb_data_len = "sk_buff"."data_len",
     skb_network_header = "sk_buff"."network_header",
     skb_transport_header = "sk_buff"."transport_header",
-    skb_protocol = "sk_buff"."protocol",
     skb_sk = "sk_buff"."sk",
     skb_dev = "sk_buff"."dev",
     skb_iif = "sk_buff"."skb_iif",

@@ -8,8 +8,8 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use probe_common::{
     event::{
         Clash, Connect, CtEntry, DROP_HAS_REASON, DROP_IN_NF_HOOK_SLOW, DROP_TABLE_FULL, Dns, Drop,
-        Header, Ipvs, Listen, OUTCOME_TRYING, PACKET_BYTES, QNAME_BYTES, Question, SERVERS,
-        STAGE_SYN, SynAck, VERDICT_ACCEPT, kind,
+        Header, IPVS_FOUND, IPVS_GONE, IPVS_LOOKED, Ipvs, Listen, OUTCOME_TRYING, PACKET_BYTES,
+        QNAME_BYTES, Question, SERVERS, STAGE_SYN, SynAck, VERDICT_ACCEPT, kind,
     },
     net::{Conntrack, FAMILY_V4, IPPROTO_TCP, IPPROTO_UDP, Tuple, ips},
 };
@@ -19,8 +19,9 @@ use crate::{
     event::{
         Body, Clock, Event, Hook, HookState, IpvsEntry, LocalPorts, Node, Pod, PodChange, Rung,
         Symbol, Totals,
+        armed::{Armed, Outcome, Set, Step},
     },
-    finding::{Cause, Finding, Output},
+    finding::{Cause, Finding, Flow, Output},
     pipeline::Pipeline,
 };
 
@@ -280,9 +281,8 @@ pub fn query(kind: u16, id: u16, qtype: u16, first: u64) -> Dns {
         attempts: 1,
         servers: 1,
         rcode: 0xffff,
-        reported: 0,
         server,
-        _pad: 0,
+        _pad: [0; 3],
         question: question(id, qtype, NAME),
     }
 }
@@ -523,6 +523,29 @@ pub fn ipvs(kind: u16, server: Option<&str>) -> Ipvs {
 
 pub fn decided(ipvs: Ipvs) -> Body {
     Body::Ipvs(Box::new(ipvs))
+}
+
+/// What the armed hook saw of the client's SYN: its old connection to the web pod, which was taken
+/// out of the service, and the hook's verdict.
+pub fn ipvs_verdict(verdict: u32) -> Ipvs {
+    let found = ipvs(kind::IPVS_VERDICT, Some(WEB_END));
+    let flags = IPVS_LOOKED | IPVS_FOUND | IPVS_GONE;
+    Ipvs { flags, weight: 0, in_pkts: 4, state: 5, verdict, ..found }
+}
+
+/// A step of arming for the client's flow to the IPVS service.
+pub fn armed(step: Step) -> Body {
+    let flow = Flow::of(&tcp(CLIENT_END, IPVS_SERVICE));
+    Body::Armed(Box::new(Armed::new(Set::IpvsVerdict, flow, step)))
+}
+
+pub fn armed_now() -> Body {
+    armed(Step::Armed { why: "a test".to_owned(), places: 4, took: 3 * MS })
+}
+
+pub fn let_go(outcome: Outcome, lasted: u64) -> Body {
+    let spent = 402_000;
+    armed(Step::LetGo { outcome, lasted: lasted * MS, runs: 402, matched: 0, spent })
 }
 
 /// The SYN was sent to the web pod, drained since, by a connection that had four packets.

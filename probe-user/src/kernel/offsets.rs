@@ -99,7 +99,7 @@ const WIDTHS: &[(u32, &[&str])] = &[
     (4, &["ct_status", "ct_timeout", "fl4_saddr", "fl4_daddr"]),
     (8, &["sk_errors"]),
     (4, &["sk_err_soft", "sk_errors_len", "exterr_errno"]),
-    (2, &["skb_network_header", "skb_transport_header", "skb_protocol", "sk_family", "sk_num"]),
+    (2, &["skb_network_header", "skb_transport_header", "sk_family", "sk_num"]),
     (2, &["sk_dport", "sk_protocol", "inet_sport", "tuple_sport", "tuple_l3num", "tuple_dport"]),
     (2, &["fl4_sport", "fl4_dport", "fl6_sport", "fl6_dport"]),
     (1, &["net_syncookies", "sk_state", "icsk_retransmits", "req_num_retrans"]),
