@@ -8,8 +8,9 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use probe_common::{
     event::{
         Clash, Connect, CtEntry, DROP_HAS_REASON, DROP_IN_NF_HOOK_SLOW, DROP_TABLE_FULL, Dns, Drop,
-        Header, Ipvs, Listen, NF_INET_FORWARD, OUTCOME_TRYING, PACKET_BYTES, QNAME_BYTES, Question,
-        Reject, SERVERS, STAGE_SYN, SynAck, VERDICT_ACCEPT, kind,
+        Header, IPVS_FOUND, IPVS_GONE, IPVS_LOOKED, Ipvs, Listen, NF_INET_FORWARD, OUTCOME_TRYING,
+        PACKET_BYTES, QNAME_BYTES, Question, Reject, SERVERS, STAGE_SYN, SynAck, VERDICT_ACCEPT,
+        kind,
     },
     net::{Conntrack, FAMILY_V4, IPPROTO_TCP, IPPROTO_UDP, Tuple, ips},
 };
@@ -19,8 +20,9 @@ use crate::{
     event::{
         Body, Clock, Event, Hook, HookState, IpvsEntry, ListenQueue, ListenQueues, LocalPorts,
         Node, Outcome, Pod, PodChange, Rung, Service, Symbol, SynSent, Totals,
+        armed::{Armed, Outcome as LetGo, Set, Step},
     },
-    finding::{Cause, Finding, Output},
+    finding::{Cause, Finding, Flow, Output},
     pipeline::Pipeline,
 };
 
@@ -525,6 +527,29 @@ pub fn ipvs(kind: u16, server: Option<&str>) -> Ipvs {
 
 pub fn decided(ipvs: Ipvs) -> Body {
     Body::Ipvs(Box::new(ipvs))
+}
+
+/// What the armed hook saw of the client's SYN: its old connection to the web pod, which was taken
+/// out of the service, and the hook's verdict.
+pub fn ipvs_verdict(verdict: u32) -> Ipvs {
+    let found = ipvs(kind::IPVS_VERDICT, Some(WEB_END));
+    let flags = IPVS_LOOKED | IPVS_FOUND | IPVS_GONE;
+    Ipvs { flags, weight: 0, in_pkts: 4, state: 5, verdict, ..found }
+}
+
+/// A step of arming for the client's flow to the IPVS service.
+pub fn armed(step: Step) -> Body {
+    let flow = Flow::of(&tcp(CLIENT_END, IPVS_SERVICE));
+    Body::Armed(Box::new(Armed::new(Set::IpvsVerdict, flow, step)))
+}
+
+pub fn armed_now() -> Body {
+    armed(Step::Armed { why: "a test".to_owned(), places: 4, took: 3 * MS })
+}
+
+pub fn let_go(outcome: LetGo, lasted: u64) -> Body {
+    let spent = 402_000;
+    armed(Step::LetGo { outcome, lasted: lasted * MS, runs: 402, matched: 0, spent })
 }
 
 /// The SYN was sent to the web pod, drained since, by a connection that had four packets.

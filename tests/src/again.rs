@@ -16,7 +16,7 @@ use crate::{
     lab::Lab,
     netns::Pod,
     probe::Probe,
-    wait::SOON,
+    wait::{SOON, until},
 };
 
 /// How long an answer may take: long enough for one, and for stallprobe to call it a stall.
@@ -45,12 +45,12 @@ impl Asker {
         client::wait(&self.socket, client::id_of(name, A), PATIENCE)
     }
 
-    /// Asks once and gets an answer.
+    /// Asks until there is an answer: neighbours may have to be found first.
     pub fn answered(&self, name: &str) -> Result<()> {
-        self.send(name)?;
-        let outcome = self.wait(name)?;
-        ensure!(outcome == Outcome::Answered, "the query for {name} was {outcome:?}");
-        Ok(())
+        until(&format!("an answer for {name}"), SOON, || {
+            self.send(name)?;
+            Ok((self.wait(name)? == Outcome::Answered).then_some(()))
+        })
     }
 
     /// Asks in vain, and again in vain once stallprobe is armed.

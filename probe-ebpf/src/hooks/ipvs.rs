@@ -168,7 +168,7 @@ fn tell(kind: u16, skb: Ptr, packet: &Packet, cp: Ptr, svc: Ptr) -> Option<()> {
         // SAFETY: a field of the scratch value.
         unsafe { address(svc, layout.svc_addr, v4, &raw mut to.service) };
     }
-    send(to);
+    send(kind, to);
     Some(())
 }
 
@@ -230,10 +230,11 @@ pub(super) fn service(layout: &Layout, to: &mut Ipvs, cp: Ptr) {
     unsafe { address(cp, layout.cp_vaddr, v4, &raw mut to.service) };
 }
 
+/// `kind` again, as a constant: older verifiers do not follow it through memory.
 #[inline(always)]
-pub(super) fn send(event: &Ipvs) {
+pub(super) fn send(kind: u16, event: &Ipvs) {
     let pod = socket::source_key(&event.tuple);
-    emit::send(event.header.kind, pod, event.header.ts, |to: *mut Ipvs| {
+    emit::send(kind, pod, event.header.ts, |to: *mut Ipvs| {
         // SAFETY: the entry is reserved for exactly this type and written whole.
         unsafe { to.write(*event) };
     });

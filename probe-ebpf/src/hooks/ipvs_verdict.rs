@@ -28,6 +28,9 @@ use crate::{
     read::Ptr,
 };
 
+/// An older call for a packet at the same address is over; its return was missed.
+const SAME_CALL: u64 = 100_000_000;
+
 #[kprobe]
 pub fn ipvs_hook_kp(ctx: ProbeContext) -> u32 {
     if let Some(skb) = ctx.arg::<Ptr>(1) {
@@ -37,7 +40,15 @@ pub fn ipvs_hook_kp(ctx: ProbeContext) -> u32 {
             if ipvs::syn_ack(&packet) != TCP_SYN {
                 return None;
             }
-            let event = ipvs::begin(kind::IPVS_VERDICT, emit::now(), skb, &packet)?;
+            let ts = emit::now();
+            // The hook sends the packet through the node's own output, where it comes by again.
+            // SAFETY: read at once, and only the time.
+            if let Some(outer) = unsafe { VERDICTS.get(&skb) }
+                && ts.saturating_sub(outer.header.ts) < SAME_CALL
+            {
+                return None;
+            }
+            let event = ipvs::begin(kind::IPVS_VERDICT, ts, skb, &packet)?;
             VERDICTS.insert(&skb, &*event, 0).ok()?;
             VERDICT_CALLS.insert(&stack, &skb, 0).ok()
         });
@@ -104,7 +115,7 @@ fn decided(stack: u64, verdict: u32) -> Option<()> {
     let event = unsafe { &mut *event };
     event.verdict = verdict;
     seen(kind::IPVS_VERDICT);
-    ipvs::send(event);
+    ipvs::send(kind::IPVS_VERDICT, event);
     let _ = VERDICTS.remove(&skb);
     Some(())
 }

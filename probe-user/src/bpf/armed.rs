@@ -10,41 +10,55 @@ use aya::{
     programs::{KProbe, ProgramError},
     util::nr_cpus,
 };
-use probe_common::armed::{Armed, Cost};
+use probe_common::{
+    armed::{Armed, Cost},
+    net::{FAMILY_NONE, FAMILY_V4, FAMILY_V6},
+};
 
-use super::{attach::typed, object::Wire};
+use super::{
+    attach::{typed, without_log},
+    object::Wire,
+};
 use crate::event::armed::Set;
 
 /// A function of a module and the programs for its entry and return.
 struct Place {
     /// Groups of functions that do the same job in different kernels: the first group all of whose
-    /// functions are there is used.
-    ways: &'static [&'static [&'static str]],
+    /// functions are there is used. Of each the family of the packets it gets.
+    ways: &'static [&'static [(&'static str, u8)]],
     entry: &'static str,
     ret: &'static str,
 }
 
+/// A function gets packets of both families.
+const ANY: u8 = FAMILY_NONE;
+
 const IPVS_VERDICT: &[Place] = &[
     Place {
+        ways: &[&[("ip_vs_conn_in_get_proto", ANY)]],
+        entry: "ipvs_find_kp",
+        ret: "ipvs_find_krp",
+    },
+    Place {
         ways: &[
-            &["ip_vs_in_hook"],
+            &[("ip_vs_in_hook", ANY)],
             // 5.10.
             &[
-                "ip_vs_remote_request4",
-                "ip_vs_local_request4",
-                "ip_vs_remote_request6",
-                "ip_vs_local_request6",
+                ("ip_vs_remote_request4", FAMILY_V4),
+                ("ip_vs_local_request4", FAMILY_V4),
+                ("ip_vs_remote_request6", FAMILY_V6),
+                ("ip_vs_local_request6", FAMILY_V6),
             ],
         ],
         entry: "ipvs_hook_kp",
         ret: "ipvs_hook_krp",
     },
-    Place { ways: &[&["ip_vs_conn_in_get_proto"]], entry: "ipvs_find_kp", ret: "ipvs_find_krp" },
 ];
 const CONNTRACK_ENTRY: &[Place] =
-    &[Place { ways: &[&["nf_conntrack_in"]], entry: "ct_entry_kp", ret: "ct_entry_krp" }];
+    &[Place { ways: &[&[("nf_conntrack_in", ANY)]], entry: "ct_entry_kp", ret: "ct_entry_krp" }];
 
-/// The module whose functions a set is attached to, and the places. All of them are needed.
+/// The module whose functions a set is attached to, and the places, what is inside first: the outer
+/// one tells, and nothing inside of it may have gone unseen then. All of them are needed.
 fn spec(set: Set) -> (&'static str, &'static [Place]) {
     match set {
         Set::IpvsVerdict => ("ip_vs", IPVS_VERDICT),
@@ -56,15 +70,15 @@ fn spec(set: Set) -> (&'static str, &'static [Place]) {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Spent {
     pub total: Cost,
-    /// Whether a CPU had no budget left.
-    pub over: bool,
+    /// Nanoseconds that the busiest CPU spent.
+    pub most: u64,
 }
 
 /// The maps of the armed programs, and the set that is attached now.
 pub struct Armory {
     flow: Array<MapData, Wire<Armed>>,
     cost: PerCpuArray<MapData, Wire<Cost>>,
-    armed: Option<(Set, u64)>,
+    armed: Option<Set>,
 }
 
 impl Armory {
@@ -83,6 +97,7 @@ impl Armory {
     }
 
     /// Attaches a set for a flow and tells at how many places. What was armed before is let go.
+    /// An error comes without the verifier's log, which goes to stallprobe's own.
     pub fn arm(&mut self, ebpf: &mut Ebpf, set: Set, armed: Armed) -> Result<u32> {
         self.let_go(ebpf);
         let cpus = nr_cpus().map_err(|(what, err)| anyhow!("{what}: {err}"))?;
@@ -90,14 +105,15 @@ impl Armory {
             .context("cannot make values for all CPUs")?;
         self.cost.set(0, zero, 0).context("cannot write the map ARMED_COST")?;
         self.flow.set(0, Wire(armed), 0).context("cannot write the map ARMED")?;
-        self.armed = Some((set, armed.budget));
+        self.armed = Some(set);
         let mut places = 0;
         for place in spec(set).1 {
-            match attach(ebpf, place) {
+            match attach(ebpf, place, armed.flow.family) {
                 Ok(n) => places += n,
                 Err(err) => {
                     self.let_go(ebpf);
-                    return Err(err);
+                    log::info!("{}: {err:#}", set.id());
+                    return Err(anyhow!(without_log(&err)));
                 }
             }
         }
@@ -106,7 +122,7 @@ impl Armory {
 
     /// Detaches and unloads what is armed, if anything is.
     pub fn let_go(&mut self, ebpf: &mut Ebpf) {
-        let Some((set, _)) = self.armed.take() else { return };
+        let Some(set) = self.armed.take() else { return };
         // Entries first: a return whose entry was not seen does nothing.
         let places = spec(set).1;
         for name in places.iter().map(|p| p.entry).chain(places.iter().map(|p| p.ret)) {
@@ -126,19 +142,22 @@ impl Armory {
             spent.total.matched += cpu.matched;
             spent.total.ns += cpu.ns;
             spent.total.silent += cpu.silent;
-            spent.over |= self.armed.is_some_and(|(_, budget)| cpu.ns >= budget);
+            spent.most = spent.most.max(cpu.ns);
         }
         Ok(spent)
     }
 }
 
 /// Returns first: an entry that was seen must not wait for a return that nobody sees.
-fn attach(ebpf: &mut Ebpf, place: &Place) -> Result<u32> {
+fn attach(ebpf: &mut Ebpf, place: &Place, family: u8) -> Result<u32> {
     let mut failed = anyhow!("no function to attach to");
-    for functions in place.ways {
+    for way in place.ways {
+        let gets = |of: u8| of == ANY || of == family;
+        let functions: Vec<&str> =
+            way.iter().filter(|(_, of)| gets(*of)).map(|&(name, _)| name).collect();
         match [place.ret, place.entry]
             .into_iter()
-            .try_for_each(|program| attach_to_all(ebpf, program, functions))
+            .try_for_each(|program| attach_to_all(ebpf, program, &functions))
         {
             Ok(()) => return Ok(u32::try_from(functions.len() * 2).unwrap_or(u32::MAX)),
             Err(err) => {

@@ -291,6 +291,11 @@ fn in_short(spec: &Spec, err: &anyhow::Error) -> String {
     if is_function && !std::path::Path::new(KPROBE_PMU).exists() {
         return "this kernel allows no fentry and has no kprobes".to_owned();
     }
+    without_log(err)
+}
+
+/// An error in one line, without the verifier's log.
+pub(super) fn without_log(err: &anyhow::Error) -> String {
     let whole = format!("{err:#}");
     match whole.split_once(". Verifier output") {
         Some((first, _)) => first.to_owned(),

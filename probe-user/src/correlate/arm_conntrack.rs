@@ -10,7 +10,7 @@ use crate::{
     finding::{Cause, Flow},
 };
 
-/// Within this time one look at a client and its server is enough for all of its questions.
+/// One look at a client and its server is enough for all questions that stall within this time.
 const ONCE_IN: u64 = 15_000_000_000;
 
 impl Correlator {
@@ -52,7 +52,7 @@ fn wish(case: &Case<'_>, now: u64) -> Option<(Flow, u32, &'static str)> {
             // Some resolvers ask again by another socket.
             let mut any_port = flow;
             any_port.src.set_port(0);
-            let ident = u32::try_from(now / ONCE_IN).unwrap_or(u32::MAX);
+            let ident = u32::try_from(case.symptom.opened / ONCE_IN).unwrap_or(u32::MAX);
             Some((any_port, ident, "its query is not answered"))
         }
         Join::Flow => None,

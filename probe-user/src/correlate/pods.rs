@@ -180,20 +180,15 @@ impl Pods {
     /// `None` when some pod has it, or none is known to have had it.
     pub fn gone(&self, address: IpAddr, ts: u64) -> Option<(&Pod, u64)> {
         let address = address.to_canonical();
-        let mut last: Option<(&Pod, u64)> = None;
         let spans = self.by_address.get(&address)?.iter().filter_map(|n| self.spans.get(n));
-        for span in spans.flatten() {
-            match span.without(address) {
-                None => {}
-                Some(Some(since)) if since <= ts => {
-                    if last.is_none_or(|(_, latest)| latest < since) {
-                        last = Some((&span.pod, since));
-                    }
-                }
-                Some(_) => return None,
-            }
+        let had = || {
+            let all = spans.clone().flatten();
+            all.filter_map(|span| Some((&span.pod, span.without(address)?)))
+        };
+        if had().any(|(_, since)| since.is_none_or(|since| since > ts)) {
+            return None;
         }
-        last
+        had().filter_map(|(pod, since)| Some((pod, since?))).max_by_key(|(_, since)| *since)
     }
 
     /// Name for a namespace: the pod's, else `netns:INODE`.

@@ -2,6 +2,8 @@
 #![expect(clippy::panic, reason = "tests")]
 
 mod accept_queue;
+mod arm;
+mod arm_conntrack;
 mod bounds;
 mod client_ports;
 mod ct_entry;

@@ -60,7 +60,7 @@ impl Armed {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "step")]
 pub enum Step {
-    /// Attached.
+    /// Attached, from the event's time on.
     Armed {
         why: String,
         /// Places where programs are attached.
@@ -71,7 +71,7 @@ pub enum Step {
     /// Not attached any more.
     LetGo {
         outcome: Outcome,
-        /// Nanoseconds from the request's arming to this.
+        /// Nanoseconds for which it was attached.
         lasted: u64,
         /// How often the programs ran, how often for a packet of the flow, and the nanoseconds they
         /// spent on all CPUs.

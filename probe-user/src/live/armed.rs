@@ -21,8 +21,10 @@ use crate::{
 
 /// For how long any set may be attached.
 const LONGEST: u64 = 10_000_000_000;
-/// The part of that time that one CPU may spend: one percent.
+/// The part of its time that a CPU may spend on armed programs: one percent of it, and at once as
+/// much as that is of the longest arming.
 const PART: u64 = 100;
+const BUDGET: u64 = LONGEST / PART;
 /// Requests that wait while another set is armed, and for how long they are worth it.
 const WAITING: usize = 16;
 const PATIENCE: u64 = 10_000_000_000;
@@ -32,8 +34,9 @@ const PATIENCE: u64 = 10_000_000_000;
 pub struct Arming {
     waiting: VecDeque<(u64, Request)>,
     current: Option<Current>,
-    /// After an arming in vain nothing is armed for as long as it lasted: drops that come for ever,
-    /// as of a port scan, must not keep anything attached for ever.
+    /// Nothing is armed before: until a CPU that was busy with it has earned its time again, and
+    /// after an arming in vain for as long as that lasted. Drops that come for ever, as of a port
+    /// scan, must not keep anything attached for ever.
     rest_until: u64,
     /// Armings so far, and requests that never came to it: no room, or too old.
     pub armed: u64,
@@ -127,7 +130,7 @@ impl Live {
     pub(super) fn follow_armed(&mut self, now: u64, events: &mut Vec<Event>) {
         if let Some(current) = &self.arming.current {
             let spent = self.probes.as_ref().map(Probes::spent);
-            let over = spent.is_ok_and(|spent| spent.is_ok_and(|spent| spent.over));
+            let over = spent.is_ok_and(|spent| spent.is_ok_and(|spent| spent.most >= BUDGET));
             let outcome = match current {
                 _ if current.is_enough(now) => Some(Outcome::Seen),
                 _ if over => Some(Outcome::OverBudget),
@@ -153,14 +156,14 @@ impl Live {
         let Some(current) = self.arming.current.take() else { return };
         let Ok(probes) = &mut self.probes else { return };
         probes.let_go();
-        let lasted = now.saturating_sub(current.since);
-        if outcome != Outcome::Seen {
-            self.arming.rest_until = now.saturating_add(lasted);
-        }
         let spent = probes.spent().unwrap_or_else(|err| {
             warn!("{err:#}");
             crate::bpf::Spent::default()
         });
+        let lasted = now.saturating_sub(current.since);
+        let in_vain = if outcome == Outcome::Seen { 0 } else { now.saturating_add(lasted) };
+        let earned = current.since.saturating_add(spent.most.saturating_mul(PART));
+        self.arming.rest_until = in_vain.max(earned);
         let step = Step::LetGo {
             outcome,
             lasted,
@@ -184,10 +187,11 @@ impl Live {
         let Request { set, flow, why } = request;
         let module = Probes::module_of(set);
         let Ok(probes) = &mut self.probes else { return };
+        let mut ts = now;
         let armed = if self.modules.state(module).is_present() {
-            let longest = longest(set);
-            let until = now.saturating_add(longest);
-            let wanted = Wanted { flow: tuple(flow), until, budget: longest / PART };
+            // A longer time than the loader lets it have: should the loader hang, it ends all the same.
+            let until = now.saturating_add(2 * LONGEST);
+            let wanted = Wanted { flow: tuple(flow), until, budget: BUDGET };
             let before = std::time::Instant::now();
             let places = probes.arm(set, wanted).map_err(|err| format!("{err:#}"));
             places.map(|places| (places, before.elapsed().as_nanos()))
@@ -197,14 +201,15 @@ impl Live {
         let step = match armed {
             Ok((places, took)) => {
                 self.arming.armed += 1;
-                self.arming.current = Some(Current { set, flow, since: now, seen: None });
                 let took = u64::try_from(took).unwrap_or(u64::MAX);
+                ts = now.saturating_add(took);
+                self.arming.current = Some(Current { set, flow, since: ts, seen: None });
                 Step::Armed { why: why.to_owned(), places, took }
             }
             Err(why) => Step::Refused { why },
         };
         let armed = Armed::new(set, flow, step);
-        events.push(Event { ts: now, body: Body::Armed(Box::new(armed)) });
+        events.push(Event { ts, body: Body::Armed(Box::new(armed)) });
     }
 }
 
@@ -226,5 +231,62 @@ fn tuple(flow: Flow) -> Tuple {
         proto: flow.proto,
         family: if flow.src.is_ipv4() { FAMILY_V4 } else { FAMILY_V6 },
         _pad: [0; 2],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    fn request(port: u16) -> Request {
+        let end = |port| std::net::SocketAddr::from(([10, 96, 0, 20], port));
+        let flow = Flow { proto: 6, src: end(port), dst: end(80) };
+        Request { set: Set::IpvsVerdict, flow, why: "a test" }
+    }
+
+    #[test]
+    fn requests_wait_in_order_and_not_for_ever() {
+        let mut arming = Arming::default();
+        arming.ask(0, request(1));
+        arming.ask(5 * SECOND, request(2));
+        arming.ask(5 * SECOND, request(3));
+        assert_eq!(arming.next(12 * SECOND), Some(request(2)));
+        assert_eq!(arming.left_out, 1);
+        assert_eq!(arming.next(12 * SECOND), Some(request(3)));
+        assert_eq!(arming.next(12 * SECOND), None);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_counted() {
+        let mut arming = Arming::default();
+        for port in 0..20 {
+            arming.ask(0, request(port));
+        }
+        assert_eq!(arming.left_out, 4);
+        assert_eq!(arming.next(0), Some(request(0)));
+    }
+
+    #[test]
+    fn only_the_event_of_the_set_is_what_was_looked_for() {
+        let Request { set, flow, .. } = request(1);
+        let current = Some(Current { set, flow, since: 0, seen: None });
+        let mut arming = Arming { current, ..Arming::default() };
+        arming.saw(1, kind::DROP);
+        assert_eq!(arming.current.as_ref().unwrap().seen, None);
+        arming.saw(2, kind::IPVS_VERDICT);
+        assert_eq!(arming.current.as_ref().unwrap().seen, Some(2));
+    }
+
+    #[test]
+    fn a_flow_becomes_the_bytes_of_its_packets() {
+        for text in ["10.244.1.2:40000 10.96.0.20:80", "[fd00:244:1::2]:40000 [fd00:96::14]:80"] {
+            let (src, dst) = text.split_once(' ').unwrap();
+            let flow = Flow { proto: 6, src: src.parse().unwrap(), dst: dst.parse().unwrap() };
+            assert_eq!(Flow::of(&tuple(flow)), flow);
+        }
     }
 }

@@ -1,10 +1,13 @@
 //! What a person and a program get to read, as whole screens.
 
-use probe_common::event::kind;
+use probe_common::event::{NF_DROP, kind};
 
 use super::{event, json::Json, text::Text, text::status_line};
 use crate::{
-    event::{Body, Event, HookState, Outcome, Rung, Totals},
+    event::{
+        Body, Event, HookState, Outcome, Rung, Totals,
+        armed::{Outcome as LetGo, Step},
+    },
     testing::*,
 };
 
@@ -113,6 +116,10 @@ fn raw_events_of_every_kind() {
         local_ports(1024, 60999, &[(8080, 8080)]),
         syn_sent(1500, WEB_END, 1, Outcome::Trying),
         listen_queues(WEB, &[("0.0.0.0:8080", 2), ("[::]:9090", 1)]),
+        decided(ipvs_verdict(NF_DROP)),
+        armed_now(),
+        let_go(LetGo::NothingSeen, 4000),
+        armed(Step::Refused { why: "ip_vs is not loaded".to_owned() }),
         up(CLIENT, "evil\x1b[2J", "10.244.1.2"),
         Body::Tick,
     ];
@@ -127,7 +134,24 @@ fn raw_events_of_every_kind() {
             lines.extend(event::json(&event, &run.pipeline, &json));
         }
     }
+    let let_go = Event { ts: START, body: let_go(LetGo::OverBudget, 900) };
+    lines.extend(event::json(&let_go, &run.pipeline, &json));
     insta::assert_snapshot!(lines.join("\n"));
+}
+
+#[test]
+fn what_stalls_nobody_is_told_at_the_end() {
+    let mut run = Run::new();
+    let mut seen = totals();
+    seen.seen[usize::from(kind::IPVS_EXPIRED)] = 3;
+    seen.seen[usize::from(kind::ARMED)] = 1;
+    run.at(900, Body::Totals(Box::new(seen)));
+    run.until(2000);
+    let text = Text::new(100, false).summary(&run.pipeline.summary());
+    assert!(text.contains("IPVS ended 3 old connections early"), "{text}");
+    assert!(text.contains("hooks\n            were armed 1 time\n"), "{text}");
+    let quiet = Text::new(100, false).summary(&Run::new().pipeline.summary());
+    assert!(!quiet.contains("no stall:"), "{quiet}");
 }
 
 #[test]

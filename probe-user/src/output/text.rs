@@ -1,5 +1,7 @@
 //! Findings for a person at three in the morning.
 
+use probe_common::event::kind;
+
 use super::{
     sanitize,
     time::{counted, number, relative, short, span},
@@ -224,6 +226,10 @@ impl Text {
         for (cause, n) in &summary.by_cause {
             out.push_str(&format!("  {:>7}  {cause}\n", number(*n)));
         }
+        let besides = besides(&status.totals.seen);
+        if !besides.is_empty() {
+            block(&mut out, "  no stall:", 12, &besides.join("; "), self.width);
+        }
         let mut gaps = Vec::new();
         let mut gap = |n: u64, what: &str| {
             if n > 0 {
@@ -252,6 +258,24 @@ impl Text {
     fn paint(&self, text: &str, code: &str) -> String {
         if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
+}
+
+/// What was counted and stalled nobody.
+fn besides(seen: &[u64]) -> Vec<String> {
+    let count = |kind: u16| seen.get(usize::from(kind)).copied().unwrap_or(0);
+    let mut besides = Vec::new();
+    match count(kind::IPVS_EXPIRED) {
+        0 => {}
+        n => besides.push(format!(
+            "IPVS ended {} early, as it does when a source port is used again",
+            counted(n, "old connection")
+        )),
+    }
+    match count(kind::ARMED) {
+        0 => {}
+        n => besides.push(format!("hooks were armed {}", counted(n, "time"))),
+    }
+    besides
 }
 
 /// One line that shows that the tool works while nothing stalls.

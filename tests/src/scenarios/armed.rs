@@ -13,6 +13,7 @@ use crate::{
     lab::Lab,
     netns::Pod,
     probe::Probe,
+    tcp::Attempt,
     wait::{SOON, until},
 };
 
@@ -67,7 +68,12 @@ pub fn module_unloaded(lab: &Lab) -> Result<()> {
     if lab.faults_only() {
         return Err(Skip("looks at stallprobe itself".to_owned()).into());
     }
-    let stage = Stage::with_ports(lab, false, 0, &PORTS)?;
+    let client = lab.pod("client")?;
+    let service = ipvs::address(false);
+    ipvs::setup(0, 0)?;
+    ipvs::service(service, true)?;
+    // Without a service the module can go at once.
+    crate::command::run("ipvsadm", &["-C"])?;
     let probe = lab.probe(&["--events"])?;
     let before = attached()?;
     // Nothing comes to IPVS, so it stays armed.
@@ -75,9 +81,9 @@ pub fn module_unloaded(lab: &Lab) -> Result<()> {
         "iptables-legacy",
         &["-A", "INPUT", "-p", "tcp", "--dport", "80", "-j", "DROP"],
     )?;
-    let attempt = stage.connect_from(PORTS[0]);
+    let attempt = Attempt::start(&client, service)?;
     probe.event("armed", SOON)?;
-    ipvs::clean()?;
+    crate::command::run("modprobe", &["-r", "ip_vs_rr", "ip_vs"])?;
     probe.event("let-go", SOON)?.is("/outcome", "module-gone")?;
     until("nothing armed is loaded", SOON, || Ok((attached()?.0 <= before.0).then_some(())))?;
     drop(attempt);

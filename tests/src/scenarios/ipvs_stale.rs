@@ -236,7 +236,10 @@ pub fn rule_drops_first(lab: &Lab) -> Result<()> {
 pub fn rule_drops_after(lab: &Lab) -> Result<()> {
     let stage = Stage::new(lab, false, 0)?;
     let probe = lab.probe(&["--events"])?;
-    run("iptables-legacy", &["-A", "OUTPUT", "-p", "tcp", "--dport", "8080", "-j", "DROP"])?;
+    // With connection tracking in use, as kube-proxy's own rules have it.
+    let new = ["-m", "conntrack", "--ctstate", "NEW", "-j", "DROP"];
+    let rule = [&["-A", "OUTPUT", "-p", "tcp", "--dport", "8080"], new.as_slice()].concat();
+    run("iptables-legacy", &rule)?;
 
     let attempt = stage.connect()?;
     sent_again(&stage.client)?;

@@ -102,9 +102,7 @@ pub fn was_passed_by(case: &Case<'_>) -> bool {
     let mut windows = Vec::new();
     for seen in armed {
         match &seen.event.step {
-            Step::Armed { took, .. } => {
-                windows.push((seen.ts.saturating_add(*took).saturating_add(MARGIN), u64::MAX));
-            }
+            Step::Armed { .. } => windows.push((seen.ts.saturating_add(MARGIN), u64::MAX)),
             Step::LetGo { outcome, .. } => match outcome {
                 // In part of the time nothing could be seen.
                 Outcome::OverBudget => drop(windows.pop()),
