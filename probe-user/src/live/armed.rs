@@ -80,7 +80,7 @@ const fn linger(set: Set) -> u64 {
 const fn longest(set: Set) -> u64 {
     let longest = match set {
         // TCP sends a SYN again after 1, 3 and 7 seconds: one of these at least.
-        Set::IpvsVerdict => 4_000_000_000,
+        Set::IpvsVerdict => 6_000_000_000,
         // A question is asked again after up to five.
         Set::ConntrackEntry => LONGEST,
     };

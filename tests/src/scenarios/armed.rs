@@ -20,7 +20,7 @@ use crate::{
 /// Old connections of two ports, both of a server that is not listed any more.
 const PORTS: [u16; 2] = [40000, 40001];
 /// Packets that have nothing to do with them.
-const UNRELATED: usize = 1000;
+const UNRELATED: usize = 100;
 
 /// Two symptoms ask for the same set: it is armed for one, then for the other.
 pub fn one_at_a_time(lab: &Lab) -> Result<()> {
