@@ -4,7 +4,7 @@
 use std::{
     collections::{HashMap, HashSet},
     net::SocketAddr,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use super::Live;
@@ -23,7 +23,7 @@ use crate::{
 const EVERY: u64 = 500_000_000;
 /// The same when a hook told of a stall just now.
 const URGENT: u64 = 100_000_000;
-/// What a second of rounds may cost: bytes, nanoseconds.
+/// What a second of rounds may cost: bytes, and nanoseconds of a processor.
 const BYTES: u64 = 4 << 20;
 const TIME: i64 = 50_000_000;
 /// The least time that a round is begun with.
@@ -241,9 +241,8 @@ impl Live {
         }
         let Some((bytes, time)) = self.poller.budget(now) else { return };
         let targets = self.poller.in_turn(self.pods.targets(), now);
-        let begun = Instant::now();
         let round = round::read(&self.root, &targets, &self.poller.before, bytes, time);
-        self.poller.spend(round.bytes, begun.elapsed());
+        self.poller.spend(round.bytes, round.time);
         for event in self.poller.events(now, round) {
             match &event.body {
                 Body::SynSent(e) if e.outcome == Outcome::Trying => {
