@@ -170,7 +170,8 @@ impl Poller {
             let since = self.looked.insert(netns, now).unwrap_or(0);
             let mut tell = |body| events.push(Event { ts: now, body });
             let counters = &seen.counters;
-            if self.before.counters.get(&netns) != Some(counters) {
+            // While a stall is open it matters too that nothing changed.
+            if !self.first.is_empty() || self.before.counters.get(&netns) != Some(counters) {
                 self.before.counters.insert(netns, counters.clone());
                 tell(Body::Counters(Counters { since, ..counters.clone() }));
             }
@@ -340,6 +341,8 @@ mod tests {
         assert!(!told(&round(&mut poller, 2 * S, seen(&[], false))));
         let mut rose = seen(&[], false);
         rose.counters.listen_overflows = Some(1);
+        poller.attend([7], 2 * S);
+        assert!(told(&round(&mut poller, 2 * S, seen(&[], false))), "a stall is open");
         let bodies = round(&mut poller, 3 * S, rose);
         let Body::Counters(counters) = &bodies[0] else { unreachable!("{bodies:?}") };
         assert_eq!((counters.listen_overflows, counters.since), (Some(1), 2 * S));
