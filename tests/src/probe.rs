@@ -108,6 +108,23 @@ impl Probe {
         Ok(Finding { line: Some(line), at })
     }
 
+    /// Waits for a finding, or an update of one, for which `wanted` holds.
+    pub fn told(
+        &self,
+        what: &str,
+        limit: Duration,
+        wanted: impl Fn(&Value) -> bool,
+    ) -> Result<Finding> {
+        if !self.present {
+            return Ok(Finding { line: None, at: Instant::now() });
+        }
+        let is_finding = |line: &Value| line["type"] == "finding" || line["type"] == "update";
+        let (line, at) = self.wait_line(&format!("a finding: {what}"), limit, |line| {
+            is_finding(line) && wanted(line)
+        })?;
+        Ok(Finding { line: Some(line), at })
+    }
+
     /// Waits for a finding of this cause whose victim is this pod.
     pub fn cause(&self, cause: &str, victim: &str, limit: Duration) -> Result<Finding> {
         self.finding(&format!("{cause} with victim {victim}"), limit, |f| {

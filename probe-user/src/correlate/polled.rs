@@ -52,6 +52,8 @@ impl Rise {
 #[derive(Debug, Default)]
 pub struct Polled {
     rises: BTreeMap<u32, VecDeque<Rise>>,
+    /// When each namespace with rises was looked at last.
+    looked: HashMap<u32, u64>,
     queues: HashMap<u32, (u64, ListenQueues)>,
 }
 
@@ -61,10 +63,14 @@ impl Polled {
     pub fn note(&mut self, ts: u64, before: Option<&Counters>, now: &Counters) -> bool {
         // Of a namespace without a reading before, the totals say nothing: it may just be new to us.
         let (Some(before), true) = (before, now.since > 0) else { return false };
+        if let Some(looked) = self.looked.get_mut(&now.netns) {
+            *looked = ts;
+        }
         let Some(rise) = Rise::of(before, now, ts) else { return false };
         if self.rises.len() >= CAPACITY && !self.rises.contains_key(&now.netns) {
             return false;
         }
+        self.looked.insert(now.netns, ts);
         let rises = self.rises.entry(now.netns).or_default();
         rises.push_back(rise);
         if rises.len() > SPANS {
@@ -81,6 +87,7 @@ impl Polled {
 
     pub fn forget(&mut self, netns: u32) {
         self.rises.remove(&netns);
+        self.looked.remove(&netns);
         self.queues.remove(&netns);
     }
 
@@ -90,21 +97,25 @@ impl Polled {
         (*ts >= since).then_some((*ts, queues))
     }
 
-    /// Namespaces in which it rose, for which `of` holds, in each of these spans; with the rises.
+    /// Namespaces in which something rose for which `of` holds, in each of these spans that ended
+    /// before the last look; with how many spans these were, and the rises.
     pub fn rose_in_each<'a>(
         &'a self,
         spans: &'a [Span],
         of: impl Fn(&Rise) -> bool + 'a,
-    ) -> impl Iterator<Item = (u32, Vec<Rise>)> + 'a {
+    ) -> impl Iterator<Item = (u32, usize, Vec<Rise>)> + 'a {
         self.rises.iter().filter_map(move |(netns, rises)| {
+            let looked = *self.looked.get(netns)?;
             let mut found: Vec<Rise> = Vec::new();
-            for span in spans {
+            let mut count = 0;
+            for span in spans.iter().filter(|span| span.1 <= looked) {
                 let rise = rises.iter().find(|rise| of(rise) && overlap(rise.span, *span))?;
+                count += 1;
                 if found.last() != Some(rise) {
                     found.push(*rise);
                 }
             }
-            (!found.is_empty()).then_some((*netns, found))
+            (count > 0).then_some((*netns, count, found))
         })
     }
 
@@ -151,7 +162,7 @@ mod tests {
         assert!(polled.note(2 * S, Some(&first), &counters(S, 5, 0, 0)));
         let found: Vec<_> = polled.rose_in_each(&[(S, S)], |r| r.overflows > 0).collect();
         assert_eq!(found.len(), 1);
-        assert_eq!(found[0].1[0].overflows, 2);
+        assert_eq!(found[0].2[0].overflows, 2);
     }
 
     #[test]
@@ -159,10 +170,17 @@ mod tests {
         let mut polled = Polled::default();
         polled.note(2 * S, Some(&counters(S, 0, 0, 0)), &counters(S, 1, 0, 0));
         polled.note(5 * S, Some(&counters(4 * S, 1, 0, 0)), &counters(4 * S, 2, 0, 0));
-        let rose = |spans: &[Span]| polled.rose_in_each(spans, |r| r.overflows > 0).count();
-        assert_eq!(rose(&[(S, 2 * S), (4 * S, 5 * S)]), 1);
-        assert_eq!(rose(&[(S, 2 * S), (3 * S, 3 * S)]), 0);
-        assert_eq!(rose(&[]), 0, "nothing to go by");
+        let count = |polled: &Polled, spans: &[Span]| {
+            polled.rose_in_each(spans, |r| r.overflows > 0).count()
+        };
+        assert_eq!(count(&polled, &[(S, 2 * S), (4 * S, 5 * S)]), 1);
+        assert_eq!(count(&polled, &[(S, 2 * S), (3 * S, 3 * S)]), 0);
+        assert_eq!(count(&polled, &[]), 0, "nothing to go by");
+        let later = (6 * S, 6 * S);
+        assert_eq!(count(&polled, &[(S, 2 * S), later]), 1, "not looked at since");
+        assert_eq!(count(&polled, &[later]), 0);
+        polled.note(7 * S, Some(&counters(4 * S, 2, 0, 0)), &counters(5 * S, 2, 0, 0));
+        assert_eq!(count(&polled, &[(S, 2 * S), later]), 0, "looked, and it had not risen");
     }
 
     #[test]

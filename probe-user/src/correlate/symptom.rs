@@ -283,11 +283,9 @@ impl Symptom {
         }
     }
 
-    /// Spans of time in each of which a SYN of this connect was sent and not answered, as far as
-    /// that is known by `now`: what rose in all of them may have cost them.
-    pub fn lost_syns(&self, now: u64) -> Vec<Span> {
-        /// Counters are read as often as this at least.
-        const READ: u64 = 1_200_000_000;
+    /// Spans of time in each of which a SYN of this connect was sent and not answered: what rose in
+    /// all of them may have cost them.
+    pub fn lost_syns(&self) -> Vec<Span> {
         let mut spans = self.sent_again.clone();
         if self.answered.is_some() {
             // The last one got through; the first one did not.
@@ -301,7 +299,6 @@ impl Symptom {
                 spans.push((before(*from), before(*to)));
             }
         }
-        spans.retain(|(_, to)| self.ended.is_some() || to.saturating_add(READ) <= now);
         spans
     }
 

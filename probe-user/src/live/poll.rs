@@ -4,7 +4,7 @@
 use std::{
     collections::{HashMap, HashSet},
     net::SocketAddr,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use super::Live;
@@ -23,7 +23,7 @@ use crate::{
 const EVERY: u64 = 500_000_000;
 /// The same when a hook told of a stall just now.
 const URGENT: u64 = 100_000_000;
-/// What a second of rounds may cost: bytes, nanoseconds.
+/// What a second of rounds may cost: bytes, and nanoseconds of a processor.
 const BYTES: u64 = 4 << 20;
 const TIME: i64 = 50_000_000;
 /// The least time that a round is begun with.
@@ -170,7 +170,8 @@ impl Poller {
             let since = self.looked.insert(netns, now).unwrap_or(0);
             let mut tell = |body| events.push(Event { ts: now, body });
             let counters = &seen.counters;
-            if self.before.counters.get(&netns) != Some(counters) {
+            // While a stall is open it matters too that nothing changed.
+            if !self.first.is_empty() || self.before.counters.get(&netns) != Some(counters) {
                 self.before.counters.insert(netns, counters.clone());
                 tell(Body::Counters(Counters { since, ..counters.clone() }));
             }
@@ -241,9 +242,8 @@ impl Live {
         }
         let Some((bytes, time)) = self.poller.budget(now) else { return };
         let targets = self.poller.in_turn(self.pods.targets(), now);
-        let begun = Instant::now();
         let round = round::read(&self.root, &targets, &self.poller.before, bytes, time);
-        self.poller.spend(round.bytes, begun.elapsed());
+        self.poller.spend(round.bytes, round.time);
         for event in self.poller.events(now, round) {
             match &event.body {
                 Body::SynSent(e) if e.outcome == Outcome::Trying => {
@@ -341,6 +341,8 @@ mod tests {
         assert!(!told(&round(&mut poller, 2 * S, seen(&[], false))));
         let mut rose = seen(&[], false);
         rose.counters.listen_overflows = Some(1);
+        poller.attend([7], 2 * S);
+        assert!(told(&round(&mut poller, 2 * S, seen(&[], false))), "a stall is open");
         let bodies = round(&mut poller, 3 * S, rose);
         let Body::Counters(counters) = &bodies[0] else { unreachable!("{bodies:?}") };
         assert_eq!((counters.listen_overflows, counters.since), (Some(1), 2 * S));

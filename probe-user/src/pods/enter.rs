@@ -54,12 +54,28 @@ where
     T: Send,
     F: Fn(&Inside) -> Result<T> + Sync,
 {
-    let Some(first) = targets.first() else { return Vec::new() };
     let deadline = Instant::now() + budget;
+    visit_while(root, targets, || Instant::now() < deadline, read)
+}
+
+/// The same for as long as `go`, which the helper thread asks before each target but the first, says
+/// so.
+pub fn visit_while<T, F, G>(
+    root: &Path,
+    targets: &[Target],
+    go: G,
+    read: F,
+) -> Vec<(u32, Result<T>)>
+where
+    T: Send,
+    F: Fn(&Inside) -> Result<T> + Sync,
+    G: Fn() -> bool + Sync,
+{
+    let Some(first) = targets.first() else { return Vec::new() };
     let walk = || {
         let mut answers = Vec::with_capacity(targets.len());
         for target in targets {
-            if !answers.is_empty() && Instant::now() >= deadline {
+            if !answers.is_empty() && !go() {
                 break;
             }
             answers.push((target.netns, visit_one(root, target, &read)));

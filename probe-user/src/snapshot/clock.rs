@@ -1,6 +1,6 @@
 //! Two clocks read at the same moment.
 
-use std::{io, mem::MaybeUninit};
+use std::{io, mem::MaybeUninit, time::Duration};
 
 use anyhow::{Context as _, Result};
 
@@ -25,6 +25,11 @@ pub fn now() -> Result<(u64, Clock)> {
     }
     let (_, boot, wall) = best.context("no clock was read")?;
     Ok((boot, Clock { wall }))
+}
+
+/// Processor time that the calling thread has used; 0 where the kernel does not tell.
+pub fn of_thread() -> Duration {
+    Duration::from_nanos(read(libc::CLOCK_THREAD_CPUTIME_ID).unwrap_or(0))
 }
 
 /// One clock in nanoseconds. A wall clock before 1970 reads as 0.

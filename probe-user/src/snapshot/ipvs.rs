@@ -5,7 +5,7 @@
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::Path,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::Result;
@@ -38,7 +38,7 @@ pub struct Found {
 pub fn entries(root: &Path, target: &Target, flows: &[(SocketAddr, SocketAddr)]) -> Found {
     let netns = target.netns;
     let answers = visit(root, std::slice::from_ref(target), BUDGET, |inside| {
-        let budget = Budget::new(CONNECTIONS_MAX, Instant::now() + BUDGET);
+        let budget = Budget::new(CONNECTIONS_MAX, BUDGET);
         find(netns, &inside.net, flows, &budget)
     });
     for (netns, answer) in answers {
@@ -158,7 +158,7 @@ TCP  0A600015:0050 rr
         let net = tempfile::tempdir().unwrap();
         std::fs::write(net.path().join("ip_vs_conn"), CONNECTIONS).unwrap();
         std::fs::write(net.path().join("ip_vs"), SERVICES).unwrap();
-        let budget = Budget::new(bytes, Instant::now() + Duration::from_secs(60));
+        let budget = Budget::new(bytes, Duration::from_secs(60));
         let found = find(1, net.path(), flows, &budget).unwrap();
         (found.entries, found.cut)
     }

@@ -4,26 +4,34 @@ use std::{
     io::{BufRead as _, BufReader, ErrorKind, Read as _},
     path::Path,
     sync::atomic::{AtomicU64, Ordering},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
 
+use super::clock;
 use crate::pods::procfs::open;
 
 /// Lines between two looks at the clock; 256 take the kernel well below a millisecond.
 const LINES: usize = 256;
 
-/// What may still be read.
+/// How much longer than the processor time it may take by the clock on the wall: on a busy machine
+/// the reader waits for its turn.
+const PATIENCE: u32 = 4;
+
+/// What may still be read, by a thread that was started for it: bytes, and processor time.
 #[derive(Debug)]
 pub struct Budget {
     bytes: AtomicU64,
+    time: Duration,
     deadline: Instant,
+    used: AtomicU64,
 }
 
 impl Budget {
-    pub fn new(bytes: u64, deadline: Instant) -> Self {
-        Self { bytes: AtomicU64::new(bytes), deadline }
+    pub fn new(bytes: u64, time: Duration) -> Self {
+        let deadline = Instant::now() + time.saturating_mul(PATIENCE);
+        Self { bytes: AtomicU64::new(bytes), time, deadline, used: AtomicU64::new(0) }
     }
 
     pub fn spend(&self, bytes: u64) {
@@ -36,8 +44,17 @@ impl Budget {
         self.bytes.load(Ordering::Relaxed)
     }
 
+    /// Processor time used, as of the last look.
+    pub fn used(&self) -> Duration {
+        Duration::from_nanos(self.used.load(Ordering::Relaxed))
+    }
+
+    /// Looks at the clocks. By the thread that reads.
     pub fn is_over(&self) -> bool {
-        self.left() == 0 || Instant::now() >= self.deadline
+        let used = clock::of_thread();
+        let nanos = u64::try_from(used.as_nanos()).unwrap_or(u64::MAX);
+        self.used.store(nanos, Ordering::Relaxed);
+        self.left() == 0 || used >= self.time || Instant::now() >= self.deadline
     }
 }
 
@@ -55,7 +72,8 @@ pub fn read(path: &Path, budget: &Budget, mut each: impl FnMut(&str) -> bool) ->
     let mut reader = BufReader::with_capacity(1 << 16, file.take(budget.left()));
     let mut line = Vec::new();
     for number in 0.. {
-        if number % LINES == 0 && budget.is_over() {
+        // A short file is read whole: what is left out of it would cost more than it saves.
+        if number > 0 && number % LINES == 0 && budget.is_over() {
             return Ok(true);
         }
         line.clear();

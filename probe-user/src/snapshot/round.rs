@@ -2,12 +2,7 @@
 //! again, accept queues. Tables of sockets are read only where a counter says that there is
 //! something to see, so a quiet namespace costs one small file.
 
-use std::{
-    collections::HashMap,
-    net::SocketAddr,
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::{collections::HashMap, net::SocketAddr, path::Path, time::Duration};
 
 use anyhow::Result;
 use log::debug;
@@ -21,7 +16,7 @@ use crate::{
     event::Counters,
     pods::{
         Target,
-        enter::{Inside, visit},
+        enter::{Inside, visit_while},
         procfs::{TEXT_MAX, read_optional},
     },
 };
@@ -61,35 +56,40 @@ pub struct Round {
     pub next: Option<u32>,
     /// Namespaces not reached, and tables cut.
     pub not_read: u64,
-    /// Bytes read.
+    /// Bytes read, and processor time that it took.
     pub bytes: u64,
+    pub time: Duration,
 }
 
-/// Looks into `targets` in their order until `bytes` or `time` are used up.
+/// Looks into `targets` in their order until `bytes` or `time` (of a processor) are used up.
 pub fn read(root: &Path, targets: &[Target], before: &Before, bytes: u64, time: Duration) -> Round {
     let size = TableSize::read(root);
-    let budget = Budget::new(bytes, Instant::now() + time);
-    let answers = visit(root, targets, time, |inside| {
-        if budget.left() == 0 {
-            return Ok(None);
-        }
-        one(root, inside, size, before, &budget).map(Some)
-    });
-    let mut round = Round { bytes: bytes - budget.left(), ..Round::default() };
-    let reached = answers.iter().filter(|(_, answer)| !matches!(answer, Ok(None))).count();
+    let budget = Budget::new(bytes, time);
+    let answers = visit_while(
+        root,
+        targets,
+        || !budget.is_over(),
+        |inside| {
+            let seen = one(root, inside, size, before, &budget);
+            budget.is_over();
+            seen
+        },
+    );
+    let (bytes, time) = (bytes - budget.left(), budget.used());
+    let mut round = Round { bytes, time, ..Round::default() };
+    let reached = answers.len();
     if let Some(next) = targets.get(reached) {
         round.next = Some(next.netns);
         round.not_read = u64::try_from(targets.len() - reached).unwrap_or(u64::MAX);
     }
     for (netns, answer) in answers {
         match answer {
-            Ok(Some(seen)) => {
+            Ok(seen) => {
                 let cut = |table: &Option<Table>| table.as_ref().is_some_and(|t| t.cut);
                 round.not_read += u64::from(cut(&seen.connects) || cut(&seen.queues));
                 let counters = Counters { netns, ..seen.counters };
                 round.seen.push((netns, Seen { counters, ..seen }));
             }
-            Ok(None) => {}
             Err(error) => debug!("cannot look into network namespace {netns}: {error:#}"),
         }
     }

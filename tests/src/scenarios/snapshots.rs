@@ -14,6 +14,7 @@ use crate::{
     command::run,
     counters,
     dns::server::{self, Behaviour},
+    finding::Finding,
     lab::Lab,
     netns::Pod,
     probe::Probe,
@@ -73,6 +74,14 @@ fn check(probe: &Probe, left: Left) -> Result<()> {
     Ok(())
 }
 
+/// Waits until the cause is named, at once or after the stall was told without a name: where only
+/// `/proc` is read, a look may come late.
+fn named(probe: &Probe, cause: &str, victim: &str) -> Result<Finding> {
+    probe.told(&format!("{cause} with victim {victim}"), STALL, |line| {
+        line["cause"] == cause && line["victim"]["pod"] == victim
+    })
+}
+
 pub fn accept_queue(lab: &Lab) -> Result<()> {
     on(lab, Left::Snapshot, |lab| full_queue(lab, false))
 }
@@ -93,8 +102,7 @@ fn full_queue(lab: &Lab, v6: bool) -> Result<()> {
 
     let _connects = accept_queue::refuse_syn(&client, &server, to)?;
 
-    probe
-        .cause("accept-queue-overflow", "client", STALL)?
+    named(&probe, "accept-queue-overflow", "client")?
         .is("/symptom", "connect-stall")?
         .is("/confidence", "likely")?
         .is("/culprit/pod", "shop")?
@@ -108,7 +116,7 @@ fn full_queue(lab: &Lab, v6: bool) -> Result<()> {
         .is("/flow/dst", to.ip().to_string())?
         .filled("/fix")?;
     probe.stop()?;
-    probe.only(&["accept-queue-overflow"])
+    probe.only(&["accept-queue-overflow", "unknown"])
 }
 
 pub fn table_full(lab: &Lab) -> Result<()> {
@@ -129,15 +137,14 @@ fn full_table(lab: &Lab) -> Result<()> {
 
     let _connects = table_full::fill(&asking, &connecting, server.v4.into())?;
 
-    probe
-        .cause("conntrack-table-full", "client-b", STALL)?
+    named(&probe, "conntrack-table-full", "client-b")?
         .is("/symptom", "connect-stall")?
         .is("/confidence", "likely")?
         .is("/culprit/pod", "host")?
         .is("/details/limit", table_full::LIMIT)?
         .filled("/fix")?;
     probe.stop()?;
-    probe.only(&["conntrack-table-full"])
+    probe.only(&["conntrack-table-full", "unknown"])
 }
 
 pub fn ipvs_stale(lab: &Lab) -> Result<()> {
@@ -183,8 +190,7 @@ fn two_clients(lab: &Lab) -> Result<()> {
     let _connects = accept_queue::refuse_syn(&busy, &full, SocketAddr::new(full.v4.into(), PORT))?;
     sent_again(&unlucky)?;
 
-    probe
-        .cause("accept-queue-overflow", "client-b", STALL)?
+    named(&probe, "accept-queue-overflow", "client-b")?
         .is("/confidence", "likely")?
         .is("/culprit/pod", "shop-b")?;
     probe.cause("unknown", "client-a", STALL)?.is("/symptom", "connect-stall")?;

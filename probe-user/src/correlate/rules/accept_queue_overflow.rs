@@ -88,7 +88,7 @@ fn polled(case: &Case<'_>) -> Option<Verdict> {
     if !case.last_word || !is_tcp || !is_blind || world.polled.is_empty() {
         return None;
     }
-    let spans = symptom.lost_syns(world.now);
+    let spans = symptom.lost_syns();
     let at = symptom.server();
     let since = *symptom.span().start();
     let asked = if at.ip().is_loopback() {
@@ -103,7 +103,7 @@ fn polled(case: &Case<'_>) -> Option<Verdict> {
             && (queue.address.ip().is_unspecified() || queue.address.ip() == at.ip())
     };
     let direct = asked.and_then(|netns| {
-        let (_, rises) = refusing().find(|(other, _)| *other == netns)?;
+        let (_, _, rises) = refusing().find(|(other, ..)| *other == netns)?;
         let (ts, queues) = world.polled.queues(netns, since)?;
         let queue = queues.queues.iter().find(here)?;
         // Another queue there may be the one that is full.
@@ -114,10 +114,10 @@ fn polled(case: &Case<'_>) -> Option<Verdict> {
     });
     let translated = || {
         let mut all = refusing();
-        let (netns, rises) = all.next()?;
+        let (netns, count, rises) = all.next()?;
         let (ts, queues) = world.polled.queues(netns, since)?;
         let [queue] = queues.queues.as_slice() else { return None };
-        let only = all.next().is_none() && !queues.cut && spans.len() > 1;
+        let only = all.next().is_none() && !queues.cut && count > 1;
         let v4 = at.is_ipv4();
         let pod = world.pods.at(netns, 0, ts)?;
         let ip = pod.addresses.iter().find(|ip| ip.is_ipv4() == v4)?;

@@ -47,11 +47,11 @@ fn polled(case: &Case<'_>) -> Option<Verdict> {
     if !case.last_word || !is_tcp || !is_blind || world.polled.is_empty() {
         return None;
     }
-    let spans = symptom.lost_syns(world.now);
+    let spans = symptom.lost_syns();
     let server = world.pods.owner(symptom.server().ip(), symptom.opened).map(|pod| pod.netns);
     let passed = [Some(world.node.netns), Some(symptom.netns), server];
     let mut refusing = world.polled.rose_in_each(&spans, |r| r.untracked > 0 && r.table_is_full);
-    let (netns, rises) = refusing.find(|(netns, _)| passed.contains(&Some(*netns)))?;
+    let (netns, _, rises) = refusing.find(|(netns, ..)| passed.contains(&Some(*netns)))?;
     let details = details(world, netns);
     let table = world.pods.name(netns, 0, world.now);
     let dropped: u64 = rises.iter().map(|rise| rise.untracked).sum();

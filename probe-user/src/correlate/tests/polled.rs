@@ -124,7 +124,27 @@ fn an_overflow_at_another_time_explains_nothing() {
     run.at(2000, look(2000, WEB, 2, 2));
     run.at(2000, listen_queues(WEB, &[("0.0.0.0:8080", 2)]));
     // Not with the second retransmit.
+    run.at(4000, look(4000, WEB, 2, 2));
     stall(&mut run, WEB_END);
+    run.until(9000);
+    assert_eq!(run.only().cause, Cause::Unknown);
+}
+
+#[test]
+fn what_was_not_looked_at_since_does_not_count_against_it() {
+    let mut run = without_ebpf();
+    run.at(500, look(500, WEB, 0, 0));
+    run.at(2000, look(2000, WEB, 2, 2));
+    run.at(2000, listen_queues(WEB, &[("0.0.0.0:8080", 2)]));
+    stall(&mut run, WEB_END);
+    run.until(9000);
+    assert_eq!(run.only().cause, Cause::AcceptQueueOverflow);
+    // One coincidence is too little where the namespace is only guessed.
+    let mut run = without_ebpf();
+    run.at(500, look(500, WEB, 0, 0));
+    run.at(2000, look(2000, WEB, 2, 2));
+    run.at(2000, listen_queues(WEB, &[("0.0.0.0:8080", 2)]));
+    stall(&mut run, "10.96.7.7:80");
     run.until(9000);
     assert_eq!(run.only().cause, Cause::Unknown);
 }
