@@ -9,6 +9,7 @@ use anyhow::Result;
 use crate::{
     command::{feed, run},
     sysctl,
+    wait::{SOON, until},
 };
 
 /// kube-proxy's device for service addresses.
@@ -141,9 +142,10 @@ pub fn clean() -> Result<()> {
     Ok(())
 }
 
+/// nf_tables lets go of what its deleted rules named some time later, from a work queue.
 pub fn clean_sets() -> Result<()> {
-    if Path::new("/sys/module/ip_set").exists() {
-        run("ipset", &["destroy"])?;
+    if !Path::new("/sys/module/ip_set").exists() {
+        return Ok(());
     }
-    Ok(())
+    until("no rule names an ipset", SOON, || Ok(run("ipset", &["destroy"]).ok().map(drop)))
 }

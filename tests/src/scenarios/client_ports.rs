@@ -80,7 +80,7 @@ pub fn lookalikes(lab: &Lab) -> Result<()> {
     let state = Attempt::start(&client, closed)?.wait(SOON)?;
     ensure!(state == State::Failed(libc::ECONNREFUSED), "a closed port: {state:?}");
 
-    probe.cause("no-listener", "client", SOON)?;
+    probe.cause("no-listener", "client", SOON)?.is("/confidence", "certain")?;
     probe.stop()?;
     probe.only(&["no-listener"])
 }

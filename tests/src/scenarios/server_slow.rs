@@ -66,6 +66,7 @@ pub fn chain(lab: &Lab) -> Result<()> {
     probe
         .cause("server-slow", "client", SOON)?
         .is("/symptom", "dns-stall")?
+        .is("/confidence", "certain")?
         .is("/culprit/address", upstream_address.as_str())?
         .is("/details/server_pod", "dns")?
         .is("/details/process", "dnsmasq")?
