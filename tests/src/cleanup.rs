@@ -92,7 +92,10 @@ pub fn rules() -> Result<()> {
 }
 
 fn connections() -> Result<()> {
-    if Path::new("/sys/module/nf_conntrack_netlink").exists() {
+    // A long table left behind would be a full one for the next case, whose limit is lower again.
+    let count = fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_count");
+    let many = count.is_ok_and(|count| count.trim().parse().is_ok_and(|count: u64| count > 1000));
+    if many || Path::new("/sys/module/nf_conntrack_netlink").exists() {
         run("conntrack", &["-F"])?;
     }
     Ok(())

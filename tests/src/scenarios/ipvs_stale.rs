@@ -143,23 +143,19 @@ pub fn drained(lab: &Lab) -> Result<()> {
     probe.only(&["ipvs-stale-connection"])
 }
 
-/// The old server is not listed any more: the SYN is dropped without a word.
 pub fn removed(lab: &Lab) -> Result<()> {
-    taken_out(lab, false, &[])
+    taken_out(lab, false, "certain")
 }
 
 pub fn removed_v6(lab: &Lab) -> Result<()> {
-    taken_out(lab, true, &[])
+    taken_out(lab, true, "certain")
 }
 
-/// The same with tracepoints alone: nothing can be armed, what is read after the drop must do.
-pub fn removed_tracepoints(lab: &Lab) -> Result<()> {
-    taken_out(lab, false, &["--rungs", "tracepoint"])
-}
-
-fn taken_out(lab: &Lab, v6: bool, arguments: &[&str]) -> Result<()> {
+/// The old server is not listed any more: the SYN is dropped without a word. Where nothing can be
+/// armed, what is read after the drop must do.
+pub fn taken_out(lab: &Lab, v6: bool, confidence: &str) -> Result<()> {
     let stage = Stage::new(lab, v6, 0)?;
-    let probe = lab.probe(arguments)?;
+    let probe = lab.probe(&[])?;
     ipvs::remove(stage.service, stage.old_end)?;
 
     let attempt = stage.connect()?;
@@ -169,7 +165,7 @@ fn taken_out(lab: &Lab, v6: bool, arguments: &[&str]) -> Result<()> {
     probe
         .cause("ipvs-stale-connection", "client", SOON)?
         .is("/symptom", "connect-stall")?
-        .is("/confidence", if arguments.is_empty() { "certain" } else { "likely" })?
+        .is("/confidence", confidence)?
         .is("/details/service", stage.service.to_string())?
         .is("/details/server", stage.old_end.to_string())?
         .is("/details/server_is", "removed")?

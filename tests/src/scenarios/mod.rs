@@ -169,7 +169,6 @@ pub const ALL: &[Case] = &[
     Case::new("ipvs_removed", ipvs_stale::removed).names("ipvs-stale-connection", Expect::Certain),
     Case::new("ipvs_removed_v6", ipvs_stale::removed_v6)
         .names("ipvs-stale-connection", Expect::Certain),
-    Case::new("ipvs_removed_tracepoints", ipvs_stale::removed_tracepoints),
     Case::new("ipvs_reused", ipvs_stale::reused),
     Case::new("ipvs_rule_drops", ipvs_stale::rule_drops),
     Case::new("ipvs_rule_drops_first", ipvs_stale::rule_drops_first),

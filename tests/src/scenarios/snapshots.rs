@@ -148,15 +148,15 @@ fn full_table(lab: &Lab) -> Result<()> {
 }
 
 pub fn ipvs_stale(lab: &Lab) -> Result<()> {
-    on(lab, Left::Snapshot, ipvs_stale::removed)
+    on(lab, Left::Snapshot, |lab| ipvs_stale::taken_out(lab, false, "likely"))
 }
 
 pub fn ipvs_stale_v6(lab: &Lab) -> Result<()> {
-    on(lab, Left::Snapshot, ipvs_stale::removed_v6)
+    on(lab, Left::Snapshot, |lab| ipvs_stale::taken_out(lab, true, "likely"))
 }
 
 pub fn ipvs_stale_tracepoint(lab: &Lab) -> Result<()> {
-    on(lab, Left::Tracepoint, ipvs_stale::removed)
+    on(lab, Left::Tracepoint, |lab| ipvs_stale::taken_out(lab, false, "likely"))
 }
 
 /// A look-alike: the old connection's server is well, a rule drops the SYN.
