@@ -82,9 +82,7 @@ impl Live {
         self.known.searches = SEARCHES;
         let mut closed = Vec::new();
         for event in records {
-            if let Some(header) = event.header() {
-                self.arming.saw(header.kind);
-            }
+            self.arming.saw(&event);
             match event.body {
                 Body::Dns(dns) if dns.header.kind == kind::DNS_CLOSE => closed.push(*dns),
                 _ => self.enrich(event, now, &mut events),
