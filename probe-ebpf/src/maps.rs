@@ -252,14 +252,15 @@ pub static IPVS_SCRATCH: PerCpuArray<Ipvs> = PerCpuArray::with_max_entries(1, 0)
 #[map]
 pub static REJECT_SCRATCH: PerCpuArray<Reject> = PerCpuArray::with_max_entries(1, 0);
 
-/// The SYN of the armed flow on its way through IPVS's hook, by its `struct sk_buff`.
+/// The SYN of the armed flow on its way through IPVS's hook, by its `struct sk_buff`. Not a map that
+/// forgets by itself: a small one of that sort gives up what was just put in.
 #[map]
-pub static VERDICTS: LruHashMap<u64, Ipvs> = LruHashMap::with_max_entries(64, 0);
+pub static VERDICTS: HashMap<u64, Ipvs> = HashMap::with_max_entries(256, 0);
 
 /// Its `struct sk_buff` between entry and return of the hook and of the search for its connection,
 /// by the stack pointer at entry.
 #[map]
-pub static VERDICT_CALLS: LruHashMap<u64, u64> = LruHashMap::with_max_entries(64, 0);
+pub static VERDICT_CALLS: HashMap<u64, u64> = HashMap::with_max_entries(256, 0);
 
 /// `struct sk_buff *` between entry and return of `nf_conntrack_in`, by the stack pointer at entry;
 /// only of packets that may be of the armed flow.

@@ -225,7 +225,7 @@ impl Attachments {
         }
     }
 
-    fn allowed(&self, rung: Rung) -> Result<()> {
+    pub fn allowed(&self, rung: Rung) -> Result<()> {
         if self.rungs.contains(&rung) { Ok(()) } else { Err(LeftOut.into()) }
     }
 

@@ -123,8 +123,9 @@ impl Probes {
     /// Attaches a set for one flow; gives the number of places it is attached at.
     ///
     /// # Errors
-    /// Why a program of it cannot be loaded or attached; then none of it is.
+    /// Why a program of it cannot or must not be loaded or attached; then none of it is.
     pub fn arm(&mut self, set: Set, armed: Armed) -> Result<u32> {
+        self.attachments.allowed(Rung::Kprobe)?;
         self.armory.arm(&mut self.ebpf, set, armed)
     }
 

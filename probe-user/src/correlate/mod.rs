@@ -1,6 +1,7 @@
 //! From events to findings: a fold over one ordered stream. Its only clock is the time of the
 //! events and ticks, so a replay of the stream gives the same findings.
 
+pub mod arm;
 pub mod dns;
 pub mod flow;
 pub mod fold;
@@ -9,7 +10,6 @@ pub mod pods;
 pub mod polled;
 pub mod rules;
 
-mod arm;
 mod arm_conntrack;
 mod describe;
 mod evidence;

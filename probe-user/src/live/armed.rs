@@ -5,13 +5,14 @@ use std::collections::VecDeque;
 use log::{debug, warn};
 use probe_common::{
     armed::Armed as Wanted,
-    event::kind,
+    event::{DROP_IN_NF_HOOK_SLOW, kind},
     net::{FAMILY_V4, FAMILY_V6, Tuple},
 };
 
 use super::Live;
 use crate::{
     bpf::Probes,
+    correlate::arm::at_first,
     event::{
         Body, Event,
         armed::{Armed, Outcome, Request, Set, Step},
@@ -50,6 +51,9 @@ struct Current {
     since: u64,
     /// When what the set is for was first seen.
     seen: Option<u64>,
+    /// When a SYN of the flow was dropped after all was attached: it went another way, if nothing
+    /// was seen by then.
+    dropped: Option<u64>,
 }
 
 impl Current {
@@ -58,6 +62,10 @@ impl Current {
         self.seen.is_some_and(|seen| now.saturating_sub(seen) >= linger(self.set))
     }
 }
+
+/// A hook's event is out this long after its packet was freed at the latest; and programs see
+/// everything this long after they were attached.
+const MARGIN: u64 = 50_000_000;
 
 /// The kind of event that a set is armed for.
 const fn kind_of(set: Set) -> u16 {
@@ -88,12 +96,22 @@ const fn longest(set: Set) -> u64 {
 }
 
 impl Arming {
-    /// An event came from the kernel: it may be what is waited for.
-    pub fn saw(&mut self, now: u64, kind: u16) {
-        if let Some(current) = &mut self.current
-            && kind == kind_of(current.set)
-        {
-            current.seen.get_or_insert(now);
+    /// An event came from the kernel: it may be what is waited for, or show that it will not come.
+    pub fn saw(&mut self, now: u64, event: &Event) {
+        let Some(current) = &mut self.current else { return };
+        match &event.body {
+            Body::Drop(drop)
+                if current.set == Set::IpvsVerdict
+                    && drop.flags & DROP_IN_NF_HOOK_SLOW != 0
+                    && event.ts >= current.since.saturating_add(MARGIN)
+                    && at_first(drop) == current.flow =>
+            {
+                current.dropped = Some(event.ts);
+            }
+            _ if event.header().is_some_and(|header| header.kind == kind_of(current.set)) => {
+                current.seen.get_or_insert(now);
+            }
+            _ => {}
         }
     }
 
@@ -134,6 +152,9 @@ impl Live {
             let outcome = match current {
                 _ if current.is_enough(now) => Some(Outcome::Seen),
                 _ if over => Some(Outcome::OverBudget),
+                Current { dropped: Some(dropped), .. } if now >= dropped + MARGIN => {
+                    Some(Outcome::NothingSeen)
+                }
                 _ if now.saturating_sub(current.since) >= longest(current.set) => {
                     Some(Outcome::NothingSeen)
                 }
@@ -203,7 +224,8 @@ impl Live {
                 self.arming.armed += 1;
                 let took = u64::try_from(took).unwrap_or(u64::MAX);
                 ts = now.saturating_add(took);
-                self.arming.current = Some(Current { set, flow, since: ts, seen: None });
+                self.arming.current =
+                    Some(Current { set, flow, since: ts, seen: None, dropped: None });
                 Step::Armed { why: why.to_owned(), places, took }
             }
             Err(why) => Step::Refused { why },
@@ -239,6 +261,7 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]
 
     use super::*;
+    use crate::testing::{decided, ipvs};
 
     const SECOND: u64 = 1_000_000_000;
 
@@ -273,11 +296,12 @@ mod tests {
     #[test]
     fn only_the_event_of_the_set_is_what_was_looked_for() {
         let Request { set, flow, .. } = request(1);
-        let current = Some(Current { set, flow, since: 0, seen: None });
+        let event = |kind| Event { ts: 1, body: decided(ipvs(kind, None)) };
+        let current = Some(Current { set, flow, since: 0, seen: None, dropped: None });
         let mut arming = Arming { current, ..Arming::default() };
-        arming.saw(1, kind::DROP);
+        arming.saw(2, &event(kind::IPVS_STALE));
         assert_eq!(arming.current.as_ref().unwrap().seen, None);
-        arming.saw(2, kind::IPVS_VERDICT);
+        arming.saw(2, &event(kind::IPVS_VERDICT));
         assert_eq!(arming.current.as_ref().unwrap().seen, Some(2));
     }
 

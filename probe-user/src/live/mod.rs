@@ -94,9 +94,7 @@ impl Live {
         self.known.searches = SEARCHES;
         let mut closed = Vec::new();
         for event in records {
-            if let Some(header) = event.header() {
-                self.arming.saw(now, header.kind);
-            }
+            self.arming.saw(now, &event);
             match event.body {
                 Body::Dns(dns) if dns.header.kind == kind::DNS_CLOSE => closed.push(*dns),
                 _ => self.enrich(event, now, &mut events),

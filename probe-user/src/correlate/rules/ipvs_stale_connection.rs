@@ -99,19 +99,17 @@ pub fn was_passed_by(case: &Case<'_>) -> bool {
         return false;
     }
     let armed = case.armed(Set::IpvsVerdict);
-    let mut windows = Vec::new();
+    let (mut windows, mut from) = (Vec::new(), None);
     for seen in armed {
         match &seen.event.step {
-            Step::Armed { .. } => windows.push((seen.ts.saturating_add(MARGIN), u64::MAX)),
-            Step::LetGo { outcome, .. } => match outcome {
-                // In part of the time nothing could be seen.
-                Outcome::OverBudget => drop(windows.pop()),
-                _ => {
-                    if let Some((_, until)) = windows.last_mut() {
-                        *until = seen.ts;
-                    }
+            Step::Armed { .. } => from = Some(seen.ts.saturating_add(MARGIN)),
+            Step::LetGo { outcome, matched, .. } => {
+                // A hook that ran for the flow and told nothing, or had no budget, rules nothing out.
+                if *outcome == Outcome::NothingSeen && *matched == 0 {
+                    windows.extend(from.map(|from| (from, seen.ts)));
                 }
-            },
+                from = None;
+            }
             Step::Refused { .. } => {}
         }
     }
