@@ -43,6 +43,11 @@ pub fn one_at_a_time(lab: &Lab) -> Result<()> {
 
     let order: Vec<String> = all(&probe).iter().filter_map(|e| text(e, "event")).collect();
     ensure!(order == ["armed", "let-go", "armed", "let-go"], "not one after the other: {order:?}");
+    for step in steps(&probe, "armed") {
+        let (places, took) = (&step["places"], &step["took"]);
+        ensure!(places.as_u64() >= Some(4), "odd number of places: {step}");
+        crate::cli::say(&format!("armed: {places} places in {took} ns"))?;
+    }
     for step in steps(&probe, "let-go") {
         let is = |field: &str, wanted: &str| step[field] == wanted;
         ensure!(is("outcome", "seen") && is("set", "ipvs-verdict"), "odd outcome: {step}");
@@ -83,10 +88,11 @@ pub fn module_unloaded(lab: &Lab) -> Result<()> {
     )?;
     let attempt = Attempt::start(&client, service)?;
     probe.event("armed", SOON)?;
+    // Another dropped SYN would show that it does not come to IPVS.
+    drop(attempt);
     crate::command::run("modprobe", &["-r", "ip_vs_rr", "ip_vs"])?;
     probe.event("let-go", SOON)?.is("/outcome", "module-gone")?;
     until("nothing armed is loaded", SOON, || Ok((attached()?.0 <= before.0).then_some(())))?;
-    drop(attempt);
     probe.stop().map(drop)
 }
 
