@@ -100,6 +100,12 @@ fn is_to_client(flow: &Tuple, t: &Tuple) -> bool {
     t.proto == flow.proto && (flow.sport == 0 || t.dport == flow.sport) && t.dst == flow.src
 }
 
+/// An answer whose entry was gone when it came: it begins an entry of its own.
+#[inline(always)]
+fn is_new_answer(flow: &Tuple, orig: &Tuple) -> bool {
+    orig.sport == flow.dport && is_to_client(flow, orig)
+}
+
 #[inline(always)]
 fn returned(armed: &Armed, stack: u64, ret: u64) -> Option<()> {
     // SAFETY: the entry belongs to this call, which is about to return on this CPU.
@@ -119,7 +125,7 @@ fn returned(armed: &Armed, stack: u64, ret: u64) -> Option<()> {
         let is_answer = if to.ct.present == 0 {
             armed.flow.sport != 0
         } else {
-            is_asked(&armed.flow, &to.ct.orig)
+            is_asked(&armed.flow, &to.ct.orig) || is_new_answer(&armed.flow, &to.ct.orig)
         };
         if !is_answer {
             return None;

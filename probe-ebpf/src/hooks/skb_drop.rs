@@ -141,12 +141,13 @@ fn insert_failed(skb: Ptr) -> bool {
     if marked == 0 {
         return false;
     }
+    // SAFETY: as above. The packet freed next takes the mark, whatever it is: another one later
+    // must not.
+    unsafe { *mark = 0 };
     let (ct, _) = socket::nfct(skb);
     if ct == 0 || field::<u32>(ct, offset!(ct_status)) & ips::CONFIRMED != 0 {
         return false;
     }
-    // SAFETY: as above.
-    unsafe { *mark = 0 };
     emit::now().wrapping_sub(marked) < MARK_AGE
 }
 

@@ -5,13 +5,14 @@
 
 use anyhow::{Context as _, Result, anyhow};
 use aya::{
-    Ebpf,
-    maps::{Array, MapData, PerCpuArray, PerCpuValues},
+    Ebpf, Pod,
+    maps::{Array, HashMap, MapData, PerCpuArray, PerCpuValues},
     programs::{KProbe, ProgramError},
     util::nr_cpus,
 };
 use probe_common::{
     armed::{Armed, Cost},
+    event::Ipvs,
     net::{FAMILY_NONE, FAMILY_V4, FAMILY_V6},
 };
 
@@ -78,6 +79,9 @@ pub struct Spent {
 pub struct Armory {
     flow: Array<MapData, Wire<Armed>>,
     cost: PerCpuArray<MapData, Wire<Cost>>,
+    /// What entries leave for returns, by the stack pointer or the packet.
+    calls: [HashMap<MapData, u64, u64>; 2],
+    verdicts: HashMap<MapData, u64, Wire<Ipvs>>,
     armed: Option<Set>,
 }
 
@@ -85,7 +89,15 @@ impl Armory {
     pub fn take(ebpf: &mut Ebpf) -> Result<Self> {
         let flow = ebpf.take_map("ARMED").context("no map ARMED")?;
         let cost = ebpf.take_map("ARMED_COST").context("no map ARMED_COST")?;
+        let mut taken = |name| ebpf.take_map(name).with_context(|| format!("no map {name}"));
+        let (verdict_calls, tracking) = (taken("VERDICT_CALLS")?, taken("TRACKING")?);
+        let verdicts = taken("VERDICTS")?;
         Ok(Self {
+            calls: [
+                HashMap::try_from(verdict_calls).context("map VERDICT_CALLS")?,
+                HashMap::try_from(tracking).context("map TRACKING")?,
+            ],
+            verdicts: HashMap::try_from(verdicts).context("map VERDICTS")?,
             flow: Array::try_from(flow).context("map ARMED")?,
             cost: PerCpuArray::try_from(cost).context("map ARMED_COST")?,
             armed: None,
@@ -105,6 +117,10 @@ impl Armory {
             .context("cannot make values for all CPUs")?;
         self.cost.set(0, zero, 0).context("cannot write the map ARMED_COST")?;
         self.flow.set(0, Wire(armed), 0).context("cannot write the map ARMED")?;
+        // A call that was under way when the last set was let go left its entry: another call's
+        // return must not take it.
+        self.calls.iter_mut().for_each(clear);
+        clear(&mut self.verdicts);
         self.armed = Some(set);
         let mut places = 0;
         for place in spec(set).1 {
@@ -180,4 +196,12 @@ fn attach_to_all(ebpf: &mut Ebpf, program: &str, functions: &[&str]) -> Result<(
             .with_context(|| format!("cannot attach {program} to {function}"))?;
     }
     Ok(())
+}
+
+fn clear<V: Pod>(map: &mut HashMap<MapData, u64, V>) {
+    let keys: Vec<u64> = map.keys().filter_map(Result::ok).collect();
+    for key in keys {
+        // It may be gone in the meantime.
+        let _ = map.remove(&key);
+    }
 }

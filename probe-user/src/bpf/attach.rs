@@ -264,7 +264,10 @@ fn hook(spec: &Spec, state: HookState) -> Hook {
 /// The hooks where nothing is loaded into the kernel, and why.
 pub fn unattached(why: &str, has_module: impl Fn(&str) -> bool) -> Vec<Hook> {
     let state = |spec: &Spec| match spec.target {
-        Target::ModuleFunction { module, .. } | Target::ModuleEntry { module, .. }
+        Target::ModuleFunction { module, .. }
+        | Target::ModuleEntry { module, .. }
+        | Target::ModuleReturn { module, .. }
+        | Target::Armed { module, .. }
             if !has_module(module) =>
         {
             not_loaded(module)

@@ -24,8 +24,10 @@ impl Correlator {
         if case.symptom.side == Side::Packet || case.symptom.ended.is_some() {
             return;
         }
+        let port = case.symptom.flow.src.port();
         let Some((flow, ident, why)) = wish(&case, now) else { return };
-        self.wishes.ask(Request { set: Set::ConntrackEntry, flow, why }, ident);
+        let port = if flow.src.port() == 0 { port } else { 0 };
+        self.wishes.ask(Request { set: Set::ConntrackEntry, flow, port, why }, ident);
     }
 }
 

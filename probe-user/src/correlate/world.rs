@@ -255,11 +255,11 @@ impl World {
     }
 }
 
-/// The network in which other services are expected beside one: an IPv4 /16, an IPv6 /108 (the
-/// largest that kube-apiserver takes).
+/// The network in which other services are expected beside one: an IPv4 /20, for clusters that carve
+/// services, nodes and pods out of one /16; an IPv6 /108 (the largest that kube-apiserver takes).
 fn service_net(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
-        IpAddr::V4(v4) => Ipv4Addr::from(u32::from(v4) & 0xffff_0000).into(),
+        IpAddr::V4(v4) => Ipv4Addr::from(u32::from(v4) & 0xffff_f000).into(),
         IpAddr::V6(v6) => Ipv6Addr::from(u128::from(v6) >> 20 << 20).into(),
     }
 }

@@ -32,6 +32,8 @@ impl Set {
 pub struct Request {
     pub set: Set,
     pub flow: Flow,
+    /// Where the flow stands for any port of the client: the one that is stalled. Else 0.
+    pub port: u16,
     /// Why, in words that end a sentence.
     pub why: &'static str,
 }

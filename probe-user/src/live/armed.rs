@@ -1,6 +1,6 @@
 //! Arms sets of hooks as correlation asks for them: one at a time, each for a few seconds.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, net::SocketAddr};
 
 use log::{debug, warn};
 use probe_common::{
@@ -35,28 +35,49 @@ const PATIENCE: u64 = 10_000_000_000;
 pub struct Arming {
     waiting: VecDeque<(u64, Request)>,
     current: Option<Current>,
-    /// Nothing is armed before: until a CPU that was busy with it has earned its time again, and
-    /// after an arming in vain for as long as that lasted. Drops that come for ever, as of a port
-    /// scan, must not keep anything attached for ever.
+    /// Requests that will not come to it: no room, or too old. Told by the next pull.
+    left_out: Vec<Request>,
+    /// Nothing is armed before: until a CPU that was busy with it has earned its time again.
     rest_until: u64,
-    /// Armings so far, and requests that never came to it: no room, or too old.
+    /// And a set not before, after an arming in vain, for as long as that lasted. Drops that come
+    /// for ever, as of a port scan, must not keep anything attached for ever.
+    in_vain: Vec<(Set, u64)>,
+    /// Armings so far.
     pub armed: u64,
-    pub left_out: u64,
 }
 
 #[derive(Debug)]
 struct Current {
     set: Set,
     flow: Flow,
+    /// The client's port that is stalled; 0: the flow's own.
+    port: u16,
     since: u64,
-    /// When what the set is for was first seen.
+    /// When a packet of what is stalled was first seen, and whether any of the flow was.
     seen: Option<u64>,
+    is_any_seen: bool,
     /// When a SYN of the flow was dropped after all was attached: it went another way, if nothing
     /// was seen by then.
     dropped: Option<u64>,
 }
 
 impl Current {
+    fn new(request: &Request, since: u64) -> Self {
+        let Request { set, flow, port, .. } = *request;
+        Self { set, flow, port, since, seen: None, is_any_seen: false, dropped: None }
+    }
+
+    /// Whether an event of the set's kind is of what is stalled, and not of another port of its.
+    fn is_of_stalled(&self, event: &Event) -> bool {
+        let Body::CtEntry(e) = &event.body else { return true };
+        let client = SocketAddr::new(self.flow.src.ip(), self.port);
+        let of = |tuple| {
+            let flow = Flow::of(tuple);
+            flow.src == client || flow.dst == client
+        };
+        self.port == 0 || of(&e.tuple) || (e.ct.present != 0 && of(&e.ct.orig))
+    }
+
     /// Whether all was seen that the set is for.
     fn is_enough(&self, now: u64) -> bool {
         self.seen.is_some_and(|seen| now.saturating_sub(seen) >= linger(self.set))
@@ -108,30 +129,56 @@ impl Arming {
             {
                 current.dropped = Some(event.ts);
             }
-            _ if event.header().is_some_and(|header| header.kind == kind_of(current.set)) => {
-                current.seen.get_or_insert(now);
+            // Records of the arming before may still come.
+            _ if event.ts >= current.since.saturating_sub(MARGIN)
+                && event.header().is_some_and(|header| header.kind == kind_of(current.set)) =>
+            {
+                current.is_any_seen = true;
+                if current.is_of_stalled(event) {
+                    current.seen.get_or_insert(now);
+                }
             }
             _ => {}
         }
     }
 
     fn ask(&mut self, now: u64, request: Request) {
-        if self.waiting.len() >= WAITING {
-            self.left_out += 1;
-            return;
+        self.forget_old(now);
+        // What is newest is most likely still going on.
+        if self.waiting.len() >= WAITING
+            && let Some((_, oldest)) = self.waiting.pop_front()
+        {
+            self.left_out.push(oldest);
         }
         self.waiting.push_back((now, request));
     }
 
-    /// The next request that is still worth it.
-    fn next(&mut self, now: u64) -> Option<Request> {
-        while let Some((asked, request)) = self.waiting.pop_front() {
-            if now.saturating_sub(asked) <= PATIENCE {
-                return Some(request);
-            }
-            self.left_out += 1;
+    fn forget_old(&mut self, now: u64) {
+        while let Some((asked, _)) = self.waiting.front()
+            && now.saturating_sub(*asked) > PATIENCE
+        {
+            self.left_out.extend(self.waiting.pop_front().map(|(_, request)| request));
         }
-        None
+    }
+
+    /// The next request that is still worth it: IPVS's are few, and a SYN is not sent again often.
+    fn next(&mut self, now: u64) -> Option<Request> {
+        self.forget_old(now);
+        self.in_vain.retain(|(_, until)| now < *until);
+        let is_ready = |set| self.in_vain.iter().all(|(resting, _)| *resting != set);
+        let ready = |(_, request): &(u64, Request)| is_ready(request.set);
+        let first = |(_, request): &(u64, Request)| request.set == Set::IpvsVerdict;
+        let index = self
+            .waiting
+            .iter()
+            .position(|r| ready(r) && first(r))
+            .or_else(|| self.waiting.iter().position(ready))?;
+        self.waiting.remove(index).map(|(_, request)| request)
+    }
+
+    /// Nothing more will be armed.
+    pub fn forget(&mut self) {
+        self.waiting.clear();
     }
 }
 
@@ -156,13 +203,19 @@ impl Live {
                     Some(Outcome::NothingSeen)
                 }
                 _ if now.saturating_sub(current.since) >= longest(current.set) => {
-                    Some(Outcome::NothingSeen)
+                    let is_seen = current.is_any_seen;
+                    Some(if is_seen { Outcome::Seen } else { Outcome::NothingSeen })
                 }
                 _ => None,
             };
             if let Some(outcome) = outcome {
                 self.let_go(now, outcome, events);
             }
+        }
+        for request in std::mem::take(&mut self.arming.left_out) {
+            let step = Step::Refused { why: "too many others were asked for".to_owned() };
+            let armed = Armed::new(request.set, request.flow, step);
+            events.push(Event { ts: now, body: Body::Armed(Box::new(armed)) });
         }
         if self.arming.current.is_none()
             && now >= self.arming.rest_until
@@ -182,9 +235,10 @@ impl Live {
             crate::bpf::Spent::default()
         });
         let lasted = now.saturating_sub(current.since);
-        let in_vain = if outcome == Outcome::Seen { 0 } else { now.saturating_add(lasted) };
-        let earned = current.since.saturating_add(spent.most.saturating_mul(PART));
-        self.arming.rest_until = in_vain.max(earned);
+        if outcome != Outcome::Seen {
+            self.arming.in_vain.push((current.set, now.saturating_add(lasted)));
+        }
+        self.arming.rest_until = current.since.saturating_add(spent.most.saturating_mul(PART));
         let step = Step::LetGo {
             outcome,
             lasted,
@@ -205,7 +259,7 @@ impl Live {
     }
 
     fn arm_now(&mut self, request: Request, now: u64, events: &mut Vec<Event>) {
-        let Request { set, flow, why } = request;
+        let Request { set, flow, why, .. } = request;
         let module = Probes::module_of(set);
         let Ok(probes) = &mut self.probes else { return };
         let mut ts = now;
@@ -224,8 +278,7 @@ impl Live {
                 self.arming.armed += 1;
                 let took = u64::try_from(took).unwrap_or(u64::MAX);
                 ts = now.saturating_add(took);
-                self.arming.current =
-                    Some(Current { set, flow, since: ts, seen: None, dropped: None });
+                self.arming.current = Some(Current::new(&request, ts));
                 Step::Armed { why: why.to_owned(), places, took }
             }
             Err(why) => Step::Refused { why },
@@ -261,14 +314,14 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]
 
     use super::*;
-    use crate::testing::{decided, ipvs};
+    use crate::testing::{ct_entry, decided, ipvs};
 
     const SECOND: u64 = 1_000_000_000;
 
     fn request(port: u16) -> Request {
-        let end = |port| std::net::SocketAddr::from(([10, 96, 0, 20], port));
+        let end = |port| SocketAddr::from(([10, 96, 0, 20], port));
         let flow = Flow { proto: 6, src: end(port), dst: end(80) };
-        Request { set: Set::IpvsVerdict, flow, why: "a test" }
+        Request { set: Set::IpvsVerdict, flow, port: 0, why: "a test" }
     }
 
     #[test]
@@ -278,31 +331,59 @@ mod tests {
         arming.ask(5 * SECOND, request(2));
         arming.ask(5 * SECOND, request(3));
         assert_eq!(arming.next(12 * SECOND), Some(request(2)));
-        assert_eq!(arming.left_out, 1);
+        assert_eq!(arming.left_out, [request(1)]);
         assert_eq!(arming.next(12 * SECOND), Some(request(3)));
         assert_eq!(arming.next(12 * SECOND), None);
     }
 
     #[test]
-    fn what_does_not_fit_is_counted() {
+    fn what_is_oldest_makes_way_and_is_told() {
         let mut arming = Arming::default();
         for port in 0..20 {
             arming.ask(0, request(port));
         }
-        assert_eq!(arming.left_out, 4);
-        assert_eq!(arming.next(0), Some(request(0)));
+        assert_eq!(arming.left_out, (0..4).map(request).collect::<Vec<_>>());
+        assert_eq!(arming.next(0), Some(request(4)));
+    }
+
+    #[test]
+    fn a_set_that_was_armed_in_vain_lets_others_go_first() {
+        let mut arming = Arming::default();
+        let of_conntrack = Request { set: Set::ConntrackEntry, ..request(1) };
+        arming.in_vain = vec![(Set::ConntrackEntry, 5)];
+        arming.ask(0, of_conntrack.clone());
+        assert_eq!(arming.next(4), None);
+        arming.ask(4, request(2));
+        assert_eq!(arming.next(5), Some(request(2)), "a SYN is not sent again often");
+        assert_eq!(arming.next(5), Some(of_conntrack));
     }
 
     #[test]
     fn only_the_event_of_the_set_is_what_was_looked_for() {
-        let Request { set, flow, .. } = request(1);
         let event = |kind| Event { ts: 1, body: decided(ipvs(kind, None)) };
-        let current = Some(Current { set, flow, since: 0, seen: None, dropped: None });
+        let current = Some(Current::new(&request(1), 0));
         let mut arming = Arming { current, ..Arming::default() };
         arming.saw(2, &event(kind::IPVS_STALE));
         assert_eq!(arming.current.as_ref().unwrap().seen, None);
         arming.saw(2, &event(kind::IPVS_VERDICT));
         assert_eq!(arming.current.as_ref().unwrap().seen, Some(2));
+    }
+
+    #[test]
+    fn another_socket_of_the_client_is_not_the_one_that_waits() {
+        let end = |text: &str| text.parse().unwrap();
+        let flow = Flow { proto: 17, src: end("10.244.1.2:0"), dst: end("10.96.0.10:53") };
+        let request = Request { set: Set::ConntrackEntry, flow, port: 40001, why: "a test" };
+        let mut arming = Arming { current: Some(Current::new(&request, 0)), ..Arming::default() };
+        let mut look = |port| {
+            let to = tuple(Flow { src: SocketAddr::new(flow.src.ip(), port), ..flow });
+            let body = Body::CtEntry(Box::new(ct_entry(to, to, to, 0)));
+            arming.saw(2, &Event { ts: 1, body });
+            let current = arming.current.as_ref().unwrap();
+            (current.is_any_seen, current.seen)
+        };
+        assert_eq!(look(40000), (true, None));
+        assert_eq!(look(40001), (true, Some(2)));
     }
 
     #[test]

@@ -138,6 +138,7 @@ impl Live {
         self.swept = 0;
         self.looked = 0;
         let mut events = Vec::new();
+        self.arming.forget();
         self.let_go(self.pulled, Outcome::Ended, &mut events);
         events.extend(self.pull()?);
         Ok(events)

@@ -81,14 +81,14 @@ fn cluster_dns(text: &str, pid: u32) -> Vec<Service> {
     if !searches.clone().any(|domain| domain.starts_with("svc.")) {
         return Vec::new();
     }
-    let servers = lines.iter().filter(|(key, _)| key == "nameserver");
+    // Those that follow may be written by hand (dnsConfig) and be no service.
+    let servers = lines.iter().filter(|(key, _)| key == "nameserver").take(1);
     let addresses = servers.filter_map(|(_, words)| words.first()?.parse::<IpAddr>().ok());
     addresses
         .filter(|ip| match ip {
             IpAddr::V4(v4) => !v4.is_link_local() && !v4.is_loopback(),
             IpAddr::V6(v6) => !v6.is_unicast_link_local() && !v6.is_loopback(),
         })
-        .take(3)
         .flat_map(|ip| {
             [IPPROTO_UDP, IPPROTO_TCP].map(|proto| Service {
                 proto,

@@ -80,10 +80,12 @@ fn without_endpoints(lab: &Lab, mode: Mode, v6: bool) -> Result<()> {
 
     world.fails(address, libc::ECONNREFUSED)?;
 
+    // In nftables mode a port that the service does not have any more is refused as well.
+    let confidence = if matches!(mode, Mode::Nftables) { "likely" } else { "certain" };
     probe
         .cause("service-no-backend", "client", SOON)?
         .is("/symptom", "connect-refused")?
-        .is("/confidence", "certain")?
+        .is("/confidence", confidence)?
         .is("/details/service", address.to_string())?
         .is("/details/proxy", mode.name())?
         .is("/details/name", "shop")?

@@ -3,7 +3,7 @@
 //! already, or the chain of its hash bucket was too long (`chaintoolong`, 5.15 and later).
 
 use probe_common::{
-    event::{DROP_INSERT_FAILED, VERDICT_ACCEPT},
+    event::{DROP_INSERT_FAILED, VERDICT_ACCEPT, kind},
     net::ips,
 };
 
@@ -29,12 +29,17 @@ pub fn judge(case: &Case<'_>) -> Option<Verdict> {
     let world = case.world;
     let header = &refused.event.header;
     let details = details(world, refused);
-    // Without a sign of which exit it was, the clash that nobody watched is one, too.
-    let is_clash_watched = world.watch(Cause::ConntrackSnatClash) == Watch::Watched;
+    // A clash that nobody saw looks the same; the counter of long chains tells of some packet, not
+    // of this one.
+    let start = *case.symptom.span().start();
+    let is_clash_watched = world.watch(Cause::ConntrackSnatClash) == Watch::Watched
+        && world.losses.since(start, &[kind::CLASH]).is_none();
     let confidence = match details.exit {
-        InsertExit::Dying | InsertExit::ChainTooLong => Confidence::Certain,
+        InsertExit::Dying => Confidence::Certain,
+        InsertExit::ChainTooLong if is_clash_watched => Confidence::Certain,
+        InsertExit::ChainTooLong if case.last_word => Confidence::Likely,
         InsertExit::Other if case.last_word && is_clash_watched => Confidence::Likely,
-        InsertExit::Other => return None,
+        InsertExit::ChainTooLong | InsertExit::Other => return None,
     };
     let table = world.place(header, refused.ts);
     let mut lines = case.symptom.notes.clone();
@@ -130,7 +135,12 @@ fn fix(details: &InsertFailed) -> Vec<Fix> {
     }
     let buckets = details.entries.map_or_else(
         || "N".to_owned(),
-        |entries| entries.max(1).next_power_of_two().max(65_536).to_string(),
+        |entries| {
+            // Never fewer than there are: the entries may have been many more before this reading.
+            let twice = details.buckets.unwrap_or(0).saturating_mul(2);
+            let fitting = entries.max(1).checked_next_power_of_two().unwrap_or(entries);
+            fitting.max(65_536).max(twice).to_string()
+        },
     );
     vec![Fix {
         place: Place::Node,

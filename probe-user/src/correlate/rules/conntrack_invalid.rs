@@ -4,7 +4,7 @@
 //!
 //! That the rule dropped it *for being invalid* is not seen, so this is never certain.
 
-use probe_common::event::{CT_INVALID, CtEntry};
+use probe_common::event::{CT_INVALID, CtEntry, NF_DROP};
 
 use super::Verdict;
 use crate::{
@@ -25,18 +25,26 @@ pub fn judge(case: &Case<'_>) -> Option<Verdict> {
         return None;
     }
     let (judged, way, drop) = case.ct_entries().into_iter().find_map(|(judged, way)| {
-        let is_invalid = judged.event.ct.present == 0 && judged.event.info == CT_INVALID;
+        // A full table drops at once, and leaves no entry either.
+        let is_invalid = judged.event.ct.present == 0
+            && judged.event.info == CT_INVALID
+            && judged.event.verdict != NF_DROP;
         Some((judged, way, is_invalid.then(|| lost(case, judged))??))
     })?;
     let flow = Flow::of(&judged.event.tuple);
     let packet = if way == Direction::ToClient { "SYN-ACK" } else { "SYN" };
+    let netns = judged.event.header.netns;
+    let syn_was_seen = way == Direction::ToClient
+        && case.ct_entries().iter().any(|(e, way)| {
+            *way == Direction::ToServer && e.event.ct.present != 0 && e.event.header.netns == netns
+        });
     let place = case.world.place(&judged.event.header, judged.ts);
     let mut lines = case.symptom.notes.clone();
     lines.extend(case.ct_entries().into_iter().map(|(e, way)| case.say_ct_entry(e, way)));
     lines.push(case.say_drop(drop, way));
     Some(Verdict {
         cause: Cause::ConntrackInvalid,
-        confidence: Confidence::Likely,
+        confidence: if syn_was_seen { Confidence::Possible } else { Confidence::Likely },
         title: format!(
             "conntrack in {place} held the {packet} from {} to be INVALID, and then it was {}",
             flow.src,
@@ -56,7 +64,7 @@ pub fn judge(case: &Case<'_>) -> Option<Verdict> {
             dropped_at: case.world.symbol(drop.event.location),
             judged_in: place,
         })),
-        fix: fix(way),
+        fix: fix(way, syn_was_seen),
         confirm: vec![
             "on the node: `conntrack -S` (the column invalid rises); `iptables-save | grep INVALID` \
              or `nft list ruleset | grep invalid` shows the rule, with its counter; `ip route get` \
@@ -92,8 +100,12 @@ fn is_by_netfilter(case: &Case<'_>, drop: &SeenDrop) -> bool {
     }
 }
 
-fn fix(way: Direction) -> Vec<Fix> {
-    let asymmetric = if way == Direction::ToClient {
+fn fix(way: Direction, syn_was_seen: bool) -> Vec<Fix> {
+    let asymmetric = if syn_was_seen {
+        "conntrack saw the SYN, so something is wrong with the answer itself: its checksum (tunnel \
+         or card offload) or its addresses. `sysctl -w net.netfilter.nf_conntrack_log_invalid=6` \
+         makes the kernel log say what; set it back to 0 after"
+    } else if way == Direction::ToClient {
         "this node saw the answer and not the SYN: send both by the same way (routes, bridge, second \
          interface), or keep both away from conntrack"
     } else {

@@ -9,7 +9,10 @@
 //!   again: `certain`. Else what shows is a drop by some netfilter hook, and the connection in
 //!   `/proc/net/ip_vs_conn` right after: `likely`.
 
-use probe_common::event::{IPVS_FOUND, IPVS_GONE, IPVS_LOOKED, IPVS_NO_DEST, Ipvs, NF_DROP, kind};
+use probe_common::{
+    event::{IPVS_FOUND, IPVS_GONE, IPVS_LOOKED, IPVS_NO_DEST, Ipvs, NF_DROP, kind},
+    net::ips,
+};
 
 use super::Verdict;
 use crate::{
@@ -114,7 +117,9 @@ pub fn was_passed_by(case: &Case<'_>) -> bool {
         }
     }
     case.drops().into_iter().any(|(drop, way)| {
+        // What was translated before IPVS got it was not looked for by the right addresses.
         way == Direction::ToServer
+            && drop.event.ct.status & ips::DST_NAT == 0
             && by_a_hook(case.world, &drop.event)
             && windows.iter().any(|(from, until)| (*from..*until).contains(&drop.ts))
     })

@@ -16,7 +16,7 @@ use super::Verdict;
 use crate::{
     correlate::{
         describe::sorted,
-        evidence::Seen,
+        evidence::{Key, Seen},
         join::{Case, Direction},
         world::Watch,
     },
@@ -40,6 +40,12 @@ pub fn judge(case: &Case<'_>) -> Option<Verdict> {
     if seen.iter().any(|(e, way)| {
         *way == Direction::ToClient && e.event.header.netns == netns && e.ts >= query.ts
     }) {
+        return None;
+    }
+    // Or it passed there after the query's entry was deleted, and began an entry of its own.
+    let reply = Key::Flow(Flow::of(&query.event.ct.reply));
+    let entries = &case.world.evidence.ct_entries;
+    if entries.find(reply).any(|e| e.ts >= query.ts && e.event.header.netns == netns) {
         return None;
     }
     let mut lines = case.symptom.notes.clone();

@@ -71,20 +71,25 @@ fn by_rule(case: &Case<'_>) -> Option<Verdict> {
         SymptomKind::DnsStall => "query",
         _ => "connection",
     };
+    // In nftables mode kube-proxy also refuses ports that a service does not have, or not any more.
+    let is_for_ports = proxy == "nftables";
     let (confidence, title) = match known {
         Some(known) => {
             let name = known.name.as_ref().map(|name| format!("{name} ")).unwrap_or_default();
+            let or_port = if is_for_ports { ", or not this port any more" } else { "" };
             let title = format!(
-                "service {name}{service} has no endpoint: kube-proxy's rule ({proxy} mode) refuses \
-                 the {what}"
+                "service {name}{service} has no endpoint{or_port}: kube-proxy's rule ({proxy} mode) \
+                 refuses the {what}"
             );
-            (Confidence::Certain, title)
+            match is_for_ports {
+                false => (Confidence::Certain, title),
+                true if case.last_word => (Confidence::Likely, title),
+                true => return None,
+            }
         }
         None if case.last_word && world.is_near_services(service.ip()) => {
-            let or_port = match proxy {
-                "nftables" => ", or for a port that the service does not have",
-                _ => "",
-            };
+            let or_port =
+                if is_for_ports { ", or for a port that the service does not have" } else { "" };
             let title = format!(
                 "a rule refuses the {what} to {service} as kube-proxy ({proxy} mode) does for a \
                  service without endpoints{or_port}"

@@ -97,8 +97,12 @@ fn a_rule_rejects_what_is_known_as_a_service() {
     assert_eq!(run.first_finding_at(5000), Some(900));
     insta::assert_snapshot!(text(&run));
     insta::assert_snapshot!(json(&run, &run.out[0]));
+}
+
+#[test]
+fn in_nftables_mode_it_may_be_a_port_that_the_service_lost() {
     let mut run = rejected_on("nftables", &[IPVS_SERVICE], to_service());
-    assert_eq!(named(&mut run), (Cause::ServiceNoBackend, Confidence::Certain));
+    assert_eq!(named(&mut run), (Cause::ServiceNoBackend, Confidence::Likely));
 }
 
 #[test]
