@@ -127,9 +127,10 @@ pub fn was_passed_by(case: &Case<'_>) -> bool {
 ///
 /// Where the service does not list its server any more, IPVS drops the SYN and leaves the state as it
 /// was. A drained server gets the SYN, and a SYN makes each state `SYN_RECV`, but for `ESTABLISHED`,
-/// which stays, and `SYN_SENT`, which becomes that (net/netfilter/ipvs/ip_vs_proto_tcp.c: `tcp_states`, INPUT, `syn`). So `TIME_WAIT`,
-/// say, shows that IPVS never got this SYN; and `SYN_RECV` may be of this connect's own first one. A
-/// server that refuses it makes the state `CLOSE`.
+/// which stays, and `SYN_SENT`, which becomes that (net/netfilter/ipvs/ip_vs_proto_tcp.c:
+/// `tcp_states`, INPUT, `syn`). So `TIME_WAIT`, say, shows that IPVS never got this SYN; and
+/// `SYN_RECV` may be of this connect's own first one. A server that refuses it makes the state
+/// `CLOSE`.
 fn agrees(case: &Case<'_>, entry: &IpvsEntry) -> bool {
     match (entry.weight, entry.state.as_str()) {
         (None, state) => !matches!(state, "SYN_RECV" | "SYN_SENT"),
