@@ -97,25 +97,33 @@ impl Polled {
         (*ts >= since).then_some((*ts, queues))
     }
 
-    /// Namespaces in which something rose for which `of` holds, in each of these spans that ended
-    /// before the last look; with how many spans these were, and the rises.
+    /// Namespaces in which something rose in each of these spans that ended before the last look,
+    /// with the rises. Each span is a packet lost, and `of` tells how many packets a rise counted:
+    /// it explains no more than that.
     pub fn rose_in_each<'a>(
         &'a self,
         spans: &'a [Span],
-        of: impl Fn(&Rise) -> bool + 'a,
-    ) -> impl Iterator<Item = (u32, usize, Vec<Rise>)> + 'a {
+        of: impl Fn(&Rise) -> u64 + 'a,
+    ) -> impl Iterator<Item = (u32, Vec<Rise>)> + 'a {
         self.rises.iter().filter_map(move |(netns, rises)| {
             let looked = *self.looked.get(netns)?;
-            let mut found: Vec<Rise> = Vec::new();
-            let mut count = 0;
-            for span in spans.iter().filter(|span| span.1 <= looked) {
-                let rise = rises.iter().find(|rise| of(rise) && overlap(rise.span, *span))?;
-                count += 1;
-                if found.last() != Some(rise) {
-                    found.push(*rise);
-                }
+            // What each rise may explain, and whether it does explain something.
+            let mut left: Vec<(&Rise, u64, bool)> =
+                rises.iter().map(|rise| (rise, of(rise), false)).collect();
+            // The span that ends first takes from the rise that ended first: so none is left
+            // without one that another way of sharing would have found.
+            let mut lost: Vec<Span> = spans.iter().filter(|s| s.1 <= looked).copied().collect();
+            lost.sort_unstable_by_key(|span| (span.1, span.0));
+            for span in lost {
+                let (_, count, is_used) = left
+                    .iter_mut()
+                    .find(|(rise, count, _)| *count > 0 && overlap(rise.span, span))?;
+                *count -= 1;
+                *is_used = true;
             }
-            (count > 0).then_some((*netns, count, found))
+            let used = left.into_iter().filter(|(.., is_used)| *is_used);
+            let found: Vec<Rise> = used.map(|(rise, ..)| *rise).collect();
+            (!found.is_empty()).then_some((*netns, found))
         })
     }
 
@@ -160,9 +168,9 @@ mod tests {
         assert!(!polled.note(2 * S, Some(&first), &next), "not in turn");
         assert!(!polled.note(2 * S, Some(&first), &counters(S, 3, 0, 0)), "nothing rose");
         assert!(polled.note(2 * S, Some(&first), &counters(S, 5, 0, 0)));
-        let found: Vec<_> = polled.rose_in_each(&[(S, S)], |r| r.overflows > 0).collect();
+        let found: Vec<_> = polled.rose_in_each(&[(S, S)], |r| r.overflows).collect();
         assert_eq!(found.len(), 1);
-        assert_eq!(found[0].2[0].overflows, 2);
+        assert_eq!(found[0].1[0].overflows, 2);
     }
 
     #[test]
@@ -170,9 +178,8 @@ mod tests {
         let mut polled = Polled::default();
         polled.note(2 * S, Some(&counters(S, 0, 0, 0)), &counters(S, 1, 0, 0));
         polled.note(5 * S, Some(&counters(4 * S, 1, 0, 0)), &counters(4 * S, 2, 0, 0));
-        let count = |polled: &Polled, spans: &[Span]| {
-            polled.rose_in_each(spans, |r| r.overflows > 0).count()
-        };
+        let count =
+            |polled: &Polled, spans: &[Span]| polled.rose_in_each(spans, |r| r.overflows).count();
         assert_eq!(count(&polled, &[(S, 2 * S), (4 * S, 5 * S)]), 1);
         assert_eq!(count(&polled, &[(S, 2 * S), (3 * S, 3 * S)]), 0);
         assert_eq!(count(&polled, &[]), 0, "nothing to go by");
@@ -181,6 +188,32 @@ mod tests {
         assert_eq!(count(&polled, &[later]), 0);
         polled.note(7 * S, Some(&counters(4 * S, 2, 0, 0)), &counters(5 * S, 2, 0, 0));
         assert_eq!(count(&polled, &[(S, 2 * S), later]), 0, "looked, and it had not risen");
+    }
+
+    #[test]
+    fn a_rise_explains_as_many_packets_as_it_counted() {
+        // One wide span, as of a namespace that is seldom looked at.
+        let count = |overflows, spans: &[Span]| {
+            let mut polled = Polled::default();
+            polled.note(8 * S, Some(&counters(S, 0, 0, 0)), &counters(S, overflows, 0, 0));
+            polled.rose_in_each(spans, |r| r.overflows).count()
+        };
+        let spans = [(2 * S, 2 * S), (3 * S, 3 * S), (5 * S, 5 * S)];
+        assert_eq!(count(2, &spans), 0, "two of three");
+        assert_eq!(count(3, &spans), 1);
+        assert_eq!(count(1, &spans[..1]), 1);
+    }
+
+    #[test]
+    fn packets_share_rises_as_they_can() {
+        let mut polled = Polled::default();
+        polled.note(2 * S, Some(&counters(S, 0, 0, 0)), &counters(S, 1, 0, 0));
+        polled.note(3 * S, Some(&counters(2 * S, 1, 0, 0)), &counters(2 * S, 2, 0, 0));
+        // The first may have been lost in both, the second in the earlier one only.
+        let spans = [(S, 3 * S), (S, S + S / 2)];
+        let found: Vec<_> = polled.rose_in_each(&spans, |r| r.overflows).collect();
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].1.len(), 2);
     }
 
     #[test]

@@ -197,7 +197,7 @@ impl Correlator {
     /// A connect that no hook told of.
     pub(super) fn on_syn_sent(&mut self, ts: u64, e: &SynSent) {
         let flow = Flow { proto: IPPROTO_TCP, src: e.client, dst: e.server };
-        let key = tcp_key(0, flow);
+        let key = polled_key(e, flow);
         // The same ends after it ended are a new connect.
         let known = self
             .stalls
@@ -378,4 +378,10 @@ fn dns_key(e: &Dns) -> Key {
 /// An initial sequence number of 0 is "not known".
 fn tcp_key(isn: u32, flow: Flow) -> Key {
     if isn == 0 { Key::Flow(flow, 0) } else { Key::Isn(isn) }
+}
+
+/// `/proc/net/tcp` shows no sequence number, and another namespace may have the same ends (both
+/// loopback, or the same pod addresses on two networks): the namespace tells them apart.
+fn polled_key(e: &SynSent, flow: Flow) -> Key {
+    Key::Flow(flow, e.netns)
 }

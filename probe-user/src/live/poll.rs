@@ -32,6 +32,10 @@ const WORTH_IT: i64 = 2_000_000;
 const FIRST: u64 = 5_000_000_000;
 /// Connects followed in one namespace, and queues told of one.
 const MOST: usize = 256;
+/// A connect takes 127 s at most, with the 6 retransmits that are the default of
+/// `net.ipv4.tcp_syn_retries`. One that was not seen for longer is over, even if its table is never
+/// read to its end.
+const GONE: u64 = 130_000_000_000;
 
 /// What is looked for, because no hook tells of it, and what was seen so far.
 #[derive(Debug, Default)]
@@ -43,12 +47,14 @@ pub struct Poller {
     before: Before,
     /// When each namespace was looked at last.
     looked: HashMap<u32, u64>,
-    /// Retransmits told of each connect that is followed.
-    told: HashMap<(u32, Ends), u32>,
+    /// Each connect that is followed.
+    told: HashMap<(u32, Ends), Told>,
     /// The namespace a round begins with.
     next: u32,
     /// Namespaces looked at before all others, until then: a stall is open there.
     first: HashMap<u32, u64>,
+    /// Whether they led the last round.
+    led: bool,
     polled: u64,
     urgent: bool,
     /// What may still be spent. A look is not broken off, so the time may be overdrawn.
@@ -57,6 +63,14 @@ pub struct Poller {
     refilled: u64,
     /// See [`crate::event::Totals::not_read`].
     pub not_read: u64,
+}
+
+/// What was told of a connect.
+#[derive(Clone, Copy, Debug)]
+struct Told {
+    retransmits: u32,
+    /// When it was seen last.
+    seen: u64,
 }
 
 const CONNECTS: &str = "tcp:tcp_retransmit_skb";
@@ -130,12 +144,16 @@ impl Poller {
         self.is_on() && (since >= EVERY || (self.urgent && since >= URGENT))
     }
 
-    /// Those of an open stall first, then those not looked at for the longest time.
+    /// Those not looked at for the longest time first; in every other round after those of an open
+    /// stall. If these alone use up what a round may cost, the others still have their turn.
     fn in_turn(&mut self, mut targets: Vec<Target>, now: u64) -> Vec<Target> {
         let first = targets.iter().position(|t| t.netns >= self.next).unwrap_or(0);
         targets.rotate_left(first);
         self.first.retain(|_, until| *until > now);
-        targets.sort_by_key(|target| !self.first.contains_key(&target.netns));
+        self.led = !self.led && !self.first.is_empty();
+        if self.led {
+            targets.sort_by_key(|target| !self.first.contains_key(&target.netns));
+        }
         targets
     }
 
@@ -163,7 +181,11 @@ impl Poller {
     fn events(&mut self, now: u64, round: Round) -> Vec<Event> {
         self.polled = now;
         self.urgent = false;
-        self.next = round.next.unwrap_or(0);
+        let next = round.next.unwrap_or(0);
+        // Not even all that led were reached: the others' turn is where it was.
+        if !(self.led && self.first.contains_key(&next)) {
+            self.next = next;
+        }
         self.not_read += round.not_read;
         let mut events = Vec::new();
         for (netns, seen) in round.seen {
@@ -178,43 +200,57 @@ impl Poller {
             if let Some(queues) = queues(netns, &seen) {
                 tell(Body::ListenQueues(Box::new(queues)));
             }
-            self.connects(netns, since, &seen, tell);
+            self.connects(netns, (since, now), &seen, tell);
         }
         events
     }
 
-    fn connects(&mut self, netns: u32, since: u64, seen: &Seen, mut tell: impl FnMut(Body)) {
+    /// `since`: when the namespace was looked at before; `now`: when it was this time.
+    fn connects(
+        &mut self,
+        netns: u32,
+        (since, now): (u64, u64),
+        seen: &Seen,
+        mut tell: impl FnMut(Body),
+    ) {
         let Some(table) = &seen.connects else { return };
         let mut say = |ends: Ends, retransmits, outcome| {
             let (client, server) = ends;
             tell(Body::SynSent(SynSent { netns, client, server, retransmits, since, outcome }));
         };
         let followed = self.before.followed.entry(netns).or_default();
-        let mut here = HashSet::new();
+        // Before others take their places.
+        let here: HashSet<Ends> = table.sockets.iter().map(|s| (s.local, s.remote)).collect();
+        for ends in followed.iter().filter(|ends| !here.contains(ends)) {
+            let key = (netns, *ends);
+            let Some(told) = self.told.get(&key).copied() else { continue };
+            if !table.cut || now.saturating_sub(told.seen) > GONE {
+                self.told.remove(&key);
+                say(*ends, told.retransmits, Outcome::Gone);
+            }
+        }
+        followed.retain(|ends| self.told.contains_key(&(netns, *ends)));
         for socket in &table.sockets {
             let ends = (socket.local, socket.remote);
-            here.insert(ends);
             let known = self.told.get(&(netns, ends)).copied();
             if socket.state == SYN_SENT {
                 if known.is_none() && followed.len() >= MOST {
                     self.not_read += 1;
-                } else if known.is_none_or(|told| told < socket.retransmits) {
-                    if known.is_none() {
-                        followed.push(ends);
-                    }
-                    self.told.insert((netns, ends), socket.retransmits);
-                    say(ends, socket.retransmits, Outcome::Trying);
+                    continue;
+                }
+                let retransmits = socket.retransmits;
+                if known.is_none() {
+                    followed.push(ends);
+                }
+                let most = known.map_or(0, |told| told.retransmits).max(retransmits);
+                self.told.insert((netns, ends), Told { retransmits: most, seen: now });
+                if known.is_none_or(|told| told.retransmits < retransmits) {
+                    say(ends, retransmits, Outcome::Trying);
                 }
             } else if let Some(told) = self.told.remove(&(netns, ends)) {
                 let is_done = socket.state == ESTABLISHED;
-                say(ends, told, if is_done { Outcome::Established } else { Outcome::Gone });
-            }
-        }
-        if !table.cut {
-            for ends in followed.iter().filter(|ends| !here.contains(ends)) {
-                if let Some(told) = self.told.remove(&(netns, *ends)) {
-                    say(*ends, told, Outcome::Gone);
-                }
+                let outcome = if is_done { Outcome::Established } else { Outcome::Gone };
+                say(ends, told.retransmits, outcome);
             }
         }
         followed.retain(|ends| self.told.contains_key(&(netns, *ends)));
@@ -334,6 +370,35 @@ mod tests {
     }
 
     #[test]
+    fn a_connect_not_seen_for_long_is_gone_even_if_the_table_is_always_cut() {
+        let mut poller = Poller::default();
+        round(&mut poller, S, seen(&[socket(SYN_SENT, 1, 0)], true));
+        round(&mut poller, 31 * S, seen(&[socket(SYN_SENT, 1, 0)], true));
+        assert_eq!(outcomes(&round(&mut poller, 32 * S + GONE - 2 * S, seen(&[], true))), []);
+        let gone = round(&mut poller, 32 * S + GONE, seen(&[], true));
+        assert!(matches!(outcomes(&gone)[..], [(1, Outcome::Gone, _)]), "{gone:?}");
+        assert!(poller.before.followed[&POD].is_empty() && poller.told.is_empty());
+    }
+
+    #[test]
+    fn connects_that_are_gone_make_room_for_others() {
+        let mut poller = Poller::default();
+        let from = |port: u16| {
+            let mut socket = socket(SYN_SENT, 1, 0);
+            socket.local.set_port(port);
+            socket
+        };
+        let all: Vec<Socket> = (1..).map(from).take(MOST).collect();
+        round(&mut poller, S, seen(&all, true));
+        assert_eq!(outcomes(&round(&mut poller, 2 * S, seen(&[from(4000)], true))), []);
+        assert_eq!(poller.not_read, 1);
+        let later = outcomes(&round(&mut poller, 2 * S + GONE, seen(&[from(4000)], true)));
+        assert_eq!(later.len(), MOST + 1);
+        assert!(matches!(later.last(), Some((1, Outcome::Trying, _))));
+        assert_eq!(poller.before.followed[&POD].len(), 1);
+    }
+
+    #[test]
     fn counters_are_told_when_they_change() {
         let mut poller = Poller::default();
         let told = |bodies: &[Body]| bodies.iter().any(|b| matches!(b, Body::Counters(_)));
@@ -381,7 +446,29 @@ mod tests {
         };
         poller.attend([3], S);
         assert_eq!(order(&mut poller, 2 * S), [3, 1, 2]);
+        assert_eq!(order(&mut poller, 2 * S), [1, 2, 3], "every other round");
+        assert_eq!(order(&mut poller, 2 * S), [3, 1, 2]);
+        order(&mut poller, 2 * S);
         assert_eq!(order(&mut poller, 2 * S + FIRST), [1, 2, 3]);
+    }
+
+    #[test]
+    fn namespaces_of_a_stall_that_take_all_do_not_starve_the_others() {
+        let mut poller = Poller::default();
+        poller.attend([4, 7], S);
+        let mut reached = HashSet::new();
+        let mut led = 0;
+        for _ in 0..24 {
+            let all: Vec<Target> =
+                (1..=10).map(|netns| Target { netns, ..Target::default() }).collect();
+            // One look uses up the round.
+            let order: Vec<u32> = poller.in_turn(all, 2 * S).iter().map(|t| t.netns).collect();
+            reached.insert(order[0]);
+            led += usize::from(poller.led);
+            poller.events(2 * S, Round { next: Some(order[1]), ..Round::default() });
+        }
+        assert_eq!(reached.len(), 10, "{reached:?}");
+        assert_eq!(led, 12);
     }
 
     #[test]

@@ -34,6 +34,28 @@ impl Budget {
         Self { bytes: AtomicU64::new(bytes), time, deadline, used: AtomicU64::new(0) }
     }
 
+    /// Half of what is left, for one file: one long table does not keep others from being read.
+    fn half(&self) -> Self {
+        let now = Instant::now();
+        let (time, used) = (self.time, self.used());
+        Self {
+            bytes: AtomicU64::new(self.left() / 2),
+            time: used + time.saturating_sub(used) / 2,
+            deadline: now + self.deadline.saturating_duration_since(now) / 2,
+            used: AtomicU64::new(self.used.load(Ordering::Relaxed)),
+        }
+    }
+
+    /// Calls `read` with half of what is left, and takes off what that used.
+    pub fn with_half<T>(&self, read: impl FnOnce(&Self) -> T) -> T {
+        let half = self.half();
+        let given = half.left();
+        let answer = read(&half);
+        self.spend(given - half.left());
+        self.used.store(half.used.load(Ordering::Relaxed), Ordering::Relaxed);
+        answer
+    }
+
     pub fn spend(&self, bytes: u64) {
         let left = self.left().saturating_sub(bytes);
         self.bytes.store(left, Ordering::Relaxed);
@@ -84,9 +106,59 @@ pub fn read(path: &Path, budget: &Budget, mut each: impl FnMut(&str) -> bool) ->
             break;
         }
         budget.spend(u64::try_from(length).unwrap_or(u64::MAX));
+        // Half a line may look like a whole one: a number in it is shorter than it was.
+        if budget.left() == 0 && line.last() != Some(&b'\n') {
+            return Ok(true);
+        }
         if std::str::from_utf8(&line).is_ok_and(|line| !each(line)) {
             return Ok(false);
         }
     }
     Ok(budget.left() == 0)
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use std::fs;
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    fn lines(text: &str, budget: &Budget) -> (Vec<String>, bool) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("table");
+        fs::write(&path, text).unwrap();
+        let mut lines = Vec::new();
+        let keep = |line: &str| {
+            lines.push(line.trim_end().to_owned());
+            true
+        };
+        let cut = read(&path, budget, keep).unwrap();
+        (lines, cut)
+    }
+
+    #[test]
+    fn half_a_line_is_not_handed_on() {
+        let read = |bytes| lines("one\ntwo 4711\n", &Budget::new(bytes, LONG));
+        assert_eq!(read(10), (vec!["one".to_owned()], true));
+        assert_eq!(read(4), (vec!["one".to_owned()], true), "between two lines");
+        let all = (vec!["one".to_owned(), "two 4711".to_owned()], false);
+        assert_eq!(read(100), all);
+        // A last line without an end is whole when the budget was not used up.
+        assert_eq!(lines("one\ntwo 4711", &Budget::new(100, LONG)), all);
+    }
+
+    #[test]
+    fn one_file_may_take_half_of_what_is_left() {
+        let budget = Budget::new(1000, LONG);
+        let long = "123456789\n".repeat(1000);
+        let count = |budget: &Budget| budget.with_half(|half| lines(&long, half)).0.len();
+        assert_eq!((count(&budget), budget.left()), (50, 500));
+        assert_eq!((count(&budget), budget.left()), (25, 250));
+        budget.with_half(|half| lines("short\n", half));
+        assert_eq!(budget.left(), 244, "what it did not use is left");
+    }
 }

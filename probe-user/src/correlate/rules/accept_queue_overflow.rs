@@ -18,7 +18,6 @@ use crate::{
         symptom::Side,
         world::{ListenerKey, Watch, World, overflowed},
     },
-    event::ListenQueue,
     finding::{
         Cause, Confidence, Details, Evidence, Fix, Flow, Party, Place, SymptomKind,
         details::{AcceptQueue, CappedBy, Stage},
@@ -80,7 +79,8 @@ fn left_out(case: &Case<'_>) -> Option<Verdict> {
 
 /// No hook tells of refusals. `ListenOverflows` rose whenever a SYN of this client was lost, in the
 /// namespace it was sent to, and connections wait there in the accept queue of the port asked for.
-/// Behind a service nothing tells which namespace that is: then it must be the only one.
+/// Of an address that no pod here has (a service, another node, the Internet) nothing tells which
+/// namespace that is, so it says nothing.
 fn polled(case: &Case<'_>) -> Option<Verdict> {
     let (symptom, world) = (case.symptom, case.world);
     let is_blind = matches!(world.watch(Cause::AcceptQueueOverflow), Watch::CannotSee(_));
@@ -89,43 +89,26 @@ fn polled(case: &Case<'_>) -> Option<Verdict> {
         return None;
     }
     let spans = symptom.lost_syns();
-    let at = symptom.server();
+    let end = symptom.server();
     let since = *symptom.span().start();
-    let asked = if at.ip().is_loopback() {
-        Some(symptom.netns)
+    let asked = if end.ip().to_canonical().is_loopback() {
+        symptom.netns
     } else {
-        world.pods.owner(at.ip(), symptom.opened).map(|pod| pod.netns)
+        world.pods.owner(end.ip(), symptom.opened)?.netns
     };
-    let refusing = || world.polled.rose_in_each(&spans, |rise| rise.overflows > 0);
-    let is_service = asked.is_none_or(|netns| netns == world.node.netns);
-    let here = |queue: &&ListenQueue| {
-        queue.address.port() == at.port()
-            && (queue.address.ip().is_unspecified() || queue.address.ip() == at.ip())
+    let mut refusing = world.polled.rose_in_each(&spans, |rise| rise.overflows);
+    let (_, rises) = refusing.find(|(netns, _)| *netns == asked)?;
+    let (ts, queues) = world.polled.queues(asked, since)?;
+    let serving = queues.queues.iter().filter_map(|q| Some((fit(q.address, end)?, q)));
+    let (fit, queue) = serving.min_by_key(|(fit, _)| *fit)?;
+    // Another queue there may be the one that is full.
+    let alone = !queues.cut && queues.queues.iter().all(|q| q.address == queue.address);
+    let full = queues.somaxconn.is_some_and(|most| queue.waiting > most);
+    let confidence = if (alone || full) && fit != Fit::OtherFamily {
+        Confidence::Likely
+    } else {
+        Confidence::Possible
     };
-    let direct = asked.and_then(|netns| {
-        let (_, _, rises) = refusing().find(|(other, ..)| *other == netns)?;
-        let (ts, queues) = world.polled.queues(netns, since)?;
-        let queue = queues.queues.iter().find(here)?;
-        // Another queue there may be the one that is full.
-        let alone = !queues.cut && queues.queues.iter().all(|q| q.address.port() == at.port());
-        let full = queues.somaxconn.is_some_and(|most| queue.waiting > most);
-        let confidence = if alone || full { Confidence::Likely } else { Confidence::Possible };
-        Some((confidence, at, ts, queues, queue, rises))
-    });
-    let translated = || {
-        let mut all = refusing();
-        let (netns, count, rises) = all.next()?;
-        let (ts, queues) = world.polled.queues(netns, since)?;
-        let [queue] = queues.queues.as_slice() else { return None };
-        let only = all.next().is_none() && !queues.cut && count > 1;
-        let v4 = at.is_ipv4();
-        let pod = world.pods.at(netns, 0, ts)?;
-        let ip = pod.addresses.iter().find(|ip| ip.is_ipv4() == v4)?;
-        let end = SocketAddr::new(*ip, queue.address.port());
-        (only && is_service).then_some((Confidence::Possible, end, ts, queues, queue, rises))
-    };
-    let found = direct.or_else(translated);
-    let (confidence, end, ts, queues, queue, rises) = found?;
     let listener = world.listener(queue.ino);
     let somaxconn = queues.somaxconn.unwrap_or(0);
     let details = AcceptQueue {
@@ -162,6 +145,32 @@ fn polled(case: &Case<'_>) -> Option<Verdict> {
         ),
     });
     Some(verdict(case, details, confidence, ts, lines))
+}
+
+/// How well a listener's address fits that of a connect; the kernel takes the best first
+/// (`compute_score` in net/ipv4/inet_hashtables.c).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Fit {
+    Own,
+    Any,
+    /// `[::]` and an IPv4 client: it may take IPv6 only (`IPV6_V6ONLY`), and a listener on 0.0.0.0
+    /// whose queue is empty is not listed.
+    OtherFamily,
+}
+
+fn fit(listener: SocketAddr, asked: SocketAddr) -> Option<Fit> {
+    let (own, at) = (listener.ip(), asked.ip().to_canonical());
+    if listener.port() != asked.port() {
+        None
+    } else if own == at {
+        Some(Fit::Own)
+    } else if !own.is_unspecified() {
+        None
+    } else if own.is_ipv4() == at.is_ipv4() {
+        Some(Fit::Any)
+    } else {
+        own.is_ipv6().then_some(Fit::OtherFamily)
+    }
 }
 
 fn details(world: &World, e: &Listen) -> AcceptQueue {

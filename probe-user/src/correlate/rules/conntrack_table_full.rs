@@ -8,6 +8,7 @@ use crate::{
     correlate::{
         describe::sorted,
         join::Case,
+        polled::Rise,
         symptom::Side,
         world::{Watch, World},
     },
@@ -39,7 +40,7 @@ fn refused(case: &Case<'_>) -> Option<Verdict> {
 }
 
 /// No hook tells of refusals. The table was full, and its count of dropped packets rose, whenever a
-/// SYN of this client was lost. Tables the SYN passes: the node's, the client's and the server's.
+/// SYN of this client was lost, by as many as were lost at least.
 fn polled(case: &Case<'_>) -> Option<Verdict> {
     let (symptom, world) = (case.symptom, case.world);
     let is_blind = matches!(world.watch(Cause::ConntrackTableFull), Watch::CannotSee(_));
@@ -48,10 +49,10 @@ fn polled(case: &Case<'_>) -> Option<Verdict> {
         return None;
     }
     let spans = symptom.lost_syns();
-    let server = world.pods.owner(symptom.server().ip(), symptom.opened).map(|pod| pod.netns);
-    let passed = [Some(world.node.netns), Some(symptom.netns), server];
-    let mut refusing = world.polled.rose_in_each(&spans, |r| r.untracked > 0 && r.table_is_full);
-    let (netns, _, rises) = refusing.find(|(netns, ..)| passed.contains(&Some(*netns)))?;
+    let passed = tables_passed(case);
+    let dropped = |r: &Rise| if r.table_is_full { r.untracked } else { 0 };
+    let mut refusing = world.polled.rose_in_each(&spans, dropped);
+    let (netns, rises) = refusing.find(|(netns, _)| passed.contains(netns))?;
     let details = details(world, netns);
     let table = world.pods.name(netns, 0, world.now);
     let dropped: u64 = rises.iter().map(|rise| rise.untracked).sum();
@@ -65,6 +66,18 @@ fn polled(case: &Case<'_>) -> Option<Verdict> {
         ),
     });
     Some(verdict(case, details, &table, Confidence::Likely, lines))
+}
+
+/// Namespaces whose table the SYN passes: the client's, and the server's and the node's unless it
+/// never leaves the client's.
+fn tables_passed(case: &Case<'_>) -> Vec<u32> {
+    let (symptom, world) = (case.symptom, case.world);
+    let address = symptom.server().ip().to_canonical();
+    let server = world.pods.owner(address, symptom.opened).map(|pod| pod.netns);
+    if address.is_loopback() || server == Some(symptom.netns) {
+        return vec![symptom.netns];
+    }
+    [Some(world.node.netns), Some(symptom.netns), server].into_iter().flatten().collect()
 }
 
 fn verdict(

@@ -24,9 +24,12 @@ use crate::{
         symptom::Side,
         world::Watch,
     },
-    event::armed::{Outcome, Set, Step},
+    event::{
+        IpvsEntry,
+        armed::{Outcome, Set, Step},
+    },
     finding::{
-        Cause, Confidence, Details, Evidence, Fix, Flow, Party, Place,
+        Cause, Confidence, Details, Evidence, Fix, Flow, Party, Place, SymptomKind,
         details::{IpvsStale, ServerIs, SynWas},
     },
 };
@@ -125,6 +128,23 @@ pub fn was_passed_by(case: &Case<'_>) -> bool {
     })
 }
 
+/// Whether a connection as read after the SYN agrees with one that is older and cost it.
+///
+/// Where the service does not list its server any more, IPVS drops the SYN and leaves the state as it
+/// was. A drained server gets the SYN, and a SYN makes each state `SYN_RECV`, but for `ESTABLISHED`,
+/// which stays, and `SYN_SENT`, which becomes that (net/netfilter/ipvs/ip_vs_proto_tcp.c:
+/// `tcp_states`, INPUT, `syn`). So `TIME_WAIT`, say, shows that IPVS never got this SYN; and
+/// `SYN_RECV` may be of this connect's own first one. A server that refuses it makes the state
+/// `CLOSE`.
+fn agrees(case: &Case<'_>, entry: &IpvsEntry) -> bool {
+    match (entry.weight, entry.state.as_str()) {
+        (None, state) => !matches!(state, "SYN_RECV" | "SYN_SENT"),
+        (Some(0), "ESTABLISHED") => true,
+        (Some(0), "CLOSE") => case.symptom.kind == SymptomKind::ConnectRefused,
+        _ => false,
+    }
+}
+
 /// Dropped without a word.
 fn dropped(case: &Case<'_>) -> Option<Verdict> {
     if !case.last_word {
@@ -136,13 +156,10 @@ fn dropped(case: &Case<'_>) -> Option<Verdict> {
     if told.iter().any(|d| is_other(&d.event)) || was_passed_by(case) {
         return None;
     }
-    // A SYN that is sent again finds the connection its own first one made.
-    let is_older = |state: &str| !matches!(state, "SYN_RECV" | "SYN_SENT");
-    let (entry, _) = case.ipvs_entries().into_iter().find(|(entry, drop)| {
-        entry.event.weight.is_none_or(|w| w == 0)
-            && is_older(&entry.event.state)
-            && by_a_hook(case.world, &drop.event)
-    })?;
+    let (entry, _) = case
+        .ipvs_entries()
+        .into_iter()
+        .find(|(entry, drop)| agrees(case, &entry.event) && by_a_hook(case.world, &drop.event))?;
     let e = &*entry.event;
     let details = IpvsStale {
         service: e.service,
@@ -159,27 +176,18 @@ fn dropped(case: &Case<'_>) -> Option<Verdict> {
     Some(verdict(case, details, Confidence::Likely, lines))
 }
 
-/// No hook tells what IPVS did: the old connection is all that shows. Where the service does not list
-/// its server any more, IPVS drops the SYN and leaves the connection's state as it was; a drained
-/// server gets the SYN, which makes the state that of a new connection.
+/// No hook tells what IPVS did: the old connection is all that shows.
 fn polled(case: &Case<'_>) -> Option<Verdict> {
     let is_blind = matches!(case.world.watch(Cause::IpvsStaleConnection), Watch::CannotSee(_));
     if !case.last_word || !is_blind || case.symptom.side != Side::Client {
         return None;
     }
-    let entry = case
-        .ipvs_entries_of_flow()
-        .into_iter()
-        .find(|entry| entry.event.weight.is_none_or(|weight| weight == 0))?;
+    let entries = case.ipvs_entries_of_flow();
+    let entry = entries.into_iter().find(|entry| agrees(case, &entry.event))?;
     let e = &*entry.event;
-    let is_removed = e.weight.is_none();
-    let is_old = !matches!(e.state.as_str(), "SYN_RECV" | "SYN_SENT");
-    let (server_is, syn_was, confidence) = match (is_removed, is_old) {
-        (true, true) => (ServerIs::Removed, SynWas::Dropped, Confidence::Likely),
-        // Nothing says that the connection is older than this connect.
-        (true, false) => return None,
-        (false, true) => (ServerIs::Drained, SynWas::Sent, Confidence::Likely),
-        (false, false) => (ServerIs::Drained, SynWas::Sent, Confidence::Possible),
+    let (server_is, syn_was) = match e.weight {
+        None => (ServerIs::Removed, SynWas::Dropped),
+        Some(_) => (ServerIs::Drained, SynWas::Sent),
     };
     let details = IpvsStale {
         service: e.service,
@@ -192,7 +200,7 @@ fn polled(case: &Case<'_>) -> Option<Verdict> {
         packets_before: None,
     };
     let lines = vec![case.say_ipvs_entry(entry)];
-    Some(verdict(case, details, confidence, lines))
+    Some(verdict(case, details, Confidence::Likely, lines))
 }
 
 fn pod(case: &Case<'_>, address: std::net::IpAddr, ts: u64) -> Option<String> {

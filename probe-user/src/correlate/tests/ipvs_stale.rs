@@ -91,6 +91,21 @@ fn a_connection_that_was_never_answered_may_be_this_connects_own() {
 }
 
 #[test]
+fn an_old_state_of_a_drained_servers_connection_shows_that_ipvs_never_got_the_syn() {
+    for (state, cause) in
+        [("TIME_WAIT", Cause::Unknown), ("ESTABLISHED", Cause::IpvsStaleConnection)]
+    {
+        let mut run = Run::new();
+        let Body::IpvsEntry(entry) = ipvs_entry(Some(0)) else { panic!("an entry") };
+        run.at(500, syn_drop(HOST, IPVS_SERVICE, NETFILTER_DROP, 0x100));
+        run.at(600, Body::IpvsEntry(IpvsEntry { state: state.to_owned(), ..entry }));
+        run.at(1520, syn_again(IPVS_SERVICE, 500, 1));
+        run.until(9000);
+        assert_eq!(run.only().cause, cause, "{state}");
+    }
+}
+
+#[test]
 fn a_drop_by_an_nft_rule_is_not_ipvs() {
     let mut run = Run::new();
     run.at(500, syn_drop(HOST, IPVS_SERVICE, NETFILTER_DROP, 0x200));

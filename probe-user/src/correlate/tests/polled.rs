@@ -1,11 +1,16 @@
 //! The lowest rung: no hook tells, `/proc` is read in turn.
 
+use probe_common::event::OUTCOME_FAILED;
+
 use super::{json, text};
 use crate::{
-    event::{Body, ConntrackCounters, Counters, IpvsEntry, Listener, Outcome, PodChange},
+    event::{Body, ConntrackCounters, Counters, IpvsEntry, Listener, Outcome, PodChange, SynSent},
     finding::{Cause, Confidence, Details, details::CappedBy},
     testing::*,
 };
+
+const ECONNREFUSED: u32 = 111;
+const ETIMEDOUT: u32 = 110;
 
 /// What the namespace showed at `ms`, and half a second before that for the first time.
 fn look(ms: u64, netns: u32, overflows: u64, drops: u64) -> Body {
@@ -139,36 +144,71 @@ fn what_was_not_looked_at_since_does_not_count_against_it() {
     stall(&mut run, WEB_END);
     run.until(9000);
     assert_eq!(run.only().cause, Cause::AcceptQueueOverflow);
-    // One coincidence is too little where the namespace is only guessed.
-    let mut run = without_ebpf();
-    run.at(500, look(500, WEB, 0, 0));
-    run.at(2000, look(2000, WEB, 2, 2));
-    run.at(2000, listen_queues(WEB, &[("0.0.0.0:8080", 2)]));
-    stall(&mut run, "10.96.7.7:80");
-    run.until(9000);
-    assert_eq!(run.only().cause, Cause::Unknown);
 }
 
 #[test]
-fn behind_a_service_the_only_full_queue_is_possible() {
-    let mut run = without_ebpf();
-    overflow(&mut run, WEB, &[("0.0.0.0:8080", 2)]);
-    stall(&mut run, "10.96.7.7:80");
-    run.until(9000);
-    let found = run.only();
-    assert_eq!((found.cause, found.confidence), (Cause::AcceptQueueOverflow, Confidence::Possible));
-    let culprit = found.culprit.as_ref().expect("a culprit");
-    assert_eq!((culprit.pod.as_deref(), culprit.port), (Some("web"), Some(8080)));
+fn an_overflow_explains_one_lost_syn() {
+    // The namespace was looked at once in that time: one span for both retransmits.
+    for (overflows, cause) in [(1, Cause::Unknown), (2, Cause::AcceptQueueOverflow)] {
+        let mut run = without_ebpf();
+        run.at(500, look(500, WEB, 0, 0));
+        let Body::Counters(counters) = look(4000, WEB, overflows, overflows) else { panic!() };
+        let since = START + 500 * MS;
+        run.at(4000, Body::Counters(Counters { since, ..counters }));
+        run.at(4000, listen_queues(WEB, &[("0.0.0.0:8080", 2)]));
+        stall(&mut run, WEB_END);
+        run.until(9000);
+        assert_eq!(run.only().cause, cause, "{overflows}");
+    }
+}
+
+/// Nobody here has the address: a service, another node, a dead host outside.
+#[test]
+fn the_only_full_queue_is_not_to_blame_for_an_address_no_pod_has() {
+    for server in ["10.96.7.7:80", "203.0.113.9:8080", "10.0.3.99:8080"] {
+        let mut run = without_ebpf();
+        overflow(&mut run, WEB, &[("0.0.0.0:8080", 2)]);
+        stall(&mut run, server);
+        run.until(9000);
+        assert_eq!(run.only().cause, Cause::Unknown, "{server}");
+    }
 }
 
 #[test]
-fn behind_a_service_one_of_two_full_queues_is_not_chosen() {
-    let mut run = without_ebpf();
-    overflow(&mut run, WEB, &[("0.0.0.0:8080", 2)]);
-    overflow(&mut run, DNS_A, &[("0.0.0.0:8080", 2)]);
-    stall(&mut run, "10.96.7.7:80");
-    run.until(9000);
-    assert_eq!(run.only().cause, Cause::Unknown);
+fn a_listener_of_the_other_family_makes_it_possible() {
+    let likely = Some((Confidence::Likely, "0.0.0.0:8080"));
+    for (server, queues, wanted) in [
+        (WEB_END, &[("[::]:8080", 2)][..], Some((Confidence::Possible, "[::]:8080"))),
+        // somaxconn proves that it is full, not that it is the one asked.
+        (WEB_END, &[("[::]:8080", 4097)], Some((Confidence::Possible, "[::]:8080"))),
+        (WEB_END, &[("0.0.0.0:8080", 2)], likely),
+        // The one of the client's family is asked, but the other may be the full one.
+        (
+            WEB_END,
+            &[("[::]:8080", 9), ("0.0.0.0:8080", 2)],
+            likely.map(|(_, at)| (Confidence::Possible, at)),
+        ),
+        (
+            WEB_END,
+            &[("0.0.0.0:8080", 9), ("10.244.4.2:8080", 4097)],
+            Some((Confidence::Likely, "10.244.4.2:8080")),
+        ),
+        (WEB_END, &[("[fd00::4]:8080", 2)], None),
+        (WEB_END, &[("10.244.4.3:8080", 2)], None),
+    ] {
+        let mut run = without_ebpf();
+        overflow(&mut run, WEB, queues);
+        stall(&mut run, server);
+        run.until(9000);
+        let found = run.only();
+        let line = found.evidence.iter().find(|line| line.kind == "listen-queue");
+        let named = (found.cause == Cause::AcceptQueueOverflow)
+            .then(|| (found.confidence, line.map_or("", |line| line.text.as_str())));
+        assert_eq!(named.map(|(confidence, _)| confidence), wanted.map(|(c, _)| c), "{queues:?}");
+        if let (Some((_, text)), Some((_, at))) = (named, wanted) {
+            assert!(text.contains(&format!("at {at};")), "{text}");
+        }
+    }
 }
 
 #[test]
@@ -241,6 +281,37 @@ fn a_full_table_of_a_pod_the_syn_does_not_pass() {
     assert_eq!(run.only().cause, Cause::Unknown);
 }
 
+/// The client asks itself: no other table is on the way.
+#[test]
+fn the_nodes_full_table_is_not_on_the_way_within_a_namespace() {
+    for server in ["127.0.0.1:8080", "[::1]:8080", "10.244.1.2:8080"] {
+        for (of, cause) in [(HOST, Cause::Unknown), (CLIENT, Cause::ConntrackTableFull)] {
+            let mut run = without_ebpf();
+            for (n, ms) in [500, 1000, 2000, 4000].into_iter().enumerate() {
+                let Body::Counters(counters) = table(ms, 100, n as u64, 0) else { panic!() };
+                run.at(ms, Body::Counters(Counters { netns: of, ..counters }));
+            }
+            stall(&mut run, server);
+            run.until(9000);
+            assert_eq!(run.only().cause, cause, "{server} {of}");
+        }
+    }
+}
+
+#[test]
+fn the_same_ends_in_two_namespaces_are_two_stalls() {
+    let mut run = without_ebpf();
+    for netns in [CLIENT, WEB] {
+        let Body::SynSent(sent) = syn_sent(2000, "127.0.0.1:8080", 1, Outcome::Trying) else {
+            panic!("a connect")
+        };
+        let client = "127.0.0.1:40000".parse().expect("an address");
+        run.at(2000, Body::SynSent(SynSent { netns, client, ..sent }));
+    }
+    run.until(9000);
+    assert_eq!(run.pipeline.status().stalls, 2);
+}
+
 fn entry(state: &str, weight: Option<u32>) -> Body {
     let Body::IpvsEntry(entry) = ipvs_entry(weight) else { panic!("an entry") };
     Body::IpvsEntry(IpvsEntry { state: state.to_owned(), ..entry })
@@ -250,10 +321,17 @@ fn entry(state: &str, weight: Option<u32>) -> Body {
 fn an_old_ipvs_connection_to_a_server_that_is_gone() {
     for (state, weight, wanted) in [
         ("TIME_WAIT", None, Some(Confidence::Likely)),
-        ("TIME_WAIT", Some(0), Some(Confidence::Likely)),
-        ("SYN_RECV", Some(0), Some(Confidence::Possible)),
+        ("ESTABLISHED", None, Some(Confidence::Likely)),
         ("SYN_RECV", None, None),
+        // A drained server gets the SYN, which leaves no other old state than this as it was.
+        ("ESTABLISHED", Some(0), Some(Confidence::Likely)),
+        ("TIME_WAIT", Some(0), None),
+        ("FIN_WAIT", Some(0), None),
+        ("CLOSE_WAIT", Some(0), None),
+        ("CLOSE", Some(0), None),
+        ("SYN_RECV", Some(0), None),
         ("TIME_WAIT", Some(1), None),
+        ("ESTABLISHED", Some(1), None),
     ] {
         let mut run = without_ebpf();
         stall(&mut run, IPVS_SERVICE);
@@ -263,6 +341,21 @@ fn an_old_ipvs_connection_to_a_server_that_is_gone() {
         let is_named = found.cause == Cause::IpvsStaleConnection;
         assert_eq!(is_named.then_some(found.confidence), wanted, "{state} {weight:?}");
     }
+}
+
+#[test]
+fn a_drained_server_that_refuses_closes_the_old_ipvs_connection() {
+    let named = |errno| {
+        let mut run = without_ebpf();
+        run.at(1520, syn_again(IPVS_SERVICE, 500, 1));
+        run.at(1521, entry("CLOSE", Some(0)));
+        run.at(1530, connect_end(IPVS_SERVICE, 500, 1, OUTCOME_FAILED, errno));
+        run.until(9000);
+        let found = run.only();
+        (found.cause == Cause::IpvsStaleConnection).then_some(found.confidence)
+    };
+    assert_eq!(named(ECONNREFUSED), Some(Confidence::Likely));
+    assert_eq!(named(ETIMEDOUT), None);
 }
 
 #[test]
