@@ -143,12 +143,13 @@ impl Probe {
     }
 
     /// Waits for a stall of this pod whose cause is not known: look-alikes end so.
-    pub fn unknown(&self, symptom: &str, victim: &str) -> Result<()> {
+    pub fn unknown(&self, symptom: &str, victim: &str) -> Result<Finding> {
         let what = format!("unknown {symptom} of {victim}");
         let finding = self.finding(&what, wait::SOON, |f| {
             f["cause"] == "unknown" && f["symptom"] == symptom && f["victim"]["pod"] == victim
         })?;
-        finding.is("/confidence", "possible").map(drop)
+        finding.is("/confidence", "possible")?;
+        Ok(finding)
     }
 
     /// Waits for a line for which `wanted` holds and gives it with the time it arrived.

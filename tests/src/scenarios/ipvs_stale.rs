@@ -221,7 +221,7 @@ pub fn rule_drops_first(lab: &Lab) -> Result<()> {
     sent_again(&stage.client)?;
     ensure!(attempt.wait(std::time::Duration::ZERO)? == State::Pending, "the SYN got through");
 
-    probe.cause("unknown", "client", SOON)?.is("/symptom", "connect-stall")?;
+    probe.unknown("connect-stall", "client")?;
     probe.event("let-go", SOON)?.is("/outcome", "nothing-seen")?;
     probe.stop()?;
     probe.only(&["unknown"])
@@ -241,11 +241,9 @@ pub fn rule_drops_after(lab: &Lab) -> Result<()> {
     sent_again(&stage.client)?;
     ensure!(attempt.wait(std::time::Duration::ZERO)? == State::Pending, "the SYN got through");
 
-    probe.cause("unknown", "client", SOON)?.is("/symptom", "connect-stall")?.check(
-        "/evidence",
-        "what IPVS did",
-        |lines| lines.to_string().contains("and sent the SYN on"),
-    )?;
+    probe.unknown("connect-stall", "client")?.check("/evidence", "what IPVS did", |lines| {
+        lines.to_string().contains("and sent the SYN on")
+    })?;
     probe.event("let-go", SOON)?.is("/outcome", "seen")?;
     probe.stop()?;
     probe.only(&["unknown"])

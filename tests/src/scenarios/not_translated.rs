@@ -126,7 +126,7 @@ pub fn stranger(lab: &Lab) -> Result<()> {
         Ok((counters::net(&client, "Udp:NoPorts")? > unmet).then_some(()))
     })?;
 
-    probe.cause("unknown", "client", SOON)?.is("/symptom", "dns-stall")?;
+    probe.unknown("dns-stall", "client")?;
     probe.stop()?;
     probe.only(&["unknown"])
 }

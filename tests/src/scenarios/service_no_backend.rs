@@ -178,7 +178,7 @@ pub fn host_prohibited(lab: &Lab) -> Result<()> {
 
     world.fails(address, libc::EHOSTUNREACH)?;
 
-    unknown(&probe)
+    unknown(&probe, "connect-stall")
 }
 
 /// A look-alike: a rule that refuses in the way kube-proxy does, to an address that is no service.
@@ -195,7 +195,7 @@ pub fn other_address(lab: &Lab) -> Result<()> {
 
     world.fails((world.outside.v4, 443).into(), libc::ECONNREFUSED)?;
 
-    probe.cause("unknown", "client", SOON)?.is("/flow/dport", 443)?;
+    probe.unknown("connect-refused", "client")?.is("/flow/dport", 443)?;
     probe.stop()?;
     probe.only(&["service-no-backend", "unknown"])?;
     let named = |f: &serde_json::Value| f["cause"] == "service-no-backend";
@@ -214,11 +214,11 @@ pub fn wrong_port(lab: &Lab) -> Result<()> {
 
     world.fails(address, libc::ECONNREFUSED)?;
 
-    unknown(&probe)
+    unknown(&probe, "connect-refused")
 }
 
-fn unknown(probe: &crate::probe::Probe) -> Result<()> {
-    probe.cause("unknown", "client", SOON)?.check("/evidence", "the reject", |lines| {
+fn unknown(probe: &crate::probe::Probe, symptom: &str) -> Result<()> {
+    probe.unknown(symptom, "client")?.check("/evidence", "the reject", |lines| {
         lines.as_array().into_iter().flatten().any(|line| line["kind"] == "packet-rejected")
     })?;
     probe.stop()?;
