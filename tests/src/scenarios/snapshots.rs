@@ -54,8 +54,7 @@ fn on(lab: &Lab, left: Left, scenario: impl Fn(&Lab) -> Result<()>) -> Result<()
 
 /// No hook stands on a rung that was left out, and the header says what stands in.
 fn check(probe: &Probe, left: Left) -> Result<()> {
-    let (header, _) =
-        probe.wait_line("the list of hooks", SOON, |line| line["hooks"].is_array())?;
+    let header = probe.wait_line("the list of hooks", SOON, |line| line["hooks"].is_array())?;
     let hooks = header["hooks"].as_array().context("hooks")?;
     let on = |rung: &str| hooks.iter().filter(|hook| hook["detail"] == rung).count();
     ensure!(on("snapshot") > 0, "no snapshot stands in for a hook\n  {header}");
