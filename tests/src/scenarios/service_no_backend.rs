@@ -89,6 +89,7 @@ fn without_endpoints(lab: &Lab, mode: Mode, v6: bool) -> Result<()> {
         .is("/details/name", "shop")?
         .is("/culprit/address", address.ip().to_string())?
         .filled("/fix")?;
+    probe.kube_proxy_is(mode.name())?;
     probe.stop()?;
     probe.only(&["service-no-backend"])
 }
