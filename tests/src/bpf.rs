@@ -12,6 +12,8 @@ use anyhow::{Context, Result};
 /// Commands of bpf(2), include/uapi/linux/bpf.h.
 const PROG_LOAD: i64 = 5;
 const PROG_GET_NEXT_ID: i64 = 11;
+const PROG_GET_FD_BY_ID: i64 = 13;
+const OBJ_GET_INFO_BY_FD: i64 = 15;
 const LINK_GET_NEXT_ID: i64 = 31;
 
 const PROG_TYPE_KPROBE: u32 = 2;
@@ -34,6 +36,37 @@ pub fn programs() -> Result<Vec<u32>> {
 /// Ids of the links by which programs are attached.
 pub fn links() -> Result<Vec<u32>> {
     ids(LINK_GET_NEXT_ID).context("cannot list BPF links")
+}
+
+/// Names of the programs that are loaded, as the kernel keeps them: at most 15 bytes.
+pub fn program_names() -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for id in programs()? {
+        match name(id) {
+            Ok(name) => names.push(name),
+            // Unloaded since.
+            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => {}
+            Err(e) => return Err(e).with_context(|| format!("cannot read BPF program {id}")),
+        }
+    }
+    Ok(names)
+}
+
+/// Reads `struct bpf_prog_info` up to its name, 16 bytes at 64.
+fn name(id: u32) -> io::Result<String> {
+    // prog_id, next_id, open_flags.
+    let fd = bpf(PROG_GET_FD_BY_ID, &mut [id, 0, 0])?;
+    // SAFETY: just made, owned by nobody else.
+    let program = unsafe { OwnedFd::from_raw_fd(fd) };
+    let mut info = [0u8; 80];
+    // bpf_fd, info_len, info.
+    let mut attributes = [0u32; 4];
+    attributes[0] = program.as_raw_fd() as u32;
+    attributes[1] = info.len() as u32;
+    put64(&mut attributes, 2, info.as_mut_ptr() as u64);
+    bpf(OBJ_GET_INFO_BY_FD, &mut attributes)?;
+    let name = info[64..].split(|byte| *byte == 0).next().unwrap_or_default();
+    Ok(String::from_utf8_lossy(name).into_owned())
 }
 
 fn ids(command: i64) -> Result<Vec<u32>> {

@@ -1,7 +1,5 @@
 //! One finding of stallprobe, and checks on its fields that quote the whole line when they fail.
 
-use std::time::Instant;
-
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
@@ -9,8 +7,6 @@ use serde_json::Value;
 #[derive(Clone)]
 pub struct Finding {
     pub(crate) line: Option<Value>,
-    /// When its line arrived on stallprobe's standard output.
-    pub at: Instant,
 }
 
 impl Finding {
@@ -80,7 +76,7 @@ mod tests {
     use serde_json::json;
 
     fn finding(line: Value) -> Finding {
-        Finding { line: Some(line), at: Instant::now() }
+        Finding { line: Some(line) }
     }
 
     #[test]

@@ -1,13 +1,15 @@
 //! Services as kube-proxy makes them in IPVS mode: virtual servers by `ipvsadm`, their addresses on
-//! the dummy device kube-ipvs0, conntrack for IPVS's connections, and KUBE-… chains that look up
-//! ipsets to choose what is masqueraded.
+//! the dummy device kube-ipvs0, conntrack for IPVS's connections, and the rules and sets of
+//! [`kube_proxy::ipvs`].
 
 use std::{net::SocketAddr, path::Path};
 
 use anyhow::Result;
 
 use crate::{
-    command::{feed, run},
+    command::run,
+    kube_proxy::{self, ipvs::set},
+    process::Process,
     sysctl,
     wait::{SOON, until},
 };
@@ -24,76 +26,21 @@ pub fn address(v6: bool) -> SocketAddr {
 }
 
 /// Loads IPVS and sets it up with two of kube-proxy's choices left to the case:
-/// `net.ipv4.vs.conn_reuse_mode` and `expire_nodest_conn`.
-pub fn setup(reuse_mode: u8, expire_nodest: u8) -> Result<()> {
+/// `net.ipv4.vs.conn_reuse_mode` and `expire_nodest_conn`. Gives a process that looks like
+/// kube-proxy.
+pub fn setup(reuse_mode: u8, expire_nodest: u8) -> Result<Process> {
     for module in ["ip_vs", "ip_vs_rr", "dummy"] {
         run("modprobe", &[module])?;
     }
     sysctl::set("net.ipv4.vs.conntrack", "1")?;
     sysctl::set("net.ipv4.vs.conn_reuse_mode", &reuse_mode.to_string())?;
     sysctl::set("net.ipv4.vs.expire_nodest_conn", &expire_nodest.to_string())?;
+    sysctl::set("net.ipv4.vs.expire_quiescent_template", "1")?;
     if !Path::new("/sys/class/net").join(DEVICE).exists() {
         run("ip", &["link", "add", DEVICE, "type", "dummy"])?;
     }
-    chains()
-}
-
-/// Names of kube-proxy's ipsets: IPv6 has its own.
-fn set(v6: bool, name: &str) -> String {
-    format!("KUBE-{}{name}", if v6 { "6-" } else { "" })
-}
-
-/// kube-proxy's sets and chains of IPVS mode (pkg/proxy/ipvs/proxier.go, ipset.go), with a cluster
-/// CIDR and without masquerade-all. The tools are asked to leave what is there.
-fn chains() -> Result<()> {
-    for (v6, family, pods, tool, local) in [
-        (false, "inet", "10.244.0.0/16", "iptables-restore", "127.0.0.0/8"),
-        (true, "inet6", "fd00:244::/32", "ip6tables-restore", "::1/128"),
-    ] {
-        let (cluster, ports) = (set(v6, "CLUSTER-IP"), set(v6, "NODE-PORT-TCP"));
-        let hairpin = set(v6, "LOOP-BACK");
-        feed(
-            "ipset",
-            &["restore", "-exist"],
-            &format!(
-                "create {cluster} hash:ip,port family {family}\n\
-                 create {hairpin} hash:ip,port,ip family {family}\n\
-                 create {ports} bitmap:port range 0-65535\n"
-            ),
-        )?;
-        // Loaded as a whole, so that a second call does not double the rules.
-        feed(
-            tool,
-            &[],
-            &format!(
-                "*nat\n:KUBE-SERVICES -\n:KUBE-POSTROUTING -\n:KUBE-NODE-PORT -\n\
-                 :KUBE-MARK-MASQ -\n\
-                 -A PREROUTING -m comment --comment \"kubernetes service portals\" -j KUBE-SERVICES\n\
-                 -A OUTPUT -m comment --comment \"kubernetes service portals\" -j KUBE-SERVICES\n\
-                 -A POSTROUTING -m comment --comment \"kubernetes postrouting rules\" \
-                 -j KUBE-POSTROUTING\n\
-                 -A KUBE-SERVICES -s {local} -j RETURN\n\
-                 -A KUBE-SERVICES ! -s {pods} -m comment \
-                 --comment \"Kubernetes service cluster ip + port for masquerade purpose\" \
-                 -m set --match-set {cluster} dst,dst -j KUBE-MARK-MASQ\n\
-                 -A KUBE-SERVICES -m addrtype --dst-type LOCAL -j KUBE-NODE-PORT\n\
-                 -A KUBE-SERVICES -m set --match-set {cluster} dst,dst -j ACCEPT\n\
-                 -A KUBE-NODE-PORT -p tcp -m comment \
-                 --comment \"Kubernetes nodeport TCP port for masquerade purpose\" \
-                 -m set --match-set {ports} dst -j KUBE-MARK-MASQ\n\
-                 -A KUBE-MARK-MASQ -j MARK --set-xmark 0x4000/0x4000\n\
-                 -A KUBE-POSTROUTING -m comment --comment \"Kubernetes endpoints dst ip:port, \
-                 source ip for solving hairpin purpose\" \
-                 -m set --match-set {hairpin} dst,dst,src -j MASQUERADE\n\
-                 -A KUBE-POSTROUTING -m mark ! --mark 0x4000/0x4000 -j RETURN\n\
-                 -A KUBE-POSTROUTING -j MARK --set-xmark 0x4000/0x0\n\
-                 -A KUBE-POSTROUTING -m comment \
-                 --comment \"kubernetes service traffic requiring SNAT\" \
-                 -j MASQUERADE --random-fully\nCOMMIT\n"
-            ),
-        )?;
-    }
-    Ok(())
+    kube_proxy::ipvs::sync()?;
+    kube_proxy::process("ipvs")
 }
 
 /// Adds a virtual service. `bind` puts its address on kube-ipvs0; a NodePort has the node's own.
@@ -103,6 +50,7 @@ pub fn service(at: SocketAddr, bind: bool) -> Result<()> {
         run("ip", &["addr", "add", &address, "dev", DEVICE])?;
         let entry = format!("{},tcp:{}", at.ip(), at.port());
         run("ipset", &["add", &set(at.is_ipv6(), "CLUSTER-IP"), &entry])?;
+        run("ipset", &["add", &set(at.is_ipv6(), "IPVS-IPS"), &at.ip().to_string()])?;
     } else {
         run("ipset", &["add", &set(at.is_ipv6(), "NODE-PORT-TCP"), &at.port().to_string()])?;
     }

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::{finding::Finding, wait};
@@ -20,15 +20,10 @@ pub const STALLPROBE: &str = "stallprobe";
 /// How long stallprobe may take to attach, under emulation and beside other loads.
 const START: Duration = Duration::from_secs(120);
 
-/// One line of stallprobe's standard output and when it arrived.
-struct Line {
-    value: Value,
-    at: Instant,
-}
-
 #[derive(Default)]
 struct Seen {
-    lines: Vec<Line>,
+    /// Its standard output so far.
+    lines: Vec<Value>,
     /// Lines that are no JSON object.
     odd: Vec<String>,
     stderr: String,
@@ -100,12 +95,12 @@ impl Probe {
         wanted: impl Fn(&Value) -> bool,
     ) -> Result<Finding> {
         if !self.present {
-            return Ok(Finding { line: None, at: Instant::now() });
+            return Ok(Finding { line: None });
         }
-        let (line, at) = self.wait_line(&format!("a finding: {what}"), limit, |line| {
+        let line = self.wait_line(&format!("a finding: {what}"), limit, |line| {
             line["type"] == "finding" && wanted(line)
         })?;
-        Ok(Finding { line: Some(line), at })
+        Ok(Finding { line: Some(line) })
     }
 
     /// Waits for a finding, or an update of one, for which `wanted` holds.
@@ -116,13 +111,13 @@ impl Probe {
         wanted: impl Fn(&Value) -> bool,
     ) -> Result<Finding> {
         if !self.present {
-            return Ok(Finding { line: None, at: Instant::now() });
+            return Ok(Finding { line: None });
         }
         let is_finding = |line: &Value| line["type"] == "finding" || line["type"] == "update";
-        let (line, at) = self.wait_line(&format!("a finding: {what}"), limit, |line| {
+        let line = self.wait_line(&format!("a finding: {what}"), limit, |line| {
             is_finding(line) && wanted(line)
         })?;
-        Ok(Finding { line: Some(line), at })
+        Ok(Finding { line: Some(line) })
     }
 
     /// Waits for a finding of this cause whose victim is this pod.
@@ -135,35 +130,36 @@ impl Probe {
     /// Waits for a raw event of this name; needs `--events`.
     pub fn event(&self, name: &str, limit: Duration) -> Result<Finding> {
         if !self.present {
-            return Ok(Finding { line: None, at: Instant::now() });
+            return Ok(Finding { line: None });
         }
         let is_it = |line: &Value| line["type"] == "event" && line["event"] == name;
-        let (line, at) = self.wait_line(&format!("the event {name}"), limit, is_it)?;
-        Ok(Finding { line: Some(line), at })
+        let line = self.wait_line(&format!("the event {name}"), limit, is_it)?;
+        Ok(Finding { line: Some(line) })
     }
 
     /// Waits for a stall of this pod whose cause is not known: look-alikes end so.
-    pub fn unknown(&self, symptom: &str, victim: &str) -> Result<()> {
+    pub fn unknown(&self, symptom: &str, victim: &str) -> Result<Finding> {
         let what = format!("unknown {symptom} of {victim}");
         let finding = self.finding(&what, wait::SOON, |f| {
             f["cause"] == "unknown" && f["symptom"] == symptom && f["victim"]["pod"] == victim
         })?;
-        finding.is("/confidence", "possible").map(drop)
+        finding.is("/confidence", "possible")?;
+        Ok(finding)
     }
 
-    /// Waits for a line for which `wanted` holds and gives it with the time it arrived.
+    /// Waits for a line for which `wanted` holds.
     pub fn wait_line(
         &self,
         what: &str,
         limit: Duration,
         wanted: impl Fn(&Value) -> bool,
-    ) -> Result<(Value, Instant)> {
+    ) -> Result<Value> {
         let end = Instant::now() + limit;
         let mut seen = self.shared.lock();
         let mut next = 0;
         loop {
-            if let Some(line) = seen.lines.iter().skip(next).find(|line| wanted(&line.value)) {
-                return Ok((line.value.clone(), line.at));
+            if let Some(line) = seen.lines.iter().skip(next).find(|line| wanted(line)) {
+                return Ok(line.clone());
             }
             next = seen.lines.len();
             let left = end.saturating_duration_since(Instant::now());
@@ -178,11 +174,21 @@ impl Probe {
         }
     }
 
+    /// The mode of kube-proxy that stallprobe tells of at the start.
+    pub fn kube_proxy_is(&self, mode: &str) -> Result<()> {
+        if !self.present {
+            return Ok(());
+        }
+        let header = self.wait_line("the header", wait::SOON, |line| line["type"] == "header")?;
+        let told = &header["kube_proxy"];
+        ensure!(told == mode, "kube-proxy is told to work by {told}, not {mode}");
+        Ok(())
+    }
+
     /// All lines of a type so far.
     pub fn lines(&self, kind: &str) -> Vec<Value> {
         let seen = self.shared.lock();
-        let lines = seen.lines.iter().map(|line| &line.value);
-        lines.filter(|line| line["type"] == kind).cloned().collect()
+        seen.lines.iter().filter(|line| line["type"] == kind).cloned().collect()
     }
 
     /// How many stalls the findings for which `wanted` holds stand for: updates carry the count
@@ -199,15 +205,15 @@ impl Probe {
     /// What was last said of the first finding of a cause: its last update, or itself.
     pub fn last_word(&self, cause: &str) -> Result<Finding> {
         if !self.present {
-            return Ok(Finding { line: None, at: Instant::now() });
+            return Ok(Finding { line: None });
         }
         let findings = self.lines("finding");
         let finding = findings.iter().find(|f| f["cause"] == cause);
         let finding = finding.with_context(|| format!("no finding of {cause}"))?;
         let seen = self.shared.lock();
-        let of_it = |l: &&Line| l.value["type"] == "update" && l.value["id"] == finding["id"];
-        let update = seen.lines.iter().rfind(of_it).map(|line| line.value.clone());
-        Ok(Finding { line: Some(update.unwrap_or_else(|| finding.clone())), at: Instant::now() })
+        let of_it = |l: &&Value| l["type"] == "update" && l["id"] == finding["id"];
+        let update = seen.lines.iter().rfind(of_it).cloned();
+        Ok(Finding { line: Some(update.unwrap_or_else(|| finding.clone())) })
     }
 
     /// Every finding so far names one of these causes.
@@ -232,8 +238,8 @@ impl Probe {
         if let Some(odd) = seen.odd.first() {
             bail!("stallprobe wrote a line that is no JSON object: {odd}");
         }
-        let summary = seen.lines.iter().rfind(|line| line.value["type"] == "summary");
-        Ok(summary.context("stallprobe wrote no summary")?.value.clone())
+        let summary = seen.lines.iter().rfind(|line| line["type"] == "summary");
+        Ok(summary.context("stallprobe wrote no summary")?.clone())
     }
 
     /// Sends a signal and waits for the end of the process and of its output.
@@ -264,10 +270,10 @@ impl Probe {
         let seen = self.shared.lock();
         let mut out = String::from("stallprobe said:");
         // The header's list of hooks is long and says little about a failure.
-        let shown = |l: &&Line| l.value["type"] != "event" && l.value["hooks"].is_null();
+        let shown = |l: &&Value| l["type"] != "event" && l["hooks"].is_null();
         let lines: Vec<_> = seen.lines.iter().filter(shown).collect();
         for line in lines.iter().rev().take(30).rev() {
-            out.push_str(&format!("\n  {}", line.value));
+            out.push_str(&format!("\n  {line}"));
         }
         for odd in seen.odd.iter().take(10) {
             out.push_str(&format!("\n  (no JSON) {odd}"));
@@ -292,7 +298,7 @@ fn read_lines(stdout: impl Read, shared: &Shared) {
     for line in BufReader::new(stdout).lines().map_while(Result::ok) {
         let mut seen = shared.lock();
         match serde_json::from_str(&line) {
-            Ok(value @ Value::Object(_)) => seen.lines.push(Line { value, at: Instant::now() }),
+            Ok(value @ Value::Object(_)) => seen.lines.push(value),
             _ => seen.odd.push(line),
         }
         shared.news.notify_all();

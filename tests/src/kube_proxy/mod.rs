@@ -2,6 +2,7 @@
 //! of its name, and the variables by which the kubelet tells pods of services.
 
 pub mod iptables;
+pub mod ipvs;
 pub mod nftables;
 
 use std::net::SocketAddr;
@@ -75,7 +76,12 @@ impl Service {
 /// like kube-proxy on the node.
 pub fn start(mode: Mode, services: &[Service]) -> Result<Process> {
     sync(mode, services)?;
-    Process::on_node(&["kube-proxy", "--proxy-mode", mode.name()])
+    process(mode.name())
+}
+
+/// A process that looks like kube-proxy in this mode, as `--proxy-mode` has it.
+pub fn process(mode: &str) -> Result<Process> {
+    Process::on_node(&["kube-proxy", "--proxy-mode", mode])
 }
 
 /// Writes the rules alone.

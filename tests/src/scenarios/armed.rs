@@ -19,6 +19,8 @@ use crate::{
 
 /// Old connections of two ports, both of a server that is not listed any more.
 const PORTS: [u16; 2] = [40000, 40001];
+/// The programs of the set for IPVS.
+const ARMED: [&str; 4] = ["ipvs_find_kp", "ipvs_find_krp", "ipvs_hook_kp", "ipvs_hook_krp"];
 /// Packets that have nothing to do with them.
 const UNRELATED: usize = 100;
 
@@ -36,7 +38,9 @@ pub fn one_at_a_time(lab: &Lab) -> Result<()> {
     probe.event("armed", SOON)?;
     let while_armed = attached()?;
     ensure!(while_armed.0 > before.0, "nothing is loaded while armed: {while_armed:?}");
-    unrelated(&stage.client, SocketAddr::new(stage.service.ip(), 9))?;
+    // To the node itself: kube-proxy's rules refuse other ports of a service's address.
+    let [a, b, c, _] = stage.client.v4.octets();
+    unrelated(&stage.client, ([a, b, c, 1], 9).into())?;
     sent_again(&stage.client)?;
     until("both sets are let go", SOON, || Ok((steps(&probe, "let-go").len() >= 2).then_some(())))?;
     drop(attempts);
@@ -75,12 +79,11 @@ pub fn module_unloaded(lab: &Lab) -> Result<()> {
     }
     let client = lab.pod("client")?;
     let service = ipvs::address(false);
-    ipvs::setup(0, 0)?;
+    let _kube_proxy = ipvs::setup(0, 0)?;
     ipvs::service(service, true)?;
     // Without a service the module can go at once.
     crate::command::run("ipvsadm", &["-C"])?;
     let probe = lab.probe(&["--events"])?;
-    let before = attached()?;
     // Nothing comes to IPVS, so it stays armed.
     crate::command::run(
         "iptables-legacy",
@@ -88,12 +91,18 @@ pub fn module_unloaded(lab: &Lab) -> Result<()> {
     )?;
     let attempt = Attempt::start(&client, service)?;
     probe.event("armed", SOON)?;
+    let names = bpf::program_names()?;
+    ensure!(ARMED.iter().all(|a| names.iter().any(|n| n == a)), "armed, yet only {names:?}");
     // Another dropped SYN would show that it does not come to IPVS.
     drop(attempt);
     crate::command::run("modprobe", &["-r", "ip_vs_rr", "ip_vs"])?;
     probe.event("let-go", SOON)?.is("/outcome", "module-gone")?;
-    until("nothing armed is loaded", SOON, || Ok((attached()?.0 <= before.0).then_some(())))?;
-    probe.stop().map(drop)
+    until("nothing armed is loaded", SOON, || {
+        let names = bpf::program_names()?;
+        Ok((!names.iter().any(|n| ARMED.contains(&n.as_str()))).then_some(()))
+    })?;
+    probe.stop()?;
+    probe.only(&["unknown"])
 }
 
 /// Sends datagrams to a port where nobody listens.

@@ -44,6 +44,9 @@ fn exhausted(lab: &Lab, v6: bool) -> Result<()> {
         .is("/symptom", "connect-stall")?
         .is("/confidence", "certain")?
         .is("/victim/pid", std::process::id())?
+        .is("/culprit/pod", "client")?
+        .is("/culprit/pid", std::process::id())?
+        .is("/culprit/address", client.address(v6).to_string())?
         .is("/details/pid", std::process::id())?
         .is("/details/source", client.address(v6).to_string())?
         .is("/details/destination", to.to_string())?

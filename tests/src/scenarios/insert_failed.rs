@@ -5,8 +5,9 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
+use super::accept_queue::{queued, sent_again};
 use crate::{
     case::Expect,
     command::run,
@@ -23,7 +24,7 @@ use crate::{
     process::Process,
     sysctl,
     tcp::{self, Attempt},
-    wait::SOON,
+    wait::{SOON, until},
 };
 
 const PORT: u16 = 8080;
@@ -35,6 +36,9 @@ const TOO_LONG: &str = "chainlength";
 /// Older kernels refuse an entry only when it is being removed at that very moment.
 pub const BUT: &[(&str, Expect)] =
     &[("5.10", Expect::Unseen("it cannot happen: chains have no limit before 5.15"))];
+
+/// Kernels that have a limit.
+pub const LIMITED: &[&str] = &["6.1", "6.12", "6.18", "7.2"];
 
 pub fn tcp(lab: &Lab) -> Result<()> {
     connect(lab, false)
@@ -86,6 +90,7 @@ fn named(probe: &Probe, symptom: &str) -> Result<()> {
         .cause("conntrack-insert-failed", "client", SOON)?
         .is("/symptom", symptom)?
         .is("/confidence", "certain")?
+        .is("/culprit/pod", "host")?
         .is("/details/exit", "chain-too-long")?
         .is("/details/buckets", BUCKETS)?
         .at_least("/details/entries", 10_000)?
@@ -93,6 +98,61 @@ fn named(probe: &Probe, symptom: &str) -> Result<()> {
         .filled("/fix")?;
     probe.stop()?;
     probe.only(&["conntrack-insert-failed"])
+}
+
+/// A look-alike: chains are long, but a rule drops the SYN before it gets an entry in one.
+pub fn rule_drops(lab: &Lab) -> Result<()> {
+    let world = World::new(lab, false)?;
+    let to = SocketAddr::new(world.server.v4.into(), PORT);
+    let _shop = tcp::listen(&world.server, "shop-api", ([0u8; 4], PORT).into(), 128, true)?;
+    let from = world.client.v4.to_string();
+    run("iptables-nft", &["-I", "FORWARD", "-s", &from, "-j", "DROP"])?;
+    let probe = lab.probe(&[])?;
+
+    let before = counters::conntrack(TOO_LONG)?;
+    let _attempt = Attempt::start(&world.client, to)?;
+    sent_again(&world.client)?;
+    ensure!(counters::conntrack(TOO_LONG)? == before, "a chain was too long for something");
+
+    probe.unknown("connect-stall", "client")?;
+    probe.stop()?;
+    probe.only(&["unknown"])
+}
+
+/// A look-alike: chains are long, the SYN found room in one, and the listener's queue is full.
+pub fn full_queue(lab: &Lab) -> Result<()> {
+    let world = World::empty(lab, false)?;
+    let to = SocketAddr::new(world.server.v4.into(), PORT);
+    let _shop = tcp::listen(&world.server, "shop-api", ([0u8; 4], PORT).into(), 1, false)?;
+    let _queued = queued(&world.client, to, 2)?;
+    world.fill()?;
+    let probe = lab.probe(&[])?;
+
+    let refused = || counters::net(&world.server, "ListenOverflows");
+    let _attempt = missed(|| Attempt::start(&world.client, to), refused)?;
+    let before = refused()?;
+    until("the listener refuses the SYN again", SOON, || Ok((refused()? > before).then_some(())))?;
+
+    probe.cause("accept-queue-overflow", "client", SOON)?.is("/confidence", "certain")?;
+    probe.stop()?;
+    probe.only(&["accept-queue-overflow"])
+}
+
+/// Does it again until its chain was short enough, so that this other counter grows. One that was
+/// dropped is given up at once.
+fn missed<T>(mut attempt: impl FnMut() -> Result<T>, other: impl Fn() -> Result<u64>) -> Result<T> {
+    for _ in 0..200 {
+        let (long, before) = (counters::conntrack(TOO_LONG)?, other()?);
+        let done = attempt()?;
+        let passed = until("the packet is dropped, or gets through", SOON, || {
+            let passed = other()? > before;
+            Ok((passed || counters::conntrack(TOO_LONG)? > long).then_some(passed))
+        })?;
+        if passed {
+            return Ok(done);
+        }
+    }
+    bail!("every new connection found its chain too long")
 }
 
 /// Does it again until the chain was too long for it.
@@ -111,11 +171,19 @@ fn hit<T>(mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
 struct World {
     client: Pod,
     server: Pod,
+    filler: Pod,
     _kube_proxy: Process,
 }
 
 impl World {
     fn new(lab: &Lab, v6: bool) -> Result<Self> {
+        let world = Self::empty(lab, v6)?;
+        world.fill()?;
+        Ok(world)
+    }
+
+    /// Few buckets, with next to nothing in them yet.
+    fn empty(lab: &Lab, v6: bool) -> Result<Self> {
         let (client, server) = (lab.pod("client")?, lab.pod("shop")?);
         let (filler, sink) = (lab.pod("filler")?, lab.outside("sink")?);
         let rules = |v6| {
@@ -131,8 +199,11 @@ impl World {
         sysctl::set("net.netfilter.nf_conntrack_max", "262144")?;
         sysctl::set("net.netfilter.nf_conntrack_udp_timeout", "600")?;
         sysctl::set("net.netfilter.nf_conntrack_buckets", &BUCKETS.to_string())?;
-        filler.inside(fill)?;
-        Ok(Self { client, server, _kube_proxy: kube_proxy })
+        Ok(Self { client, server, filler, _kube_proxy: kube_proxy })
+    }
+
+    fn fill(&self) -> Result<()> {
+        self.filler.inside(fill)
     }
 }
 

@@ -102,7 +102,7 @@ fn dropped(lab: &Lab, rules: impl Fn() -> Result<()>) -> Result<()> {
 
     let attempt = Attempt::start(&client, address)?;
     armed(lab, &probe)?;
-    probe.cause("unknown", "client", SOON)?.is("/symptom", "connect-stall")?;
+    probe.unknown("connect-stall", "client")?;
     let state = attempt.wait(Duration::ZERO)?;
     ensure!(state == State::Pending, "the connect was {state:?}");
     probe.stop()?;

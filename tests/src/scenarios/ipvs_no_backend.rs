@@ -27,7 +27,7 @@ pub fn all_drained(lab: &Lab) -> Result<()> {
 
 fn without_server(lab: &Lab, v6: bool, drained: u8) -> Result<()> {
     let (client, server) = (lab.pod("client")?, lab.pod("shop")?);
-    ipvs::setup(1, 1)?;
+    let _kube_proxy = ipvs::setup(1, 1)?;
     let service = ipvs::address(v6);
     ipvs::service(service, true)?;
     if drained > 0 {
@@ -45,7 +45,10 @@ fn without_server(lab: &Lab, v6: bool, drained: u8) -> Result<()> {
         .is("/details/service", service.to_string())?
         .is("/details/servers", drained)?
         .is("/details/proxy", "ipvs")?
+        .is("/culprit/address", service.ip().to_string())?
+        .is("/culprit/port", service.port())?
         .filled("/fix")?;
+    probe.kube_proxy_is("ipvs")?;
     probe.stop()?;
     probe.only(&["service-no-backend"])
 }
@@ -53,7 +56,7 @@ fn without_server(lab: &Lab, v6: bool, drained: u8) -> Result<()> {
 /// A look-alike: the service has a pod, and nobody listens there.
 pub fn closed_port(lab: &Lab) -> Result<()> {
     let (client, server) = (lab.pod("client")?, lab.pod("shop")?);
-    ipvs::setup(1, 1)?;
+    let _kube_proxy = ipvs::setup(1, 1)?;
     let service = ipvs::address(false);
     ipvs::service(service, true)?;
     ipvs::add(service, SocketAddr::new(server.v4.into(), 8080), 1)?;
@@ -74,7 +77,7 @@ pub fn closed_port(lab: &Lab) -> Result<()> {
 /// A look-alike: the service has a pod, and a rule refuses the connection in the same way.
 pub fn rule_rejects(lab: &Lab) -> Result<()> {
     let (client, server) = (lab.pod("client")?, lab.pod("shop")?);
-    ipvs::setup(1, 1)?;
+    let _kube_proxy = ipvs::setup(1, 1)?;
     let service = ipvs::address(false);
     ipvs::service(service, true)?;
     ipvs::add(service, SocketAddr::new(server.v4.into(), 8080), 1)?;

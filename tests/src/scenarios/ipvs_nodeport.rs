@@ -39,7 +39,7 @@ fn collision(lab: &Lab, v6: bool) -> Result<()> {
     let (shop, other) = (lab.pod("shop")?, lab.pod("other")?);
     let to = SocketAddr::new(shop.address(v6), 8080);
     let _shop = tcp::listen(&shop, "shop-api", to, 128, true)?;
-    ipvs::setup(1, 1)?;
+    let _kube_proxy = ipvs::setup(1, 1)?;
     sysctl::set("net.ipv4.ip_local_port_range", "1024 60999")?;
     sysctl::set("net.ipv4.ip_local_reserved_ports", "8080,9148")?;
     let service = node(&shop, v6);
@@ -79,7 +79,7 @@ pub fn rule_drops(lab: &Lab) -> Result<()> {
     let (shop, other) = (lab.pod("shop")?, lab.pod("other")?);
     let to = SocketAddr::new(shop.v4.into(), 8080);
     let _shop = tcp::listen(&shop, "shop-api", to, 128, true)?;
-    ipvs::setup(1, 1)?;
+    let _kube_proxy = ipvs::setup(1, 1)?;
     let service = node(&shop, false);
     ipvs::service(service, false)?;
     ipvs::add(service, SocketAddr::new(other.v4.into(), 8080), 1)?;
@@ -104,7 +104,7 @@ pub fn full_queue(lab: &Lab) -> Result<()> {
     let (client, other) = (lab.pod("client")?, lab.pod("other")?);
     let backend = SocketAddr::new(other.v4.into(), 8080);
     let _other = tcp::listen(&other, "shop-api", backend, 0, false)?;
-    ipvs::setup(1, 1)?;
+    let _kube_proxy = ipvs::setup(1, 1)?;
     let service = node(&client, false);
     ipvs::service(service, false)?;
     ipvs::add(service, backend, 1)?;

@@ -26,6 +26,7 @@ pub struct Stage {
     pub old_end: SocketAddr,
     new_end: SocketAddr,
     servers: Vec<Process>,
+    _kube_proxy: Process,
 }
 
 impl Stage {
@@ -42,10 +43,11 @@ impl Stage {
         let servers = [(&old, old_end), (&new, new_end)]
             .map(|(pod, at)| tcp::listen(pod, "shop-api", at, 128, true));
         let servers = servers.into_iter().collect::<Result<_>>()?;
-        ipvs::setup(reuse_mode, 0)?;
+        let kube_proxy = ipvs::setup(reuse_mode, 0)?;
         ipvs::service(service, true)?;
         ipvs::add(service, old_end, 1)?;
-        let stage = Self { client, service, old, old_end, new_end, servers };
+        let stage =
+            Self { client, service, old, old_end, new_end, servers, _kube_proxy: kube_proxy };
         for port in ports {
             let first = stage.connect_from(*port)?;
             ensure!(first.wait(SOON)? == State::Connected, "the first connect fails");
@@ -125,7 +127,7 @@ fn drained_and_gone(lab: &Lab, v6: bool) -> Result<()> {
 pub fn drained(lab: &Lab) -> Result<()> {
     let probe = lab.probe(&[])?;
     // IPVS is loaded long after stallprobe was started.
-    ipvs::setup(0, 0)?;
+    drop(ipvs::setup(0, 0)?);
     watched(lab)?;
     let mut stage = Stage::new(lab, false, 0)?;
     ipvs::weigh(stage.service, stage.old_end, 0)?;
@@ -221,7 +223,7 @@ pub fn rule_drops_first(lab: &Lab) -> Result<()> {
     sent_again(&stage.client)?;
     ensure!(attempt.wait(std::time::Duration::ZERO)? == State::Pending, "the SYN got through");
 
-    probe.cause("unknown", "client", SOON)?.is("/symptom", "connect-stall")?;
+    probe.unknown("connect-stall", "client")?;
     probe.event("let-go", SOON)?.is("/outcome", "nothing-seen")?;
     probe.stop()?;
     probe.only(&["unknown"])
@@ -241,11 +243,9 @@ pub fn rule_drops_after(lab: &Lab) -> Result<()> {
     sent_again(&stage.client)?;
     ensure!(attempt.wait(std::time::Duration::ZERO)? == State::Pending, "the SYN got through");
 
-    probe.cause("unknown", "client", SOON)?.is("/symptom", "connect-stall")?.check(
-        "/evidence",
-        "what IPVS did",
-        |lines| lines.to_string().contains("and sent the SYN on"),
-    )?;
+    probe.unknown("connect-stall", "client")?.check("/evidence", "what IPVS did", |lines| {
+        lines.to_string().contains("and sent the SYN on")
+    })?;
     probe.event("let-go", SOON)?.is("/outcome", "seen")?;
     probe.stop()?;
     probe.only(&["unknown"])
@@ -254,7 +254,7 @@ pub fn rule_drops_after(lab: &Lab) -> Result<()> {
 /// A look-alike: no route to a pod that is asked without a service in between.
 pub fn unreachable(lab: &Lab) -> Result<()> {
     let (client, server) = (lab.pod("client")?, lab.pod("shop")?);
-    ipvs::setup(0, 0)?;
+    let _kube_proxy = ipvs::setup(0, 0)?;
     ipvs::service(ipvs::address(false), true)?;
     no_route(&server, false)?;
     let probe = lab.probe(&[])?;

@@ -83,6 +83,12 @@ pub const ALL: &[Case] = &[
     Case::new("chain_too_long_dns", insert_failed::dns)
         .names("conntrack-insert-failed", Expect::Certain)
         .but(insert_failed::BUT),
+    Case::new("chain_long_rule_drops", insert_failed::rule_drops)
+        .kernels(insert_failed::LIMITED)
+        .elsewhere("chains have no limit before 5.15"),
+    Case::new("chain_long_full_queue", insert_failed::full_queue)
+        .kernels(insert_failed::LIMITED)
+        .elsewhere("chains have no limit before 5.15"),
     Case::new("no_listener", no_listener::tcp).names("no-listener", Expect::Certain),
     Case::new("no_listener_v6", no_listener::tcp_v6).names("no-listener", Expect::Certain),
     Case::new("no_listener_dns", no_listener::dns)
@@ -116,6 +122,7 @@ pub const ALL: &[Case] = &[
     Case::new("not_translated_tcp_v6", not_translated::tcp_v6)
         .names("reply-not-translated", Expect::Certain),
     Case::new("not_translated_stranger", not_translated::stranger),
+    Case::new("not_translated_silent", not_translated::silent),
     Case::new("nfqueue_neighbour", clash_lookalikes::nfqueue_neighbour)
         .kernels(dnat_clash::UNCERTAIN)
         .elsewhere("there the same set-up makes a clash"),

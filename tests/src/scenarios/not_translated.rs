@@ -99,6 +99,24 @@ fn syn_ack_past(lab: &Lab, v6: bool) -> Result<()> {
     probe.only(&["reply-not-translated"])
 }
 
+/// A look-alike: an answer would go past the translation, but none comes: the server got both
+/// queries and keeps silent.
+pub fn silent(lab: &Lab) -> Result<()> {
+    let (client, dns) = pods(lab)?;
+    let behaviour = Behaviour { silent: true, ..Behaviour::default() };
+    let _server = server::start(&dns, "dns", behaviour)?;
+    let service = services::dns(std::slice::from_ref(&dns), Choice::Random)?;
+    let probe = lab.probe(&["--events"])?;
+
+    let got = counters::net(&dns, "Udp:InDatagrams")?;
+    Asker::new(&client, service)?.stalled(lab, &probe, "db.example.com")?;
+    ensure!(counters::net(&dns, "Udp:InDatagrams")? >= got + 2, "the server was not asked twice");
+
+    probe.unknown("dns-stall", "client")?;
+    probe.stop()?;
+    probe.only(&["unknown"])
+}
+
 /// A look-alike: a rule drops the query, and a host that has nothing to do with it sends something
 /// to the client's port that looks like an answer.
 pub fn stranger(lab: &Lab) -> Result<()> {
@@ -126,7 +144,7 @@ pub fn stranger(lab: &Lab) -> Result<()> {
         Ok((counters::net(&client, "Udp:NoPorts")? > unmet).then_some(()))
     })?;
 
-    probe.cause("unknown", "client", SOON)?.is("/symptom", "dns-stall")?;
+    probe.unknown("dns-stall", "client")?;
     probe.stop()?;
     probe.only(&["unknown"])
 }

@@ -65,7 +65,8 @@ fn forgetful(lab: &Lab, resolve: Resolve, process: &str) -> Result<()> {
     Ok(())
 }
 
-/// musl asks both nameservers at once; the dead one costs nothing.
+/// musl asks both nameservers at once; the dead one costs nothing. Asked one after the other, it
+/// would cost seconds each time; a busy machine costs something now and then.
 pub fn musl_dead_nameserver(lab: &Lab) -> Result<()> {
     let (client, dead, dns) = (lab.pod("client")?, lab.pod("dead")?, lab.pod("dns")?);
     let _servers = [
@@ -75,10 +76,16 @@ pub fn musl_dead_nameserver(lab: &Lab) -> Result<()> {
     lab.resolv_conf(&client, &format!("nameserver {}\nnameserver {}\n", dead.v4, dns.v4))?;
     let probe = lab.probe(&[])?;
 
-    for i in 0..5 {
+    let mut quick = 0;
+    for i in 0..20 {
         let Lookup { found, took } = lookup::musl(&client, &format!("n{i}.example.com"))?;
-        ensure!(found && took < Duration::from_secs(1), "found: {found}, after {took:?}");
+        ensure!(found, "n{i}.example.com was not found");
+        quick += usize::from(took < Duration::from_secs(1));
+        if quick == 5 {
+            break;
+        }
     }
+    ensure!(quick == 5, "only {quick} of 20 lookups did not wait for the dead nameserver");
     probe.stop()?;
     probe.only(&[])
 }

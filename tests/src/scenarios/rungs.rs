@@ -32,8 +32,7 @@ fn without_fentry(lab: &Lab, scenario: fn(&Lab) -> Result<()>) -> Result<()> {
 
 /// No hook stands on a rung that was left out, and functions stand on kprobes.
 fn check(probe: &Probe) -> Result<()> {
-    let (header, _) =
-        probe.wait_line("the list of hooks", SOON, |line| line["hooks"].is_array())?;
+    let header = probe.wait_line("the list of hooks", SOON, |line| line["hooks"].is_array())?;
     let mut kprobes = 0;
     for hook in header["hooks"].as_array().into_iter().flatten() {
         ensure!(hook["detail"] != "fentry", "a hook stands on fentry\n  {hook}");

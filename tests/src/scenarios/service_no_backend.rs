@@ -91,6 +91,7 @@ fn without_endpoints(lab: &Lab, mode: Mode, v6: bool) -> Result<()> {
         .is("/details/name", "shop")?
         .is("/culprit/address", address.ip().to_string())?
         .filled("/fix")?;
+    probe.kube_proxy_is(mode.name())?;
     probe.stop()?;
     probe.only(&["service-no-backend"])
 }
@@ -180,7 +181,7 @@ pub fn host_prohibited(lab: &Lab) -> Result<()> {
 
     world.fails(address, libc::EHOSTUNREACH)?;
 
-    unknown(&probe)
+    unknown(&probe, "connect-stall")
 }
 
 /// A look-alike: a rule that refuses in the way kube-proxy does, to an address that is no service.
@@ -197,7 +198,7 @@ pub fn other_address(lab: &Lab) -> Result<()> {
 
     world.fails((world.outside.v4, 443).into(), libc::ECONNREFUSED)?;
 
-    probe.cause("unknown", "client", SOON)?.is("/flow/dport", 443)?;
+    probe.unknown("connect-refused", "client")?.is("/flow/dport", 443)?;
     probe.stop()?;
     probe.only(&["service-no-backend", "unknown"])?;
     let named = |f: &serde_json::Value| f["cause"] == "service-no-backend";
@@ -216,11 +217,11 @@ pub fn wrong_port(lab: &Lab) -> Result<()> {
 
     world.fails(address, libc::ECONNREFUSED)?;
 
-    unknown(&probe)
+    unknown(&probe, "connect-refused")
 }
 
-fn unknown(probe: &crate::probe::Probe) -> Result<()> {
-    probe.cause("unknown", "client", SOON)?.check("/evidence", "the reject", |lines| {
+fn unknown(probe: &crate::probe::Probe, symptom: &str) -> Result<()> {
+    probe.unknown(symptom, "client")?.check("/evidence", "the reject", |lines| {
         lines.as_array().into_iter().flatten().any(|line| line["kind"] == "packet-rejected")
     })?;
     probe.stop()?;

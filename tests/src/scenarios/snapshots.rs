@@ -54,8 +54,7 @@ fn on(lab: &Lab, left: Left, scenario: impl Fn(&Lab) -> Result<()>) -> Result<()
 
 /// No hook stands on a rung that was left out, and the header says what stands in.
 fn check(probe: &Probe, left: Left) -> Result<()> {
-    let (header, _) =
-        probe.wait_line("the list of hooks", SOON, |line| line["hooks"].is_array())?;
+    let header = probe.wait_line("the list of hooks", SOON, |line| line["hooks"].is_array())?;
     let hooks = header["hooks"].as_array().context("hooks")?;
     let on = |rung: &str| hooks.iter().filter(|hook| hook["detail"] == rung).count();
     ensure!(on("snapshot") > 0, "no snapshot stands in for a hook\n  {header}");
@@ -193,7 +192,7 @@ fn two_clients(lab: &Lab) -> Result<()> {
     named(&probe, "accept-queue-overflow", "client-b")?
         .is("/confidence", "likely")?
         .is("/culprit/pod", "shop-b")?;
-    probe.cause("unknown", "client-a", STALL)?.is("/symptom", "connect-stall")?;
+    probe.unknown("connect-stall", "client-a")?;
     probe.stop()?;
     probe.only(&["accept-queue-overflow", "unknown"])
 }
@@ -209,7 +208,7 @@ pub fn rule_drops(lab: &Lab) -> Result<()> {
         let probe = lab.probe(&[])?;
         let _dropped = Attempt::start(&client, SocketAddr::new(server.v4.into(), 443))?;
         sent_again(&client)?;
-        probe.cause("unknown", "client", STALL)?.is("/symptom", "connect-stall")?;
+        probe.unknown("connect-stall", "client")?;
         probe.stop()?;
         probe.only(&["unknown"])
     })

@@ -106,6 +106,9 @@ fn check(probe: &Probe, loser: &Loser, to: SocketAddr) -> Result<Finding> {
         .is("/flow/sport", loser.port)?
         .is("/flow/dst", to.ip().to_string())?
         .filled("/details/snat_to")?
+        .is("/culprit/pod", loser.other.name.as_str())?
+        .is("/culprit/address", loser.other.address(to.is_ipv6()).to_string())?
+        .is("/culprit/port", loser.port)?
         .check("/details/loser", "the loser's address", |v| mentions(v, &loser.pod, to))?
         .check("/details/winner", "the winner's address", |v| mentions(v, &loser.other, to))?
         .filled("/fix")?;

@@ -1,7 +1,10 @@
 //! No free port is left for the masquerade: dropped in the same place as a race for a port, against
 //! entries that were there long before.
 
-use std::{net::SocketAddr, thread, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
 
@@ -20,12 +23,12 @@ use crate::{
     probe::Probe,
     services,
     tcp::{self, Attempt, State},
-    wait::SOON,
+    wait::{SOON, until},
 };
 
 const PORTS: usize = 4;
-/// What makes the entries old: a race is over in far less.
-const AGE: Duration = Duration::from_secs(2);
+/// Seconds that make the entries old: a race is over in far less.
+const AGE: u64 = 3;
 
 pub fn udp(lab: &Lab) -> Result<()> {
     udp_over(lab, false)
@@ -47,7 +50,7 @@ fn udp_over(lab: &Lab, v6: bool) -> Result<()> {
         let outcome = client::ask(&client, to, &format!("first{i}.example.com"), A, &[SOON])?;
         ensure!(outcome == Outcome::Answered, "query {i} had a port, yet it was {outcome:?}");
     }
-    thread::sleep(AGE);
+    grown_old("udp", to)?;
     let failed = counters::conntrack("insert_failed")?;
     let patience = [Duration::from_millis(1500); 2];
     let outcome = client::ask(&client, to, "late.example.com", A, &patience)?;
@@ -84,7 +87,7 @@ fn tcp_over(lab: &Lab, v6: bool) -> Result<()> {
     let probe = lab.probe(&[])?;
 
     let _held = hold_ports(&holder, to)?;
-    thread::sleep(AGE);
+    grown_old("tcp", to)?;
     let failed = counters::conntrack("insert_failed")?;
     let attempt = Attempt::start(&client, to)?;
     let state = attempt.wait(Duration::from_millis(2500))?;
@@ -112,7 +115,7 @@ pub fn rule_drops(lab: &Lab) -> Result<()> {
     let probe = lab.probe(&[])?;
 
     let _held = hold_ports(&holder, to)?;
-    thread::sleep(AGE);
+    grown_old("tcp", to)?;
     let failed = counters::conntrack("insert_failed")?;
     let _attempt = Attempt::start(&client, to)?;
     sent_again(&client)?;
@@ -135,6 +138,30 @@ fn hold_ports(holder: &Pod, to: SocketAddr) -> Result<Vec<Attempt>> {
     Ok(held)
 }
 
+/// Waits until the entries towards a server, which see no packets, are nearer to their end by
+/// [`AGE`].
+fn grown_old(proto: &str, to: SocketAddr) -> Result<()> {
+    let all = remaining(proto, to)?;
+    ensure!(all.len() == PORTS, "{} entries hold {PORTS} ports", all.len());
+    let longest = all.into_iter().max().unwrap_or_default();
+    until("the entries are old", SOON, || {
+        let all = remaining(proto, to)?;
+        ensure!(all.len() == PORTS, "an entry is gone, or there is one more");
+        Ok(all.into_iter().all(|left| left + AGE <= longest).then_some(()))
+    })
+}
+
+/// Seconds that each entry towards a server has left, as `conntrack -L` shows it after the names
+/// and number of the protocol.
+fn remaining(proto: &str, to: SocketAddr) -> Result<Vec<u64>> {
+    let family = if to.is_ipv6() { "ipv6" } else { "ipv4" };
+    let (address, port) = (to.ip().to_string(), to.port().to_string());
+    let list = ["-L", "-f", family, "-p", proto, "-d", &address, "--dport", &port];
+    let text = run("conntrack", &list)?;
+    let left = |line: &str| line.split_whitespace().nth(2)?.parse().ok();
+    Ok(text.lines().filter_map(left).collect())
+}
+
 fn check(probe: &Probe, client: &Pod, to: SocketAddr) -> Result<Finding> {
     let finding = probe.cause("snat-ports-exhausted", &client.name, SOON)?;
     let address = client.address(to.is_ipv6()).to_string();
@@ -148,7 +175,24 @@ fn check(probe: &Probe, client: &Pod, to: SocketAddr) -> Result<Finding> {
             let port = v.as_str().and_then(|v| v.rsplit(':').next()?.parse::<u16>().ok());
             port.is_some_and(|port| (40000..40004).contains(&port))
         })?
+        // Its ports they are.
+        .is("/culprit/address", node(to.ip()).to_string())?
         .filled("/details/holder")?
         .filled("/fix")?;
     Ok(finding)
+}
+
+/// The node's address towards a host beyond it.
+fn node(outside: IpAddr) -> IpAddr {
+    match outside {
+        IpAddr::V4(v4) => {
+            let [a, b, c, _] = v4.octets();
+            [a, b, c, 1].into()
+        }
+        IpAddr::V6(v6) => {
+            let mut bytes = v6.octets();
+            bytes[15] = 1;
+            bytes.into()
+        }
+    }
 }

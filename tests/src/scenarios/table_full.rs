@@ -50,6 +50,7 @@ fn full(lab: &Lab, v6: bool) -> Result<()> {
         finding
             .is("/symptom", symptom)?
             .is("/confidence", "certain")?
+            .is("/culprit/pod", "host")?
             .is("/details/limit", LIMIT)?
             .check("/details/count", "about the limit", |count| {
                 // The kernel counts an entry before it refuses it; expired ones leave late.
