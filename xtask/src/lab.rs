@@ -29,12 +29,14 @@ pub struct Job {
     pub arguments: Vec<String>,
     /// More for the kernel's command line.
     pub append: &'static str,
+    /// Which part of the lab that is, for a reader.
+    pub part: &'static str,
 }
 
 impl Job {
     /// A run on a kernel as it is.
-    pub fn on(series: &'static Series, arguments: Vec<String>) -> Self {
-        Self { name: series.name.to_owned(), series, arguments, append: "" }
+    pub fn on(series: &'static Series, arguments: Vec<String>, part: &'static str) -> Self {
+        Self { name: series.name.to_owned(), series, arguments, append: "", part }
     }
 }
 
