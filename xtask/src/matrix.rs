@@ -6,11 +6,9 @@ use anyhow::{Context as _, Result};
 use crate::{
     artifacts::{self, Artifacts},
     kernels,
-    lab::{self, Job},
+    lab::{self, Done, Job},
     progress::note,
-    readme, setup,
-    tally::Tally,
-    vm,
+    readme, setup, vm,
 };
 
 /// What became of one cause's faults on one kernel.
@@ -48,18 +46,18 @@ pub fn run(options: &vm::Options) -> Result<ExitCode> {
     let arguments = vec!["--causes-only".to_owned()];
     let job = |series| Job::on(series, arguments.clone(), "causes only");
     let jobs: Vec<Job> = wanted.ready.iter().copied().map(job).collect();
-    let done = lab::run(&jobs, &artifacts, &options.machine, options.at_once)?;
+    let done = lab::run(&jobs, &artifacts, &options.machine, options.at_once);
     let mut matrix = Matrix::default();
     let mut failed = false;
     for (job, done) in jobs.iter().zip(&done) {
-        let output = String::from_utf8_lossy(&done.report.output);
-        matrix.add(&done.series(), &output);
-        let passed = Tally::from_lab(&output).map_or(0, |tally| tally.passed);
-        if done.report.status != 0 || passed == 0 {
-            let status = done.report.status;
-            note(&format!("kernel {}: the lab ended with status {status}", job.series.name));
-            failed = true;
-        }
+        matrix.add_done(job, done.as_ref());
+        let why = match done {
+            Ok(done) if done.is_good() => continue,
+            Ok(done) => format!("the lab ended with status {}", done.report.status),
+            Err(error) => format!("{error:#}"),
+        };
+        note(&format!("kernel {}: {why}", job.series.name));
+        failed = true;
     }
     for (series, _) in &wanted.left_out {
         matrix.add(series.name, "");
@@ -75,6 +73,14 @@ pub fn run(options: &vm::Options) -> Result<ExitCode> {
 }
 
 impl Matrix {
+    /// Takes in what came of a job.
+    pub fn add_done(&mut self, job: &Job, done: Result<&Done, &anyhow::Error>) {
+        match done {
+            Ok(done) => self.add(&done.series(), &String::from_utf8_lossy(&done.report.output)),
+            Err(_) => self.add(job.series.name, ""),
+        }
+    }
+
     /// Takes in what the lab printed on a kernel: lines `named CAUSE CONFIDENCE`,
     /// `unseen CAUSE WHY`, `absent CAUSE WHY` and `failed CAUSE` among others.
     pub fn add(&mut self, kernel: &str, output: &str) {

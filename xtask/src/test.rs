@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result};
 
 use crate::{
     artifacts::{self, Artifacts},
+    guest::Report,
     kernels::Series,
     lab::{self, Done, Job},
     matrix::Matrix,
@@ -66,14 +67,17 @@ pub fn run(options: Options) -> Result<ExitCode> {
     }
     let artifacts = Artifacts::build()?;
     let jobs = jobs(ready, &options);
-    let done = lab::run(&jobs, &artifacts, &options.machine, options.at_once)?;
+    let done = lab::run(&jobs, &artifacts, &options.machine, options.at_once);
 
     let mut matrix = Matrix::default();
     for (job, done) in jobs.iter().zip(&done) {
         if job.append.is_empty() {
-            matrix.add(&done.series(), &String::from_utf8_lossy(&done.report.output));
+            matrix.add_done(job, done.as_ref());
         }
-        rows.push(row(job, done, !options.filters.is_empty()));
+        rows.push(match done {
+            Ok(done) => row(job, done, !options.filters.is_empty()),
+            Err(error) => broken(&job.name, error),
+        });
     }
     for (series, why) in left_out {
         matrix.add(series.name, "");
@@ -190,6 +194,8 @@ fn host() -> Result<Row> {
 }
 
 fn row(job: &Job, done: &Done, filtered: bool) -> Row {
+    let Report { status, trouble, remark, .. } = &done.report;
+    let part = Some(job.part.to_owned());
     let told = Tally::from_lab(&String::from_utf8_lossy(&done.report.output));
     let other = (done.series() != job.series.name).then(|| format!("on {} instead", done.release));
     Row {
@@ -197,9 +203,14 @@ fn row(job: &Job, done: &Done, filtered: bool) -> Row {
         tally: told.unwrap_or_default(),
         retries: done.report.infrastructure_failures,
         time: done.time,
-        trouble: lab_trouble(told, done.report.status, filtered),
-        remarks: [Some(job.part.to_owned()), other].into_iter().flatten().collect(),
+        trouble: trouble.clone().or_else(|| lab_trouble(told, *status, filtered)),
+        remarks: [part, other, remark.clone()].into_iter().flatten().collect(),
     }
+}
+
+/// A kernel whose run could not be started or followed.
+fn broken(name: &str, error: &anyhow::Error) -> Row {
+    Row { name: name.to_owned(), trouble: Some(format!("{error:#}")), ..Row::default() }
 }
 
 /// A kernel that cannot be had counts as one skipped case.
@@ -335,7 +346,9 @@ mod tests {
         assert!(good);
         assert!(text.contains("NOT RUN: no mirror"), "{text}");
         assert!(text.ends_with("stallprobe: 0 passed, 0 failed, 1 skipped\n"));
-        let broken = Row { trouble: Some("no boot".to_owned()), ..Row::default() };
-        assert!(!summary(&[broken], Duration::ZERO).1);
+        let row = broken("6.1", &anyhow::anyhow!("no disk").context("cannot write x"));
+        let (text, good) = summary(&[row], Duration::ZERO);
+        assert!(!good);
+        assert!(text.contains("cannot write x: no disk"), "{text}");
     }
 }
