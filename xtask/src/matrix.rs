@@ -41,6 +41,9 @@ pub struct Matrix {
 /// Runs the lab on these kernels, all by default, and prints the table.
 pub fn run(options: &vm::Options) -> Result<ExitCode> {
     let wanted = setup::prepare_named(&options.kernels)?;
+    if options.write_readme {
+        readme::every_kernel(&options.kernels, &wanted.left_out)?;
+    }
     let artifacts = Artifacts::provide(options.no_build)?;
     // Only the cases that show a cause; `cargo xtask test` runs look-alikes and all else.
     let arguments = vec!["--causes-only".to_owned()];

@@ -15,6 +15,7 @@ use crate::{
     lab::{self, Done, Job},
     matrix::Matrix,
     progress::note,
+    readme,
     setup::{self, Kernels},
     tally::Tally,
     vm::{self, MachineOptions},
@@ -60,6 +61,9 @@ struct Row {
 pub fn run(options: Options) -> Result<ExitCode> {
     let start = Instant::now();
     let Kernels { ready, left_out } = setup::prepare_named(&options.kernels)?;
+    if options.write_readme {
+        readme::every_kernel(&options.kernels, &left_out)?;
+    }
     let mut rows = Vec::new();
     match options.filters.as_slice() {
         [] => rows.push(host()?),
