@@ -47,9 +47,7 @@ pub fn test(flags: &Flags) -> Result<bool> {
         !locked_down || scenarios::snapshots::locked_down(),
         "this kernel is not locked down: boot it with lockdown=confidentiality"
     );
-    let wanted = |case: &&Case| {
-        (!flags.has("--causes-only") || case.names.is_some()) && (!locked_down || case.locked_down)
-    };
+    let wanted = |case: &&Case| !locked_down || case.locked_down;
     let cases: Vec<&Case> = scenarios::ALL.iter().filter(chosen).filter(wanted).collect();
     if cases.is_empty() {
         bail!("no case matches; `lab list` shows them");
@@ -66,13 +64,20 @@ pub fn test(flags: &Flags) -> Result<bool> {
             _ if case.same_everywhere && flags.has("--short") => {
                 Verdict::Skipped("a short run leaves it out: it shows the same anywhere".to_owned())
             }
+            None if flags.has("--causes-only") => {
+                Verdict::Skipped("only the cases that show a cause are run here".to_owned())
+            }
             Some((_, Expect::Unseen(why))) => Verdict::Skipped(format!("cannot be seen: {why}")),
             _ => run(case, flags.has("--faults-only")),
         };
         let seconds = started.elapsed().as_secs_f32();
-        // For programs: `named CAUSE CONFIDENCE`, `unseen CAUSE WHY`, `failed CAUSE`.
+        // For programs: `named CAUSE CONFIDENCE`, `unseen CAUSE WHY`, `absent CAUSE WHY`,
+        // `failed CAUSE`.
         let mut told = match (&verdict, expected) {
             (Verdict::Failed(_), Some((cause, _))) => format!("failed {cause}"),
+            (Verdict::Skipped(_), Some((cause, _))) if !case.applies(&release) => {
+                format!("absent {cause} {}", case.elsewhere)
+            }
             (Verdict::Skipped(_), Some((cause, Expect::Unseen(why)))) => {
                 format!("unseen {cause} {why}")
             }

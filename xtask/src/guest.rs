@@ -13,19 +13,16 @@ use crate::{
     artifacts::Artifacts,
     cache::{Cache, Staging, run_quietly},
     cpio::Tree,
-    initramfs, kernel, progress,
+    initramfs,
+    judge::{self, Judgement, NO_VERDICT},
+    kernel, progress,
     qemu::{self, Machine, Outcome},
-    verdict,
     vm::MachineOptions,
 };
 
 /// A machine that dies before its verdict, or whose clock went wrong, is booted again, up to this
-/// many boots in all.
+/// many boots in all: see [`judge::judge`].
 const BOOTS: u32 = 3;
-/// The exit status of a command that ran out of time, as timeout(1) has it.
-const TIMED_OUT: i32 = 124;
-/// The exit status when no boot reached a verdict that can be trusted.
-const NO_VERDICT: i32 = 125;
 /// Variables of the caller that count in the guest too.
 const PASSED_ON: [&str; 4] = ["TERM", "NO_COLOR", "RUST_LOG", "RUST_BACKTRACE"];
 
@@ -48,11 +45,16 @@ pub struct Guest {
 }
 
 /// What came of a run.
+#[derive(Default)]
 pub struct Report {
     /// The command's exit status; 124 when it ran out of time, 125 when no boot had a verdict.
     pub status: i32,
     /// Boots that died before their verdict, or whose clock went wrong.
     pub infrastructure_failures: u32,
+    /// What broke the machine, or may have: a failure whatever the status.
+    pub trouble: Option<String>,
+    /// What else a reader should know.
+    pub remark: Option<String>,
     /// The output of the last boot.
     pub output: Vec<u8>,
 }
@@ -122,43 +124,45 @@ impl Guest {
             accel: options.accel,
             time_limit: Duration::from_secs(options.timeout),
         };
-        let mut report =
-            Report { status: NO_VERDICT, infrastructure_failures: 0, output: Vec::new() };
+        let mut report = Report { status: NO_VERDICT, ..Report::default() };
         for boot in 1..=BOOTS {
             report.output.clear();
-            let outcome = qemu::boot(&machine, folder.path(), &mut |chunk| {
+            let ended = qemu::boot(&machine, folder.path(), &mut |chunk| {
                 report.output.extend_from_slice(chunk);
                 output(chunk);
             })?;
-            let failure = match outcome {
-                Outcome::Finished { guest, here, .. } if verdict::clock_is_off(guest, here) => {
-                    let (guest, here) = (guest.as_secs(), here.as_secs());
-                    format!("the virtual machine's clock went {guest} s in {here} s")
-                }
-                Outcome::Finished { status, .. } => {
+            let failure = match judge::judge(&ended, &report.output) {
+                Judgement::Counts { status, remark } => {
+                    if ended.outcome == Outcome::TimedOut {
+                        self.note(&format!(
+                            "the command was ended after {} s (--timeout)",
+                            options.timeout
+                        ));
+                    }
                     report.status = status;
+                    report.remark = remark;
                     break;
                 }
-                Outcome::TimedOut => {
-                    let limit = options.timeout;
-                    progress::note(&format!(
-                        "kernel {}: the command was ended after {limit} s (--timeout)",
-                        self.kernel
-                    ));
-                    report.status = TIMED_OUT;
+                Judgement::Broken { status, why } => {
+                    self.note(&why);
+                    report.status = status;
+                    report.trouble = Some(why);
                     break;
                 }
-                Outcome::Died(words) => {
-                    format!("the virtual machine died before its verdict ({words})")
-                }
+                Judgement::Again(failure) => failure,
             };
+            // The next boot's output begins on a line of its own.
+            if report.output.last().is_some_and(|&byte| byte != b'\n') {
+                output(b"\n");
+            }
             report.infrastructure_failures = boot;
-            progress::note(&format!(
-                "kernel {}: infrastructure failure {boot} of {BOOTS}: {failure}",
-                self.kernel
-            ));
+            self.note(&format!("infrastructure failure {boot} of {BOOTS}: {failure}"));
         }
         Ok(report)
+    }
+
+    fn note(&self, text: &str) {
+        progress::note(&format!("kernel {}: {text}", self.kernel));
     }
 }
 

@@ -6,13 +6,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Result, anyhow};
 
 use crate::{
     artifacts::Artifacts,
     guest::{Guest, Report, Task, command_line},
     kernels::Series,
     progress::note,
+    tally::Tally,
     vm::{self, MachineOptions},
 };
 
@@ -29,12 +30,14 @@ pub struct Job {
     pub arguments: Vec<String>,
     /// More for the kernel's command line.
     pub append: &'static str,
+    /// Which part of the lab that is, for a reader.
+    pub part: &'static str,
 }
 
 impl Job {
     /// A run on a kernel as it is.
-    pub fn on(series: &'static Series, arguments: Vec<String>) -> Self {
-        Self { name: series.name.to_owned(), series, arguments, append: "" }
+    pub fn on(series: &'static Series, arguments: Vec<String>, part: &'static str) -> Self {
+        Self { name: series.name.to_owned(), series, arguments, append: "", part }
     }
 }
 
@@ -48,13 +51,13 @@ pub struct Done {
 
 /// Does the jobs, at most `at_once` at the same time, in their order, and gives what came of each.
 /// What the machines print is passed on by whole lines, each after its kernel's name if there are
-/// several.
+/// several. One kernel's error leaves the others' results as they are.
 pub fn run(
     jobs: &[Job],
     artifacts: &Artifacts,
     machine: &MachineOptions,
     at_once: usize,
-) -> Result<Vec<Done>> {
+) -> Vec<Result<Done>> {
     let waiting: Mutex<VecDeque<usize>> = Mutex::new((0..jobs.len()).collect());
     let done: Mutex<Vec<Option<Result<Done>>>> = Mutex::new(jobs.iter().map(|_| None).collect());
     let lane = || {
@@ -75,7 +78,8 @@ pub fn run(
         lane();
     });
     let done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
-    done.into_iter().map(|result| result.context("a kernel was not run")?).collect()
+    let done = done.into_iter();
+    done.map(|result| result.unwrap_or_else(|| Err(anyhow!("this kernel was not run")))).collect()
 }
 
 fn one(job: &Job, artifacts: &Artifacts, machine: &MachineOptions, labelled: bool) -> Result<Done> {
@@ -88,8 +92,9 @@ fn one(job: &Job, artifacts: &Artifacts, machine: &MachineOptions, labelled: boo
     let mut lines = Lines::after(if labelled { format!("{name:<11} ") } else { String::new() });
     let append = format!("{} {}", job.append, machine.append).trim().to_owned();
     let machine = MachineOptions { append, ..machine.clone() };
-    let report = guest.run(&machine, &task, &mut |chunk| vm::pass_on(&lines.take(chunk)))?;
+    let report = guest.run(&machine, &task, &mut |chunk| vm::pass_on(&lines.take(chunk)));
     vm::pass_on(&lines.rest());
+    let report = report?;
     let time = start.elapsed();
     let (status, seconds) = (report.status, time.as_secs());
     note(&format!("kernel {name}: the lab ended with status {status} after {seconds} s"));
@@ -97,6 +102,13 @@ fn one(job: &Job, artifacts: &Artifacts, machine: &MachineOptions, labelled: boo
 }
 
 impl Done {
+    /// Whether cases ran and none failed.
+    pub fn is_good(&self) -> bool {
+        let told = Tally::from_lab(&String::from_utf8_lossy(&self.report.output));
+        let passed = told.is_some_and(|tally| tally.passed > 0);
+        self.report.status == 0 && self.report.trouble.is_none() && passed
+    }
+
     /// The series that was run, which is another than the one wanted when nothing was left of that.
     pub fn series(&self) -> String {
         let mut parts = self.release.split(['.', '-', '+']);
@@ -153,8 +165,8 @@ mod tests {
     #[test]
     fn a_release_is_of_a_series() {
         let of = |release: &str| {
-            let report = Report { status: 0, infrastructure_failures: 0, output: Vec::new() };
-            Done { release: release.to_owned(), report, time: Duration::ZERO }.series()
+            let (report, time) = (Report::default(), Duration::ZERO);
+            Done { release: release.to_owned(), report, time }.series()
         };
         assert_eq!(of("6.1.0-56-cloud-amd64"), "6.1");
         assert_eq!(of("6.12.117+deb13-cloud-amd64"), "6.12");

@@ -7,6 +7,7 @@ mod cpio;
 mod demo;
 mod guest;
 mod initramfs;
+mod judge;
 mod kernel;
 mod kernels;
 mod lab;

@@ -5,11 +5,10 @@ use anyhow::{Context as _, Result};
 
 use crate::{
     artifacts::{self, Artifacts},
-    lab::{self, Job},
+    kernels,
+    lab::{self, Done, Job},
     progress::note,
-    readme, setup,
-    tally::Tally,
-    vm,
+    readme, setup, vm,
 };
 
 /// What became of one cause's faults on one kernel.
@@ -19,6 +18,8 @@ pub struct Cell {
     named: Vec<Confidence>,
     /// Why it cannot be seen there.
     unseen: Option<String>,
+    /// Why a case of it cannot be made there.
+    absent: Option<String>,
     failed: bool,
 }
 
@@ -39,26 +40,29 @@ pub struct Matrix {
 
 /// Runs the lab on these kernels, all by default, and prints the table.
 pub fn run(options: &vm::Options) -> Result<ExitCode> {
-    let kernels = setup::prepare_named(&options.kernels)?;
+    let wanted = setup::prepare_named(&options.kernels)?;
+    if options.write_readme {
+        readme::every_kernel(&options.kernels, &wanted.left_out)?;
+    }
     let artifacts = Artifacts::provide(options.no_build)?;
     // Only the cases that show a cause; `cargo xtask test` runs look-alikes and all else.
     let arguments = vec!["--causes-only".to_owned()];
-    let job = |series| Job::on(series, arguments.clone());
-    let jobs: Vec<Job> = kernels.ready.iter().copied().map(job).collect();
-    let done = lab::run(&jobs, &artifacts, &options.machine, options.at_once)?;
+    let job = |series| Job::on(series, arguments.clone(), "causes only");
+    let jobs: Vec<Job> = wanted.ready.iter().copied().map(job).collect();
+    let done = lab::run(&jobs, &artifacts, &options.machine, options.at_once);
     let mut matrix = Matrix::default();
     let mut failed = false;
     for (job, done) in jobs.iter().zip(&done) {
-        let output = String::from_utf8_lossy(&done.report.output);
-        matrix.add(&done.series(), &output);
-        let passed = Tally::from_lab(&output).map_or(0, |tally| tally.passed);
-        if done.report.status != 0 || passed == 0 {
-            let status = done.report.status;
-            note(&format!("kernel {}: the lab ended with status {status}", job.series.name));
-            failed = true;
-        }
+        matrix.add_done(job, done.as_ref());
+        let why = match done {
+            Ok(done) if done.is_good() => continue,
+            Ok(done) => format!("the lab ended with status {}", done.report.status),
+            Err(error) => format!("{error:#}"),
+        };
+        note(&format!("kernel {}: {why}", job.series.name));
+        failed = true;
     }
-    for (series, _) in &kernels.left_out {
+    for (series, _) in &wanted.left_out {
         matrix.add(series.name, "");
     }
     vm::pass_on(format!("\n{}", matrix.text()).as_bytes());
@@ -72,10 +76,19 @@ pub fn run(options: &vm::Options) -> Result<ExitCode> {
 }
 
 impl Matrix {
+    /// Takes in what came of a job.
+    pub fn add_done(&mut self, job: &Job, done: Result<&Done, &anyhow::Error>) {
+        match done {
+            Ok(done) => self.add(&done.series(), &String::from_utf8_lossy(&done.report.output)),
+            Err(_) => self.add(job.series.name, ""),
+        }
+    }
+
     /// Takes in what the lab printed on a kernel: lines `named CAUSE CONFIDENCE`,
-    /// `unseen CAUSE WHY` and `failed CAUSE` among others.
+    /// `unseen CAUSE WHY`, `absent CAUSE WHY` and `failed CAUSE` among others.
     pub fn add(&mut self, kernel: &str, output: &str) {
         self.kernels.push(kernel.to_owned());
+        self.kernels.sort_by_key(|name| kernels::version(name));
         for line in output.lines() {
             let mut words = line.trim_end().splitn(3, ' ');
             let (Some(what), Some(cause)) = (words.next(), words.next()) else { continue };
@@ -84,6 +97,7 @@ impl Matrix {
             match what {
                 "named" => cell.named.extend(Confidence::of(rest)),
                 "unseen" if !rest.is_empty() => cell.unseen = Some(rest.to_owned()),
+                "absent" if !rest.is_empty() => cell.absent = Some(rest.to_owned()),
                 "failed" if rest.is_empty() => cell.failed = true,
                 _ => continue,
             }
@@ -149,20 +163,25 @@ impl Matrix {
     }
 
     fn cell(&self, cause: &str, kernel: &str, notes: &mut Vec<String>) -> String {
-        let cell = self.cells.get(&(cause.to_owned(), kernel.to_owned()));
-        match cell {
+        let mut note = |why: &String| {
+            let known = notes.iter().position(|note| note == why);
+            1 + known.unwrap_or_else(|| {
+                notes.push(why.clone());
+                notes.len() - 1
+            })
+        };
+        match self.cells.get(&(cause.to_owned(), kernel.to_owned())) {
             None => "not run".to_owned(),
             Some(cell) if cell.failed => "FAILED".to_owned(),
-            Some(Cell { named, unseen: None, .. }) => words(named),
             Some(Cell { named, unseen: Some(why), .. }) => {
-                let known = notes.iter().position(|note| note == why);
-                let number = known.unwrap_or_else(|| {
-                    notes.push(why.clone());
-                    notes.len() - 1
-                });
                 let seen = if named.is_empty() { "not seen".to_owned() } else { words(named) };
-                format!("{seen} ({})", number + 1)
+                format!("{seen} ({})", note(why))
             }
+            // Only when no other case of the cause ran there.
+            Some(Cell { named, absent: Some(why), .. }) if named.is_empty() => {
+                format!("not there ({})", note(why))
+            }
+            Some(Cell { named, .. }) => words(named),
         }
     }
 }
@@ -173,6 +192,7 @@ impl Cell {
         self.named.sort_unstable();
         self.named.dedup();
         self.unseen = self.unseen.take().or(other.unseen);
+        self.absent = self.absent.take().or(other.absent);
         self.failed |= other.failed;
     }
 }
@@ -236,6 +256,20 @@ mod tests {
              | `no-listener` | certain, likely | FAILED |\n\
              | `rp-filter` | not seen (1) | certain |\n\
              \n(1) no reasons there\n"
+        );
+    }
+
+    #[test]
+    fn a_fault_that_cannot_be_made_is_said_when_no_other_was() {
+        let mut matrix = Matrix::default();
+        matrix.add("6.12", "named a certain\nnamed b certain\n");
+        matrix.add("5.10", "absent a too old\nabsent b too old\nnamed b likely\n");
+        assert_eq!(
+            matrix.text(),
+            "   5.10              6.12\n\
+             a  not there (1)     certain\n\
+             b  likely            certain\n\
+             (1) too old\n"
         );
     }
 

@@ -12,7 +12,10 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use crate::{tsc, verdict};
+use crate::{
+    tsc,
+    verdict::{self, Crash},
+};
 
 /// Time for the guest to get from QEMU's start to its init; it is 3 seconds on a quiet machine.
 const BOOT_LIMIT: Duration = Duration::from_secs(90);
@@ -55,12 +58,15 @@ pub enum Outcome {
     Died(String),
 }
 
+/// What came of a boot.
+pub struct Boot {
+    pub outcome: Outcome,
+    /// What the console told of a crash, even of one that the machine survived.
+    pub crash: Option<Crash>,
+}
+
 /// Boots and waits. `output` gets the command's output as it comes; `folder` is for QEMU's files.
-pub fn boot(
-    machine: &Machine<'_>,
-    folder: &Path,
-    output: &mut dyn FnMut(&[u8]),
-) -> Result<Outcome> {
+pub fn boot(machine: &Machine<'_>, folder: &Path, output: &mut dyn FnMut(&[u8])) -> Result<Boot> {
     let console = folder.join("console.log");
     let errors = folder.join("qemu.log");
     for path in [&console, &errors] {
@@ -81,13 +87,15 @@ pub fn boot(
     while let Ok(chunk) = chunks.recv() {
         output(&chunk);
     }
-    match outcome? {
+    let outcome = match outcome? {
         Outcome::Died(words) if words.is_empty() => {
             let text = fs::read(&errors).unwrap_or_default();
-            Ok(Outcome::Died(format!("QEMU: {}", verdict::last_words(&text))))
+            Outcome::Died(format!("QEMU: {}", verdict::last_words(&text)))
         }
-        outcome => Ok(outcome),
-    }
+        outcome => outcome,
+    };
+    let text = fs::read(&console).with_context(|| format!("cannot read {}", console.display()))?;
+    Ok(Boot { outcome, crash: verdict::crash(&text) })
 }
 
 fn command(machine: &Machine<'_>, console: &Path) -> Command {

@@ -10,10 +10,12 @@ use anyhow::{Context as _, Result};
 
 use crate::{
     artifacts::{self, Artifacts},
+    guest::Report,
     kernels::Series,
     lab::{self, Done, Job},
     matrix::Matrix,
     progress::note,
+    readme,
     setup::{self, Kernels},
     tally::Tally,
     vm::{self, MachineOptions},
@@ -31,6 +33,10 @@ pub struct Options {
     /// How many kernels run at the same time.
     #[arg(long, default_value_t = lab::AT_ONCE, value_name = "NUMBER")]
     pub at_once: usize,
+    /// All cases on every kernel, as for a release. Without it 6.12 runs everything, 6.1 what may
+    /// differ between kernels, and the others the cases that show a cause.
+    #[arg(long)]
+    pub everything: bool,
     /// Put the table of causes and kernels into README.md when nothing failed.
     #[arg(long, conflicts_with_all = ["kernels", "filters"])]
     pub write_readme: bool,
@@ -49,31 +55,33 @@ struct Row {
     /// Why the run as a whole is not good, whatever its cases say.
     trouble: Option<String>,
     /// What else a reader should know.
-    remark: Option<String>,
+    remarks: Vec<String>,
 }
 
 pub fn run(options: Options) -> Result<ExitCode> {
     let start = Instant::now();
     let Kernels { ready, left_out } = setup::prepare_named(&options.kernels)?;
+    if options.write_readme {
+        readme::every_kernel(&options.kernels, &left_out)?;
+    }
     let mut rows = Vec::new();
     match options.filters.as_slice() {
         [] => rows.push(host()?),
         some => note(&format!("only scenarios called *{}*, no host tests", some.join("*, *"))),
     }
     let artifacts = Artifacts::build()?;
-    let job = |series| Job::on(series, arguments(series, &options));
-    let locked = options.kernels.is_empty() && options.filters.is_empty();
-    let locked = ready.iter().copied().find(|series| locked && series.name == LOCKED_DOWN);
-    let mut jobs: Vec<Job> = ready.into_iter().map(job).collect();
-    jobs.extend(locked.map(locked_down));
-    let done = lab::run(&jobs, &artifacts, &options.machine, options.at_once)?;
+    let jobs = jobs(ready, &options);
+    let done = lab::run(&jobs, &artifacts, &options.machine, options.at_once);
 
     let mut matrix = Matrix::default();
     for (job, done) in jobs.iter().zip(&done) {
         if job.append.is_empty() {
-            matrix.add(&done.series(), &String::from_utf8_lossy(&done.report.output));
+            matrix.add_done(job, done.as_ref());
         }
-        rows.push(row(job, done, !options.filters.is_empty()));
+        rows.push(match done {
+            Ok(done) => row(job, done, !options.filters.is_empty()),
+            Err(error) => broken(&job.name, error),
+        });
     }
     for (series, why) in left_out {
         matrix.add(series.name, "");
@@ -87,15 +95,61 @@ pub fn run(options: Options) -> Result<ExitCode> {
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Arguments of `lab test`. Everything is run on two kernels, and on those that were named; on the
-/// others what shows the same on every kernel is left out, to save time.
-fn arguments(series: &Series, options: &Options) -> Vec<String> {
-    let named = !options.filters.is_empty() || !options.kernels.is_empty();
-    if named || series.required { options.filters.clone() } else { vec!["--short".to_owned()] }
+/// How much of the lab runs on a kernel; the longest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Part {
+    Everything,
+    /// Without the cases that show the same on every kernel.
+    Short,
+    CausesOnly,
 }
 
-/// The kernel that is also booted locked down.
-const LOCKED_DOWN: &str = "6.12";
+impl Part {
+    /// Named kernels and scenarios are run as asked for; else time is saved where it costs least.
+    fn on(series: &Series, options: &Options) -> Self {
+        let named = !options.filters.is_empty() || !options.kernels.is_empty();
+        match series.name {
+            _ if named || options.everything => Self::Everything,
+            MAIN => Self::Everything,
+            _ if series.required => Self::Short,
+            _ => Self::CausesOnly,
+        }
+    }
+
+    const fn flag(self) -> Option<&'static str> {
+        match self {
+            Self::Everything => None,
+            Self::Short => Some("--short"),
+            Self::CausesOnly => Some("--causes-only"),
+        }
+    }
+
+    const fn remark(self, options: &Options) -> &'static str {
+        match self {
+            Self::Everything if !options.filters.is_empty() => "what was asked for",
+            Self::Everything => "everything",
+            Self::Short => "without what is the same on every kernel",
+            Self::CausesOnly => "causes only",
+        }
+    }
+}
+
+/// The kernel on which everything is run, and which is also booted locked down.
+const MAIN: &str = "6.12";
+
+/// The longest first, so that no machine waits for one that started late.
+fn jobs(mut ready: Vec<&'static Series>, options: &Options) -> Vec<Job> {
+    ready.sort_by_key(|series| Part::on(series, options));
+    let whole = options.kernels.is_empty() && options.filters.is_empty();
+    let locked = ready.iter().copied().find(|series| whole && series.name == MAIN);
+    let job = |series: &'static Series| {
+        let part = Part::on(series, options);
+        let flag = part.flag().map(str::to_owned);
+        let arguments = flag.into_iter().chain(options.filters.iter().cloned()).collect();
+        Job::on(series, arguments, part.remark(options))
+    };
+    ready.into_iter().map(job).chain(locked.map(locked_down)).collect()
+}
 
 /// The cases that are served where the kernel refuses programs that read its memory: one more boot.
 fn locked_down(series: &'static Series) -> Job {
@@ -104,6 +158,7 @@ fn locked_down(series: &'static Series) -> Job {
         series,
         arguments: vec!["--lockdown".to_owned()],
         append: "lockdown=confidentiality",
+        part: "the cases for a locked kernel",
     }
 }
 
@@ -143,22 +198,30 @@ fn host() -> Result<Row> {
 }
 
 fn row(job: &Job, done: &Done, filtered: bool) -> Row {
+    let Report { status, trouble, remark, .. } = &done.report;
+    let part = Some(job.part.to_owned());
     let told = Tally::from_lab(&String::from_utf8_lossy(&done.report.output));
-    let other = done.series() != job.series.name;
+    let other = (done.series() != job.series.name).then(|| format!("on {} instead", done.release));
     Row {
         name: job.name.clone(),
         tally: told.unwrap_or_default(),
         retries: done.report.infrastructure_failures,
         time: done.time,
-        trouble: lab_trouble(told, done.report.status, filtered),
-        remark: other.then(|| format!("on {} instead", done.release)),
+        trouble: trouble.clone().or_else(|| lab_trouble(told, *status, filtered)),
+        remarks: [part, other, remark.clone()].into_iter().flatten().collect(),
     }
+}
+
+/// A kernel whose run could not be started or followed.
+fn broken(name: &str, error: &anyhow::Error) -> Row {
+    Row { name: name.to_owned(), trouble: Some(format!("{error:#}")), ..Row::default() }
 }
 
 /// A kernel that cannot be had counts as one skipped case.
 fn not_run(name: &str, why: &str) -> Row {
     let tally = Tally { skipped: 1, ..Tally::default() };
-    Row { name: name.to_owned(), tally, remark: Some(format!("NOT RUN: {why}")), ..Row::default() }
+    let remarks = vec![format!("NOT RUN: {why}")];
+    Row { name: name.to_owned(), tally, remarks, ..Row::default() }
 }
 
 /// What is wrong with a lab run beyond its failed cases. A filter may leave only cases that another
@@ -197,7 +260,7 @@ fn summary(rows: &[Row], time: Duration) -> (String, bool) {
     for row in rows {
         let Tally { passed, failed, skipped } = row.tally;
         let (retries, time) = (row.retries, row.time.as_secs());
-        let said: Vec<&str> = row.trouble.iter().chain(&row.remark).map(String::as_str).collect();
+        let said: Vec<&str> = row.trouble.iter().chain(&row.remarks).map(String::as_str).collect();
         let line = format!(
             "{:<11} {passed:>7} {failed:>7} {skipped:>8} {retries:>8} {time:>6} s  {}",
             row.name,
@@ -245,6 +308,41 @@ mod tests {
         }
     }
 
+    fn options(arguments: &[&str]) -> Options {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            options: Options,
+        }
+        <Line as clap::Parser>::parse_from([&["test"], arguments].concat()).options
+    }
+
+    /// Names and arguments, in the order in which they start.
+    fn planned(arguments: &[&str], kernels: &[&str]) -> Vec<String> {
+        let ready = kernels.iter().filter_map(|name| crate::kernels::by_name(name)).collect();
+        let jobs = jobs(ready, &options(arguments));
+        jobs.iter().map(|job| [job.name.as_str(), &job.arguments.join(" ")].join(" ")).collect()
+    }
+
+    #[test]
+    fn the_longest_run_starts_first() {
+        assert_eq!(
+            planned(&[], &["5.10", "6.1", "6.12", "7.2"]),
+            [
+                "6.12 ",
+                "6.1 --short",
+                "5.10 --causes-only",
+                "7.2 --causes-only",
+                "6.12 locked --lockdown"
+            ]
+        );
+        assert_eq!(
+            planned(&["--everything"], &["5.10", "6.12"]),
+            ["5.10 ", "6.12 ", "6.12 locked --lockdown"]
+        );
+        assert_eq!(planned(&["--kernel", "5.10", "--filter", "ipvs"], &["5.10"]), ["5.10 ipvs"]);
+    }
+
     #[test]
     fn a_kernel_that_cannot_be_had_is_seen_in_the_table() {
         let host = Row { name: "host".to_owned(), ..Row::default() };
@@ -252,7 +350,9 @@ mod tests {
         assert!(good);
         assert!(text.contains("NOT RUN: no mirror"), "{text}");
         assert!(text.ends_with("stallprobe: 0 passed, 0 failed, 1 skipped\n"));
-        let broken = Row { trouble: Some("no boot".to_owned()), ..Row::default() };
-        assert!(!summary(&[broken], Duration::ZERO).1);
+        let row = broken("6.1", &anyhow::anyhow!("no disk").context("cannot write x"));
+        let (text, good) = summary(&[row], Duration::ZERO);
+        assert!(!good);
+        assert!(text.contains("cannot write x: no disk"), "{text}");
     }
 }

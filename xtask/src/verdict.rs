@@ -51,6 +51,33 @@ pub fn last_words(console: &[u8]) -> String {
     line.chars().filter(|c| !c.is_control()).collect()
 }
 
+/// A crash of the kernel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Crash {
+    pub line: String,
+    /// QEMU's emulation of code that changes itself went wrong: `int3` in sched_clock_cpu(), when
+    /// the kernel patches its own text.
+    pub of_qemu: bool,
+}
+
+/// The first Oops, BUG or panic on a console: die() in arch/x86/kernel/dumpstack.c ends its line with
+/// the number of the crash, as in `[#1]`. A processor that was held up by a busy host is none.
+pub fn crash(console: &[u8]) -> Option<Crash> {
+    let text = String::from_utf8_lossy(console);
+    let telling = |line: &&str| {
+        let words = ["Oops:", "Kernel panic", "BUG:", "kernel BUG at", " [#1]"];
+        words.iter().any(|word| line.contains(word)) && !line.contains("lockup")
+    };
+    let mut lines = text.lines().skip_while(|line| !telling(line));
+    let line = lines.next()?;
+    let place = lines.find(|line| line.contains("RIP: "));
+    let in_clock = place.is_some_and(|line| line.contains("sched_clock"));
+    Some(Crash {
+        line: line.trim().chars().filter(|c| !c.is_control()).collect(),
+        of_qemu: line.contains("int3") && in_clock,
+    })
+}
+
 /// The serial line ends lines with \r\n.
 fn plain(console: &[u8]) -> Vec<u8> {
     let kept = console.iter().copied().filter(|&byte| byte != b'\r');
@@ -88,6 +115,34 @@ mod tests {
         // A short command: the readings themselves are not that exact.
         assert!(!off(0, 2) && !off(3, 0));
         assert!(off(30, 10));
+    }
+
+    #[test]
+    fn a_crash_is_ours_unless_it_has_the_emulations_mark() {
+        let of_qemu = |console: &[u8]| crash(console).map(|crash| crash.of_qemu);
+        let oops = b"[ 9.1] x\r\n[ 9.2] Oops: int3: 0000 [#1] SMP\r\n[ 9.2] CPU: 0\r\n\
+            [ 9.2] RIP: 0010:sched_clock_cpu+0x5/0x10\r\n";
+        assert_eq!(of_qemu(oops), Some(true));
+        assert_eq!(
+            crash(oops).map(|crash| crash.line).as_deref(),
+            Some("[ 9.2] Oops: int3: 0000 [#1] SMP")
+        );
+        assert_eq!(
+            of_qemu(b"int3: 0000 [#1] SMP\nRIP: 0010:nf_hook+0x5/0x10\nRIP: sched_clock"),
+            Some(false)
+        );
+        assert_eq!(of_qemu(b"int3: 0000 [#1] SMP\n"), Some(false));
+        for line in [
+            "BUG: kernel NULL pointer dereference, address: 0000000000000008",
+            "kernel BUG at net/core/skbuff.c:123!",
+            "general protection fault, probably for non-canonical address: 0000 [#1] SMP",
+            "Kernel panic - not syncing: Fatal exception",
+        ] {
+            assert_eq!(of_qemu(line.as_bytes()), Some(false), "{line}");
+        }
+        assert_eq!(crash(b"watchdog: BUG: soft lockup - CPU#0 stuck for 22s!\n"), None);
+        assert_eq!(crash(b"[ 1.0] WARNING: CPU: 0\n[ 1.0] RIP: 0010:sched_clock\n"), None);
+        assert_eq!(crash(b""), None);
     }
 
     #[test]

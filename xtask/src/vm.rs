@@ -23,7 +23,7 @@ pub struct Options {
     #[arg(long, conflicts_with_all = ["command", "files"])]
     pub matrix: bool,
     /// Put the matrix into README.md when nothing failed.
-    #[arg(long, requires = "matrix")]
+    #[arg(long, requires = "matrix", conflicts_with = "kernels")]
     pub write_readme: bool,
     /// How many kernels run at the same time with --matrix.
     #[arg(long, default_value_t = lab::AT_ONCE, value_name = "NUMBER", requires = "matrix")]
