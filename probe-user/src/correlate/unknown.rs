@@ -161,7 +161,8 @@ fn why_not(case: &Case<'_>, cause: Cause) -> String {
             "IPVS's hook was watched while its SYN was dropped, and never got it"
         }
         Cause::IpvsStaleConnection if !case.ipvs_entries().is_empty() => {
-            "IPVS has this connection, but made it for this connect, or its server takes connections"
+            "IPVS has this connection, but made it for this connect, its state shows that IPVS never got \
+             the SYN, or its server takes connections"
         }
         Cause::IpvsStaleConnection => {
             "IPVS sent no packet of it to a server that is drained or gone"
