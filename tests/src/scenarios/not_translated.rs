@@ -112,9 +112,13 @@ pub fn silent(lab: &Lab) -> Result<()> {
     Asker::new(&client, service)?.stalled(lab, &probe, "db.example.com")?;
     ensure!(counters::net(&dns, "Udp:InDatagrams")? >= got + 2, "the server was not asked twice");
 
-    probe.unknown("dns-stall", "client")?;
+    probe
+        .cause("server-slow", "client", SOON)?
+        .is("/symptom", "dns-stall")?
+        .is("/confidence", "likely")?
+        .is("/culprit/pod", "dns")?;
     probe.stop()?;
-    probe.only(&["unknown"])
+    probe.only(&["server-slow"])
 }
 
 /// A look-alike: a rule drops the query, and a host that has nothing to do with it sends something
