@@ -129,13 +129,20 @@ pub fn full_queue(lab: &Lab) -> Result<()> {
     let probe = lab.probe(&[])?;
 
     let refused = || counters::net(&world.server, "ListenOverflows");
+    let long = counters::conntrack(TOO_LONG)?;
     let _attempt = missed(|| Attempt::start(&world.client, to), refused)?;
-    let before = refused()?;
+    let (before, long) = (refused()?, counters::conntrack(TOO_LONG)? - long);
     until("the listener refuses the SYN again", SOON, || Ok((refused()? > before).then_some(())))?;
 
     probe.cause("accept-queue-overflow", "client", SOON)?.is("/confidence", "certain")?;
     probe.stop()?;
-    probe.only(&["accept-queue-overflow"])
+    // Those that found no room before are told for what they are, and no more.
+    let named = probe.stalls(|f| f["cause"] == "conntrack-insert-failed");
+    ensure!(
+        lab.faults_only() || named == long,
+        "{named} were told to find too long a chain, {long} did"
+    );
+    probe.only(&["accept-queue-overflow", "conntrack-insert-failed"])
 }
 
 /// Does it again until its chain was short enough, so that this other counter grows. One that was

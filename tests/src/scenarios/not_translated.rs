@@ -106,15 +106,25 @@ pub fn silent(lab: &Lab) -> Result<()> {
     let behaviour = Behaviour { silent: true, ..Behaviour::default() };
     let _server = server::start(&dns, "dns", behaviour)?;
     let service = services::dns(std::slice::from_ref(&dns), Choice::Random)?;
-    let probe = lab.probe(&["--events"])?;
+    let probe = lab.probe(&[])?;
 
     let got = counters::net(&dns, "Udp:InDatagrams")?;
-    Asker::new(&client, service)?.stalled(lab, &probe, "db.example.com")?;
+    let (asker, name) = (Asker::new(&client, service)?, "db.example.com");
+    // Nothing is armed for it: the server is seen to have the query.
+    for _ in 0..2 {
+        asker.send(name)?;
+        let outcome = asker.wait(name)?;
+        ensure!(outcome == client::Outcome::Silent, "the query was {outcome:?}");
+    }
     ensure!(counters::net(&dns, "Udp:InDatagrams")? >= got + 2, "the server was not asked twice");
 
-    probe.unknown("dns-stall", "client")?;
+    probe
+        .cause("server-slow", "client", SOON)?
+        .is("/symptom", "dns-stall")?
+        .is("/confidence", "likely")?
+        .is("/culprit/pod", "dns")?;
     probe.stop()?;
-    probe.only(&["unknown"])
+    probe.only(&["server-slow"])
 }
 
 /// A look-alike: a rule drops the query, and a host that has nothing to do with it sends something
