@@ -94,13 +94,7 @@ impl Probe {
         limit: Duration,
         wanted: impl Fn(&Value) -> bool,
     ) -> Result<Finding> {
-        if !self.present {
-            return Ok(Finding { line: None });
-        }
-        let line = self.wait_line(&format!("a finding: {what}"), limit, |line| {
-            line["type"] == "finding" && wanted(line)
-        })?;
-        Ok(Finding { line: Some(line) })
+        self.told(what, limit, |line| line["type"] == "finding" && wanted(line))
     }
 
     /// Waits for a finding, or an update of one, for which `wanted` holds.
@@ -110,14 +104,19 @@ impl Probe {
         limit: Duration,
         wanted: impl Fn(&Value) -> bool,
     ) -> Result<Finding> {
-        if !self.present {
-            return Ok(Finding { line: None });
-        }
         let is_finding = |line: &Value| line["type"] == "finding" || line["type"] == "update";
-        let line = self.wait_line(&format!("a finding: {what}"), limit, |line| {
-            is_finding(line) && wanted(line)
-        })?;
-        Ok(Finding { line: Some(line) })
+        self.line(&format!("a finding: {what}"), limit, |line| is_finding(line) && wanted(line))
+    }
+
+    /// Waits for a line, unless no stallprobe was started: then there is none to check.
+    fn line(
+        &self,
+        what: &str,
+        limit: Duration,
+        wanted: impl Fn(&Value) -> bool,
+    ) -> Result<Finding> {
+        let line = self.present.then(|| self.wait_line(what, limit, wanted)).transpose()?;
+        Ok(Finding { line })
     }
 
     /// Waits for a finding of this cause whose victim is this pod.
@@ -129,12 +128,8 @@ impl Probe {
 
     /// Waits for a raw event of this name; needs `--events`.
     pub fn event(&self, name: &str, limit: Duration) -> Result<Finding> {
-        if !self.present {
-            return Ok(Finding { line: None });
-        }
         let is_it = |line: &Value| line["type"] == "event" && line["event"] == name;
-        let line = self.wait_line(&format!("the event {name}"), limit, is_it)?;
-        Ok(Finding { line: Some(line) })
+        self.line(&format!("the event {name}"), limit, is_it)
     }
 
     /// Waits for a stall of this pod whose cause is not known: look-alikes end so.

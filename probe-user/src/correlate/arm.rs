@@ -35,8 +35,6 @@ pub struct Wishes {
     waiting: VecDeque<Request>,
     made: HashSet<Key>,
     order: VecDeque<Key>,
-    /// Wishes that made way for newer ones.
-    pub left_out: u64,
 }
 
 impl Wishes {
@@ -54,7 +52,6 @@ impl Wishes {
         }
         if self.waiting.len() >= WAITING {
             self.waiting.pop_front();
-            self.left_out += 1;
         }
         self.waiting.push_back(request);
     }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use probe_common::{
     event::{Clash, CtEntry, Dns, Drop, Ipvs, Listen, Reject, SynAck, kind},
-    net::{IPPROTO_TCP, IPPROTO_UDP},
+    net::{IPPROTO_TCP, IPPROTO_UDP, Tuple},
 };
 
 use super::{
@@ -53,33 +53,36 @@ pub struct SeenDrop {
     pub dns: Option<dns::Message>,
 }
 
-impl Keyed for Seen<Listen> {
+/// An event that joins others by keys.
+trait Joined {
+    fn keys(&self) -> Vec<Key>;
+}
+
+impl<T: Joined> Keyed for Seen<T> {
     type Key = Key;
     fn ts(&self) -> u64 {
         self.ts
     }
     fn keys(&self) -> Vec<Key> {
-        vec![Key::Isn(self.event.isn)]
+        self.event.keys()
     }
 }
 
-impl Keyed for Seen<SynAck> {
-    type Key = Key;
-    fn ts(&self) -> u64 {
-        self.ts
-    }
+impl Joined for Listen {
     fn keys(&self) -> Vec<Key> {
-        vec![Key::Isn(self.event.isn)]
+        vec![Key::Isn(self.isn)]
     }
 }
 
-impl Keyed for Seen<Clash> {
-    type Key = Key;
-    fn ts(&self) -> u64 {
-        self.ts
-    }
+impl Joined for SynAck {
     fn keys(&self) -> Vec<Key> {
-        let c = &*self.event;
+        vec![Key::Isn(self.isn)]
+    }
+}
+
+impl Joined for Clash {
+    fn keys(&self) -> Vec<Key> {
+        let c = self;
         let orig = Key::Flow(Flow::of(&c.loser.orig));
         let reply = Key::Flow(Flow::of(&c.loser.reply).reversed());
         let mut keys = vec![orig];
@@ -97,88 +100,67 @@ impl Keyed for SeenDrop {
         self.ts
     }
     fn keys(&self) -> Vec<Key> {
-        let mut keys = vec![Key::Skb(self.event.skb), Key::Flow(Flow::of(&self.event.tuple))];
-        keys.extend(ident_key(self.event.tuple.proto, self.event.ident));
+        let mut keys = vec![Key::Skb(self.event.skb)];
+        keys.extend(packet_keys(&self.event.tuple, self.event.ident));
         keys
     }
 }
 
-impl Keyed for Seen<Dns> {
-    type Key = Key;
-    fn ts(&self) -> u64 {
-        self.ts
-    }
+impl Joined for Dns {
     fn keys(&self) -> Vec<Key> {
-        vec![Key::DnsId(self.event.question.id)]
+        vec![Key::DnsId(self.question.id)]
     }
 }
 
-impl Keyed for Seen<Ipvs> {
-    type Key = Key;
-    fn ts(&self) -> u64 {
-        self.ts
-    }
+impl Joined for Ipvs {
     fn keys(&self) -> Vec<Key> {
-        let mut keys = vec![Key::Flow(Flow::of(&self.event.tuple))];
-        keys.extend(ident_key(self.event.tuple.proto, self.event.ident));
-        keys
+        packet_keys(&self.tuple, self.ident)
     }
 }
 
-impl Keyed for Seen<CtEntry> {
-    type Key = Key;
-    fn ts(&self) -> u64 {
-        self.ts
-    }
+impl Joined for CtEntry {
     fn keys(&self) -> Vec<Key> {
-        let flow = Flow::of(&self.event.tuple);
-        let mut keys = vec![Key::Skb(self.event.skb), Key::Flow(flow)];
+        let flow = Flow::of(&self.tuple);
+        let mut keys = vec![Key::Skb(self.skb), Key::Flow(flow)];
         // An answer is found by the flow that it answers.
-        let orig = Flow::of(&self.event.ct.orig);
-        if self.event.ct.present != 0 && orig != flow {
+        let orig = Flow::of(&self.ct.orig);
+        if self.ct.present != 0 && orig != flow {
             keys.push(Key::Flow(orig));
         }
-        if self.event.ct.present != 0 {
+        if self.ct.present != 0 {
             let (proto, client, server) = (orig.proto, orig.src.ip(), orig.dst);
             keys.push(Key::Asked { proto, client, server });
         }
-        let is_handshake = self.event.tcp_flags & TCP_SYN != 0;
-        keys.extend(is_handshake.then_some(Key::Isn(self.event.ident)));
+        let is_handshake = self.tcp_flags & TCP_SYN != 0;
+        keys.extend(is_handshake.then_some(Key::Isn(self.ident)));
         keys
     }
 }
 
-impl Keyed for Seen<Reject> {
-    type Key = Key;
-    fn ts(&self) -> u64 {
-        self.ts
-    }
+impl Joined for Reject {
     fn keys(&self) -> Vec<Key> {
-        let mut keys = vec![Key::Flow(Flow::of(&self.event.tuple))];
-        keys.extend(ident_key(self.event.tuple.proto, self.event.ident));
-        keys
+        packet_keys(&self.tuple, self.ident)
     }
 }
 
-impl Keyed for Seen<IpvsEntry> {
-    type Key = Key;
-    fn ts(&self) -> u64 {
-        self.ts
-    }
+impl Joined for IpvsEntry {
     fn keys(&self) -> Vec<Key> {
-        let (src, dst) = (self.event.client, self.event.service);
+        let (src, dst) = (self.client, self.service);
         vec![Key::Flow(Flow { proto: IPPROTO_TCP, src, dst })]
     }
 }
 
-impl Keyed for Seen<Armed> {
-    type Key = Key;
-    fn ts(&self) -> u64 {
-        self.ts
-    }
+impl Joined for Armed {
     fn keys(&self) -> Vec<Key> {
-        vec![Key::Flow(self.event.flow())]
+        vec![Key::Flow(self.flow())]
     }
+}
+
+/// Of a packet: its flow, and what NAT keeps.
+fn packet_keys(tuple: &Tuple, ident: u32) -> Vec<Key> {
+    let mut keys = vec![Key::Flow(Flow::of(tuple))];
+    keys.extend(ident_key(tuple.proto, ident));
+    keys
 }
 
 fn ident_key(proto: u8, ident: u32) -> Option<Key> {

@@ -8,22 +8,23 @@ use std::net::SocketAddr;
 
 use probe_common::{
     event::{Clash, CtEntry, Dns, Ipvs, Listen, Reject, SynAck, kind},
-    net::{IPPROTO_TCP, IPPROTO_UDP},
+    net::{IPPROTO_TCP, IPPROTO_UDP, Tuple},
 };
 
 use super::{
     evidence::{Key, Seen, SeenDrop},
+    recent::{Keyed, Recent},
     rules::no_listener::is_without_socket,
     stalls::Stalls,
     symptom::{Join, Side, Symptom},
-    world::World,
+    world::{Watch, World},
 };
 use crate::{
     event::{
         IpvsEntry,
         armed::{Armed, Set},
     },
-    finding::Flow,
+    finding::{Cause, Flow, SymptomKind},
 };
 
 pub const TCP_SYN: u32 = 0x02;
@@ -79,7 +80,7 @@ impl<'a> Case<'a> {
     }
 
     /// An initial sequence number of 0 is "not known": then the flow must be the same.
-    fn is_tcp_of_this(&self, isn: u32, tuple: &probe_common::net::Tuple) -> bool {
+    fn is_tcp_of_this(&self, isn: u32, tuple: &Tuple) -> bool {
         isn != 0 || Flow::of(tuple) == self.symptom.flow
     }
 
@@ -120,45 +121,53 @@ impl<'a> Case<'a> {
 
     /// What IPVS decided on packets of this flow, in order of time.
     pub fn ipvs(&self, kind: u16) -> Vec<&'a Seen<Ipvs>> {
-        let ipvs = &self.world.evidence.ipvs;
-        let key = match self.symptom.join {
-            Join::Tcp { isn } if isn != 0 => Key::Isn(isn),
-            Join::Dns { id, .. } => Key::DnsId(id),
-            _ => Key::Flow(self.symptom.flow),
-        };
-        in_order(ipvs.find(key).filter(|d| {
-            let flow = Flow::of(&d.event.tuple);
-            d.event.header.kind == kind
-                && flow.proto == self.symptom.flow.proto
-                && self.is_timely(d.ts)
-                // A DNS id is not enough: the same client, to the same service.
-                && (matches!(key, Key::Isn(_))
-                    || (flow.src == self.symptom.flow.src
-                        && self.symptom.servers.contains(&flow.dst.ip()))
-                    || flow == self.symptom.flow)
-        }))
+        let mut found = self.sent_to_server(&self.world.evidence.ipvs, |e| &e.tuple);
+        found.retain(|d| d.event.header.kind == kind);
+        found
     }
 
     /// Packets to the server that a rule rejected, in order of time.
     pub fn rejects(&self) -> Vec<&'a Seen<Reject>> {
-        let rejects = &self.world.evidence.rejects;
-        let key = match self.symptom.join {
+        let mut found = self.sent_to_server(&self.world.evidence.rejects, |e| &e.tuple);
+        let is_syn = |e: &Reject| e.tcp_flags & (TCP_SYN | TCP_ACK) == TCP_SYN;
+        found.retain(|r| r.event.tuple.proto != IPPROTO_TCP || is_syn(&r.event));
+        found
+    }
+
+    /// What became of this flow's packets on their way to the server, in order of time.
+    fn sent_to_server<T>(
+        &self,
+        seen: &'a Recent<Seen<T>>,
+        tuple: impl Fn(&T) -> &Tuple,
+    ) -> Vec<&'a Seen<T>>
+    where
+        Seen<T>: Keyed<Key = Key>,
+    {
+        let symptom = self.symptom;
+        let key = match symptom.join {
             Join::Tcp { isn } if isn != 0 => Key::Isn(isn),
             Join::Dns { id, .. } => Key::DnsId(id),
-            _ => Key::Flow(self.symptom.flow),
+            _ => Key::Flow(symptom.flow),
         };
-        in_order(rejects.find(key).filter(|r| {
-            let flow = Flow::of(&r.event.tuple);
-            let is_syn = r.event.tcp_flags & (TCP_SYN | TCP_ACK) == TCP_SYN;
-            flow.proto == self.symptom.flow.proto
-                && (is_syn || flow.proto != IPPROTO_TCP)
-                && self.is_timely(r.ts)
+        in_order(seen.find(key).filter(|d| {
+            let flow = Flow::of(tuple(&d.event));
+            flow.proto == symptom.flow.proto
+                && self.is_timely(d.ts)
                 // A DNS id is not enough: the same client, to a server it asked.
                 && (matches!(key, Key::Isn(_))
-                    || (flow.src == self.symptom.flow.src
-                        && self.symptom.servers.contains(&flow.dst.ip()))
-                    || flow == self.symptom.flow)
+                    || (flow.src == symptom.flow.src && symptom.servers.contains(&flow.dst.ip()))
+                    || flow == symptom.flow)
         }))
+    }
+
+    /// Whether a connect from here stalled that this cause's hooks cannot tell of, so that what was
+    /// seen by looking at namespaces in turn is all there is.
+    pub fn is_polled_connect(&self, cause: Cause) -> bool {
+        self.last_word
+            && self.symptom.kind == SymptomKind::ConnectStall
+            && self.symptom.side == Side::Client
+            && matches!(self.world.watch(cause), Watch::CannotSee(_))
+            && !self.world.polled.is_empty()
     }
 
     /// IPVS connections that the dropped SYN of this flow found, by the addresses it had there.
@@ -356,7 +365,7 @@ impl<'a> Case<'a> {
 
     fn same_question(
         &self,
-        events: &'a super::recent::Recent<Seen<Dns>>,
+        events: &'a Recent<Seen<Dns>>,
     ) -> impl Iterator<Item = &'a Seen<Dns>> + use<'a> {
         let case = *self;
         let key = match self.symptom.join {

@@ -176,6 +176,11 @@ impl Pods {
         owners.next().is_none().then_some(first)
     }
 
+    /// Its name.
+    pub fn owner_name(&self, address: IpAddr, ts: u64) -> Option<String> {
+        self.owner(address, ts).map(|pod| pod.name.clone())
+    }
+
     /// The pod of this node that had this address and had it no more at that time, and since when;
     /// `None` when some pod has it, or none is known to have had it.
     pub fn gone(&self, address: IpAddr, ts: u64) -> Option<(&Pod, u64)> {

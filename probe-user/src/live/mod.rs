@@ -121,7 +121,9 @@ impl Live {
             events.push(Event { ts: now, body: Body::Clock(clock) });
             self.look(now, &mut events);
         }
-        self.count_again(now, &mut events);
+        // Conntrack refused an entry: its counters tell why, and the client may try again soon.
+        let again = std::mem::take(&mut self.recount);
+        self.count(again, now, &mut events);
         self.look_for_unknown(now, &mut events);
         self.poll(now, &mut events);
         self.look_into_ipvs(now, &mut events);
@@ -151,11 +153,7 @@ impl Live {
         self.scan_pods(now, deep, events);
         if !self.poller.is_on() {
             let counted = self.known.counted();
-            let targets: Vec<_> =
-                counted.into_iter().filter_map(|netns| self.pods.target(netns)).collect();
-            for counters in self.sources.counters(&targets, COUNTERS_BUDGET) {
-                events.push(Event { ts: now, body: Body::Counters(counters) });
-            }
+            self.count(counted, now, events);
         }
         let totals = self.probes.as_ref().map_or_else(|_| Ok(Totals::default()), Probes::totals);
         match totals {
@@ -180,12 +178,10 @@ impl Live {
         hooks
     }
 
-    /// Conntrack refused an entry: its counters tell why, and the client may try again soon.
-    fn count_again(&mut self, now: u64, events: &mut Vec<Event>) {
-        let targets: Vec<_> = std::mem::take(&mut self.recount)
-            .into_iter()
-            .filter_map(|netns| self.pods.target(netns))
-            .collect();
+    /// Reads the counters of these namespaces.
+    fn count(&self, namespaces: BTreeSet<u32>, now: u64, events: &mut Vec<Event>) {
+        let targets: Vec<_> =
+            namespaces.into_iter().filter_map(|netns| self.pods.target(netns)).collect();
         if targets.is_empty() {
             return;
         }

@@ -83,9 +83,7 @@ fn left_out(case: &Case<'_>) -> Option<Verdict> {
 /// namespace that is, so it says nothing.
 fn polled(case: &Case<'_>) -> Option<Verdict> {
     let (symptom, world) = (case.symptom, case.world);
-    let is_blind = matches!(world.watch(Cause::AcceptQueueOverflow), Watch::CannotSee(_));
-    let is_tcp = symptom.kind == SymptomKind::ConnectStall && symptom.side == Side::Client;
-    if !case.last_word || !is_tcp || !is_blind || world.polled.is_empty() {
+    if !case.is_polled_connect(Cause::AcceptQueueOverflow) {
         return None;
     }
     let spans = symptom.lost_syns();

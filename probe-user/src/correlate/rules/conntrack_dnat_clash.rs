@@ -128,7 +128,7 @@ fn verdict(
             backends: backends.iter().map(ToString::to_string).collect(),
             backend_pods: backends
                 .iter()
-                .map(|b| world.pods.owner(b.ip(), clash.ts).map(|p| p.name.clone()))
+                .map(|b| world.pods.owner_name(b.ip(), clash.ts))
                 .collect(),
             resolved,
         })),

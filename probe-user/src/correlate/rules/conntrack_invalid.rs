@@ -24,7 +24,8 @@ pub fn judge(case: &Case<'_>) -> Option<Verdict> {
     if !case.last_word || !matches!(case.symptom.join, Join::Tcp { .. }) {
         return None;
     }
-    let (judged, way, drop) = case.ct_entries().into_iter().find_map(|(judged, way)| {
+    let entries = case.ct_entries();
+    let (judged, way, drop) = entries.iter().find_map(|&(judged, way)| {
         // A full table drops at once, and leaves no entry either.
         let is_invalid = judged.event.ct.present == 0
             && judged.event.info == CT_INVALID
@@ -35,12 +36,12 @@ pub fn judge(case: &Case<'_>) -> Option<Verdict> {
     let packet = if way == Direction::ToClient { "SYN-ACK" } else { "SYN" };
     let netns = judged.event.header.netns;
     let syn_was_seen = way == Direction::ToClient
-        && case.ct_entries().iter().any(|(e, way)| {
+        && entries.iter().any(|(e, way)| {
             *way == Direction::ToServer && e.event.ct.present != 0 && e.event.header.netns == netns
         });
     let place = case.world.place(&judged.event.header, judged.ts);
     let mut lines = case.symptom.notes.clone();
-    lines.extend(case.ct_entries().into_iter().map(|(e, way)| case.say_ct_entry(e, way)));
+    lines.extend(entries.iter().map(|(e, way)| case.say_ct_entry(e, *way)));
     lines.push(case.say_drop(drop, way));
     Some(Verdict {
         cause: Cause::ConntrackInvalid,

@@ -5,15 +5,9 @@ use probe_common::event::DROP_TABLE_FULL;
 
 use super::Verdict;
 use crate::{
-    correlate::{
-        describe::sorted,
-        join::Case,
-        polled::Rise,
-        symptom::Side,
-        world::{Watch, World},
-    },
+    correlate::{describe::sorted, join::Case, polled::Rise, world::World},
     finding::{
-        Cause, Confidence, Details, Evidence, Fix, Party, Place, SymptomKind,
+        Cause, Confidence, Details, Evidence, Fix, Party, Place,
         details::{PodDrops, TableFull},
     },
 };
@@ -43,9 +37,7 @@ fn refused(case: &Case<'_>) -> Option<Verdict> {
 /// SYN of this client was lost, by as many as were lost at least.
 fn polled(case: &Case<'_>) -> Option<Verdict> {
     let (symptom, world) = (case.symptom, case.world);
-    let is_blind = matches!(world.watch(Cause::ConntrackTableFull), Watch::CannotSee(_));
-    let is_tcp = symptom.kind == SymptomKind::ConnectStall && symptom.side == Side::Client;
-    if !case.last_word || !is_tcp || !is_blind || world.polled.is_empty() {
+    if !case.is_polled_connect(Cause::ConntrackTableFull) {
         return None;
     }
     let spans = symptom.lost_syns();

@@ -27,7 +27,7 @@ pub fn judge(case: &Case<'_>) -> Option<Verdict> {
     let e = &*first.event;
     let (service, sent_to) = ipvs_ends(e);
     let server = Flow::of(&e.tuple).src;
-    let owner = |ip| world.pods.owner(ip, first.ts).map(|pod| pod.name.clone());
+    let owner = |ip| world.pods.owner_name(ip, first.ts);
     let sent_to = (sent_to.port() != 0).then_some(sent_to);
     let ports = world.local_ports(e.header.netns);
     let port = service.port();

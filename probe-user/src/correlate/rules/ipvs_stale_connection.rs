@@ -51,7 +51,7 @@ fn sent(case: &Case<'_>) -> Option<Verdict> {
     let details = IpvsStale {
         service,
         server,
-        server_pod: pod(case, server.ip(), first.ts),
+        server_pod: case.world.pods.owner_name(server.ip(), first.ts),
         server_is: if gone { ServerIs::Removed } else { ServerIs::Drained },
         syn_was: SynWas::Sent,
         client: Flow::of(&e.tuple).src,
@@ -86,7 +86,7 @@ fn refused(case: &Case<'_>) -> Option<Verdict> {
     let details = IpvsStale {
         service,
         server,
-        server_pod: pod(case, server.ip(), first.ts),
+        server_pod: case.world.pods.owner_name(server.ip(), first.ts),
         server_is: ServerIs::Removed,
         syn_was: SynWas::Dropped,
         client: Flow::of(&e.tuple).src,
@@ -160,17 +160,7 @@ fn dropped(case: &Case<'_>) -> Option<Verdict> {
         .ipvs_entries()
         .into_iter()
         .find(|(entry, drop)| agrees(case, &entry.event) && by_a_hook(case.world, &drop.event))?;
-    let e = &*entry.event;
-    let details = IpvsStale {
-        service: e.service,
-        server: e.server,
-        server_pod: pod(case, e.server.ip(), entry.ts),
-        server_is: if e.weight.is_none() { ServerIs::Removed } else { ServerIs::Drained },
-        syn_was: SynWas::Dropped,
-        client: e.client,
-        state: Some(crate::output::sanitize::text(&e.state)),
-        packets_before: None,
-    };
+    let details = by_table(case, entry, SynWas::Dropped);
     let mut lines = vec![case.say_ipvs_entry(entry)];
     lines.extend(case.say_armed(Set::IpvsVerdict));
     Some(verdict(case, details, Confidence::Likely, lines))
@@ -184,27 +174,26 @@ fn polled(case: &Case<'_>) -> Option<Verdict> {
     }
     let entries = case.ipvs_entries_of_flow();
     let entry = entries.into_iter().find(|entry| agrees(case, &entry.event))?;
-    let e = &*entry.event;
-    let (server_is, syn_was) = match e.weight {
-        None => (ServerIs::Removed, SynWas::Dropped),
-        Some(_) => (ServerIs::Drained, SynWas::Sent),
-    };
-    let details = IpvsStale {
-        service: e.service,
-        server: e.server,
-        server_pod: pod(case, e.server.ip(), entry.ts),
-        server_is,
-        syn_was,
-        client: e.client,
-        state: Some(crate::output::sanitize::text(&e.state)),
-        packets_before: None,
-    };
+    // A server that is not listed gets no packet.
+    let is_listed = entry.event.weight.is_some();
+    let details = by_table(case, entry, if is_listed { SynWas::Sent } else { SynWas::Dropped });
     let lines = vec![case.say_ipvs_entry(entry)];
     Some(verdict(case, details, Confidence::Likely, lines))
 }
 
-fn pod(case: &Case<'_>, address: std::net::IpAddr, ts: u64) -> Option<String> {
-    case.world.pods.owner(address, ts).map(|pod| pod.name.clone())
+/// As `/proc/net/ip_vs_conn` and `/proc/net/ip_vs` tell it.
+fn by_table(case: &Case<'_>, entry: &Seen<IpvsEntry>, syn_was: SynWas) -> IpvsStale {
+    let e = &*entry.event;
+    IpvsStale {
+        service: e.service,
+        server: e.server,
+        server_pod: case.world.pods.owner_name(e.server.ip(), entry.ts),
+        server_is: if e.weight.is_none() { ServerIs::Removed } else { ServerIs::Drained },
+        syn_was,
+        client: e.client,
+        state: Some(crate::output::sanitize::text(&e.state)),
+        packets_before: None,
+    }
 }
 
 fn verdict(

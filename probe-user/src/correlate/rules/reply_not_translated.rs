@@ -99,7 +99,7 @@ fn verdict(
     let world = case.world;
     let service = Flow::of(&query.event.ct.orig).dst;
     let backend: SocketAddr = Flow::of(&query.event.ct.reply).src;
-    let pod = world.pods.owner(backend.ip(), query.ts).map(|pod| pod.name.clone());
+    let pod = world.pods.owner_name(backend.ip(), query.ts);
     let who = pod.clone().unwrap_or_else(|| backend.ip().to_string());
     let loaded = world.node.modules.iter().any(|m| m == "br_netfilter");
     let by_loading = if loaded { "" } else { "`modprobe br_netfilter`, then " };
