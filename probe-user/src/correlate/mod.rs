@@ -22,6 +22,7 @@ mod symptom;
 mod tally;
 mod unknown;
 mod watch;
+mod watched;
 mod world;
 
 #[cfg(test)]
@@ -32,7 +33,11 @@ use self::{
     stalls::Stalls,
     world::World,
 };
-pub use self::{losses::sum, world::Watch};
+pub use self::{
+    losses::sum,
+    watched::{Watched, watched},
+    world::Watch,
+};
 use crate::{
     event::{Body, Event, Hook, Node, Totals, armed::Request},
     finding::{Cause, Output},

@@ -16,9 +16,10 @@ use super::{
     pods::Pods,
     polled::Polled,
     tally::{PerNetns, Tally},
+    watched::{Watched, watched},
 };
 use crate::{
-    event::{Body, Event, Hook, HookState, Listener, LocalPorts, Node, PodChange, Service},
+    event::{Body, Event, Hook, Listener, LocalPorts, Node, PodChange, Service},
     finding::{Cause, Flow, Party},
     output::sanitize,
 };
@@ -64,7 +65,7 @@ pub struct World {
     pub table_full: Tally<(u32, String)>,
 }
 
-/// Whether the hooks a cause needs are there.
+/// Whether the hooks a cause needs are there; reasons in words for a reader.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Watch {
     Watched,
@@ -227,31 +228,15 @@ impl World {
         let Some(hooks) = &self.hooks else {
             return Watch::CannotSee("it is not known which hooks are attached".to_owned());
         };
-        let of_cause = || hooks.iter().filter(|h| h.causes.iter().any(|c| c == cause.id()));
-        for hook in of_cause() {
-            if let HookState::CannotSee { why } = &hook.state {
+        match watched(hooks, cause.id()) {
+            Watched::Yes => Watch::Watched,
+            Watched::CannotHappen(why) => Watch::CannotHappen(sanitize::text(why)),
+            Watched::CannotSee(hook, why) => {
                 let (name, why) = (sanitize::text(&hook.name), sanitize::text(why));
-                return Watch::CannotSee(format!("{name} is not watched: {why}"));
+                Watch::CannotSee(format!("{name} is not watched: {why}"))
             }
+            Watched::NoHook => Watch::CannotSee("no hook watches it".to_owned()),
         }
-        let watched = |family: &str| {
-            of_cause().any(|h| h.family == family && matches!(h.state, HookState::Watched { .. }))
-        };
-        // IPVS tells of it, or a rule: either is enough.
-        let elsewhere = cause == Cause::ServiceNoBackend
-            && of_cause().any(|h| matches!(h.state, HookState::Watched { .. }));
-        for hook in of_cause() {
-            if let HookState::CannotHappen { why } = &hook.state
-                && !watched(&hook.family)
-                && !elsewhere
-            {
-                return Watch::CannotHappen(sanitize::text(why));
-            }
-        }
-        if of_cause().next().is_none() {
-            return Watch::CannotSee("no hook watches it".to_owned());
-        }
-        Watch::Watched
     }
 }
 

@@ -2,6 +2,7 @@
 //! terminal, a file or a clock: it makes strings.
 
 pub mod event;
+mod header;
 pub mod json;
 pub mod sanitize;
 pub mod text;

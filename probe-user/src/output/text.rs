@@ -3,14 +3,12 @@
 use probe_common::event::kind;
 
 use super::{
-    sanitize,
     time::{counted, number, relative, short, span},
     wrap::block,
 };
 use crate::{
-    event::{Hook, HookState, Rung},
     finding::{Change, Confidence, Details, Evidence, Finding, NotNamed, Output},
-    pipeline::{Header, Status, Summary, WallClock},
+    pipeline::{Status, Summary, WallClock},
 };
 
 /// Column at which the text beside the headings begins.
@@ -30,74 +28,6 @@ pub struct Text {
 impl Text {
     pub fn new(width: usize, colour: bool) -> Self {
         Self { width: width.max(NARROWEST), colour }
-    }
-
-    /// What is watched, and what cannot be seen.
-    pub fn header(&self, header: &Header) -> String {
-        let node = &header.node;
-        let mut parts = vec![format!("stallprobe {}", sanitize::text(&node.version))];
-        parts.push(format!("node {}", sanitize::text(&node.name)));
-        parts.push(format!("kernel {}", sanitize::text(&node.kernel)));
-        parts.push(match node.kube_proxy.as_str() {
-            "" => "no kube-proxy".to_owned(),
-            mode => format!("kube-proxy {}", sanitize::text(mode)),
-        });
-        let mut out = String::new();
-        block(&mut out, "", 0, &parts.join(" · "), self.width);
-        let is_snapshot =
-            |h: &&Hook| matches!(h.state, HookState::Watched { rung: Rung::Snapshot });
-        let is_watched =
-            |h: &&Hook| matches!(h.state, HookState::Watched { .. }) && !is_snapshot(h);
-        let hooks = header.hooks.iter().filter(|h| !is_snapshot(h)).count();
-        let mut line = if node.no_ebpf.is_empty() {
-            format!(
-                "watching {} of {}, {}",
-                header.hooks.iter().filter(is_watched).count(),
-                counted(hooks as u64, "hook"),
-                counted(header.pods as u64, "pod"),
-            )
-        } else {
-            format!(
-                "no eBPF: {}. Watching {} by reading /proc twice a second: a connect that stalls is \
-                 seen when its SYN is sent again; DNS stalls and refused connects cannot be seen",
-                sanitize::text(&node.no_ebpf),
-                counted(header.pods as u64, "pod"),
-            )
-        };
-        line.push_str(&format!("; a stall is {} or more. Times are UTC.", span(node.min_stall)));
-        let by_snapshot: Vec<String> =
-            header.hooks.iter().filter(is_snapshot).flat_map(|h| h.causes.clone()).collect();
-        if !by_snapshot.is_empty() {
-            let causes: Vec<String> = by_snapshot.iter().map(|c| sanitize::text(c)).collect();
-            line.push_str(&format!(
-                " By snapshots of /proc alone, never certain: {}.",
-                causes.join(", ")
-            ));
-        }
-        let cannot_see = grouped(&header.hooks, |hook| match &hook.state {
-            HookState::CannotSee { why } => {
-                let mut what = affected(hook);
-                what.retain(|cause| !by_snapshot.contains(cause));
-                // Without eBPF no hook is there: their names would say nothing more.
-                if !node.no_ebpf.is_empty() {
-                    what.retain(|cause| hook.causes.contains(cause));
-                }
-                (!what.is_empty()).then_some((why, what))
-            }
-            _ => None,
-        });
-        if !cannot_see.is_empty() {
-            line.push_str(&format!(" Cannot see: {}.", cannot_see.join("; ")));
-        }
-        let not_in_use = grouped(&header.hooks, |hook| match &hook.state {
-            HookState::CannotHappen { why } => Some((why, affected(hook))),
-            _ => None,
-        });
-        if !not_in_use.is_empty() {
-            line.push_str(&format!(" Not in use here: {}.", not_in_use.join("; ")));
-        }
-        block(&mut out, "", 0, &line, self.width);
-        out
     }
 
     /// A finding or an update, with its line breaks.
@@ -344,32 +274,4 @@ fn counts(details: &Details) -> Option<String> {
         }
         _ => None,
     }
-}
-
-/// Reasons with what they affect: `a, b (why)`.
-fn grouped<'a>(
-    hooks: &'a [Hook],
-    of: impl Fn(&'a Hook) -> Option<(&'a String, Vec<String>)>,
-) -> Vec<String> {
-    let mut groups: Vec<(&String, Vec<String>)> = Vec::new();
-    for (why, what) in hooks.iter().filter_map(of) {
-        match groups.iter_mut().find(|(known, _)| *known == why) {
-            Some((_, all)) => all.extend(what),
-            None => groups.push((why, what)),
-        }
-    }
-    let text = |(why, mut all): (&String, Vec<String>)| {
-        let mut known = std::collections::HashSet::new();
-        all.retain(|one| known.insert(one.clone()));
-        format!("{} ({})", all.join(", "), sanitize::text(why))
-    };
-    groups.into_iter().map(text).collect()
-}
-
-/// Causes that need the hook, or the hook's own name.
-fn affected(hook: &Hook) -> Vec<String> {
-    if hook.causes.is_empty() {
-        return vec![sanitize::text(&hook.name)];
-    }
-    hook.causes.iter().map(|cause| sanitize::text(cause)).collect()
 }

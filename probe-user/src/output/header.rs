@@ -1,0 +1,124 @@
+//! The first lines on the screen: what is watched, and what cannot be seen.
+
+use super::{
+    sanitize,
+    text::Text,
+    time::{counted, span},
+    wrap::block,
+};
+use crate::{
+    correlate::{Watched, watched},
+    event::{Hook, HookState, Rung},
+    pipeline::Header,
+};
+
+impl Text {
+    /// What is watched, and what cannot be seen.
+    pub fn header(&self, header: &Header) -> String {
+        let mut out = String::new();
+        block(&mut out, "", 0, &node(header), self.width);
+        let mut line = watching(header);
+        let stall = span(header.node.min_stall);
+        line.push_str(&format!("; a stall is {stall} or more. Times are UTC."));
+        let by_snapshot = distinct(header.hooks.iter().filter(is_snapshot).flat_map(causes));
+        if !by_snapshot.is_empty() {
+            let causes = by_snapshot.join(", ");
+            line.push_str(&format!(" By snapshots of /proc alone, never certain: {causes}."));
+        }
+        let mut unseen = Groups::default();
+        let mut unused = Groups::default();
+        for cause in distinct(header.hooks.iter().flat_map(causes)) {
+            match watched(&header.hooks, &cause) {
+                Watched::CannotSee(_, why) if !by_snapshot.contains(&cause) => {
+                    unseen.add(why, cause);
+                }
+                Watched::CannotHappen(why) => unused.add(why, cause),
+                _ => {}
+            }
+        }
+        // Without eBPF no hook is there: the names of those that serve all causes say nothing more.
+        if header.node.no_ebpf.is_empty() {
+            for hook in header.hooks.iter().filter(|hook| hook.causes.is_empty()) {
+                if let HookState::CannotSee { why } = &hook.state {
+                    unseen.add(why, sanitize::text(&hook.name));
+                }
+            }
+        }
+        for (heading, groups) in [("Cannot see", unseen), ("Not in use here", unused)] {
+            if let Some(text) = groups.text() {
+                line.push_str(&format!(" {heading}: {text}."));
+            }
+        }
+        block(&mut out, "", 0, &line, self.width);
+        out
+    }
+}
+
+fn node(header: &Header) -> String {
+    let node = &header.node;
+    let kube_proxy = match node.kube_proxy.as_str() {
+        "" => "no kube-proxy".to_owned(),
+        mode => format!("kube-proxy {}", sanitize::text(mode)),
+    };
+    format!(
+        "stallprobe {} · node {} · kernel {} · {kube_proxy}",
+        sanitize::text(&node.version),
+        sanitize::text(&node.name),
+        sanitize::text(&node.kernel)
+    )
+}
+
+fn watching(header: &Header) -> String {
+    let pods = counted(header.pods as u64, "pod");
+    if !header.node.no_ebpf.is_empty() {
+        return format!(
+            "no eBPF: {}. Watching {pods} by reading /proc twice a second: a connect that stalls is \
+             seen when its SYN is sent again; DNS stalls and refused connects cannot be seen",
+            sanitize::text(&header.node.no_ebpf),
+        );
+    }
+    let hooks = || header.hooks.iter().filter(|hook| !is_snapshot(hook));
+    let watched = hooks().filter(|h| matches!(h.state, HookState::Watched { .. })).count();
+    format!("watching {watched} of {}, {pods}", counted(hooks().count() as u64, "hook"))
+}
+
+fn is_snapshot(hook: &&Hook) -> bool {
+    matches!(hook.state, HookState::Watched { rung: Rung::Snapshot })
+}
+
+fn causes(hook: &Hook) -> impl Iterator<Item = String> {
+    hook.causes.iter().map(|cause| sanitize::text(cause))
+}
+
+/// Each once, in their order.
+fn distinct(all: impl Iterator<Item = String>) -> Vec<String> {
+    let mut kept = Vec::new();
+    for one in all {
+        if !kept.contains(&one) {
+            kept.push(one);
+        }
+    }
+    kept
+}
+
+/// Reasons with what they affect.
+#[derive(Default)]
+struct Groups<'a>(Vec<(&'a str, Vec<String>)>);
+
+impl<'a> Groups<'a> {
+    fn add(&mut self, why: &'a str, what: String) {
+        match self.0.iter_mut().find(|(known, _)| *known == why) {
+            Some((_, all)) => all.push(what),
+            None => self.0.push((why, vec![what])),
+        }
+    }
+
+    /// `a, b (why); c (why)`.
+    fn text(&self) -> Option<String> {
+        let text = |(why, all): &(&str, Vec<String>)| {
+            format!("{} ({})", all.join(", "), sanitize::text(why))
+        };
+        let all: Vec<String> = self.0.iter().map(text).collect();
+        (!all.is_empty()).then(|| all.join("; "))
+    }
+}
