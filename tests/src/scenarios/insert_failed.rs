@@ -9,7 +9,6 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::accept_queue::{queued, sent_again};
 use crate::{
-    case::Expect,
     command::run,
     counters,
     dns::{
@@ -32,10 +31,6 @@ const PORT: u16 = 8080;
 const BUCKETS: u16 = 512;
 /// `st->chaintoolong` stands in this column (`ct_cpu_seq_show`).
 const TOO_LONG: &str = "chainlength";
-
-/// Older kernels refuse an entry only when it is being removed at that very moment.
-pub const BUT: &[(&str, Expect)] =
-    &[("5.10", Expect::Unseen("it cannot happen: chains have no limit before 5.15"))];
 
 /// Kernels that have a limit.
 pub const LIMITED: &[&str] = &["6.1", "6.12", "6.18", "7.2"];

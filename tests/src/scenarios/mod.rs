@@ -8,6 +8,7 @@ pub mod dnat_clash;
 mod dropped;
 mod flood;
 mod healthy;
+mod helper_unload;
 mod insert_failed;
 mod invalid;
 mod ipvs_no_backend;
@@ -75,20 +76,31 @@ pub const ALL: &[Case] = &[
     Case::new("table_room_left", table_full::room_left),
     Case::new("table_evicts", table_full::evicts),
     Case::new("chain_too_long", insert_failed::tcp)
-        .names("conntrack-insert-failed", Expect::Certain)
-        .but(insert_failed::BUT),
+        .kernels(insert_failed::LIMITED)
+        .elsewhere("chains have no limit before 5.15")
+        .names("conntrack-insert-failed", Expect::Certain),
     Case::new("chain_too_long_v6", insert_failed::tcp_v6)
-        .names("conntrack-insert-failed", Expect::Certain)
-        .but(insert_failed::BUT),
+        .kernels(insert_failed::LIMITED)
+        .elsewhere("chains have no limit before 5.15")
+        .names("conntrack-insert-failed", Expect::Certain),
     Case::new("chain_too_long_dns", insert_failed::dns)
-        .names("conntrack-insert-failed", Expect::Certain)
-        .but(insert_failed::BUT),
+        .kernels(insert_failed::LIMITED)
+        .elsewhere("chains have no limit before 5.15")
+        .names("conntrack-insert-failed", Expect::Certain),
     Case::new("chain_long_rule_drops", insert_failed::rule_drops)
         .kernels(insert_failed::LIMITED)
         .elsewhere("chains have no limit before 5.15"),
     Case::new("chain_long_full_queue", insert_failed::full_queue)
         .kernels(insert_failed::LIMITED)
         .elsewhere("chains have no limit before 5.15"),
+    Case::new("helper_unload", helper_unload::new_connection)
+        .kernels(helper_unload::FORGETS)
+        .elsewhere("a helper that goes leaves new connections alone there")
+        .names("conntrack-insert-failed", Expect::Certain)
+        .but(helper_unload::BUT),
+    Case::new("helper_unload_rule_drops", helper_unload::rule_drops)
+        .kernels(helper_unload::FORGETS)
+        .elsewhere("a helper that goes leaves new connections alone there"),
     Case::new("no_listener", no_listener::tcp).names("no-listener", Expect::Certain),
     Case::new("no_listener_v6", no_listener::tcp_v6).names("no-listener", Expect::Certain),
     Case::new("no_listener_dns", no_listener::dns)

@@ -1,6 +1,8 @@
 //! `conntrack-insert-failed`: the entry of a new connection could not be inserted although nothing
-//! clashed (`__nf_conntrack_confirm` returns NF_DROP, `insert_failed`): it was being removed
-//! already, or the chain of its hash bucket was too long (`chaintoolong`, 5.15 and later).
+//! clashed (`__nf_conntrack_confirm` returns NF_DROP, `insert_failed`): a module of conntrack was
+//! unloaded while the packet was on its way (`nf_ct_iterate_destroy`: IPS_DYING before 5.19, outdated
+//! extensions without a mark later, neither in 6.12.117 and 7.2), or the chain of its hash
+//! bucket was too long (`chaintoolong`, 5.15 and later).
 
 use probe_common::{
     event::{DROP_INSERT_FAILED, VERDICT_ACCEPT, kind},
@@ -126,8 +128,9 @@ fn fix(details: &InsertFailed) -> Vec<Fix> {
             place: Place::Node,
             now: None,
             lasting: Some(
-                "find the program that removes entries of others or unloads modules of conntrack, \
-                 such as a firewall's or CNI agent's restart, and let it do so less often"
+                "find the program that unloads modules of conntrack (helpers such as \
+                 nf_conntrack_ftp, NAT), such as a firewall's restart that cleans up, and let it \
+                 leave them loaded"
                     .to_owned(),
             ),
             caveat: Some("a client that tries again gets a new entry and goes through".to_owned()),
