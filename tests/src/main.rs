@@ -28,6 +28,7 @@ mod services;
 mod snapshot;
 mod sysctl;
 mod tcp;
+mod time;
 mod wait;
 
 use std::{io::Write, process::ExitCode};

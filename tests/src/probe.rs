@@ -180,6 +180,11 @@ impl Probe {
         Ok(())
     }
 
+    /// All lines so far, in their order.
+    pub fn said(&self) -> Vec<Value> {
+        self.shared.lock().lines.clone()
+    }
+
     /// All lines of a type so far.
     pub fn lines(&self, kind: &str) -> Vec<Value> {
         let seen = self.shared.lock();

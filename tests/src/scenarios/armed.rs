@@ -55,8 +55,7 @@ pub fn one_at_a_time(lab: &Lab) -> Result<()> {
     for step in steps(&probe, "let-go") {
         let is = |field: &str, wanted: &str| step[field] == wanted;
         ensure!(is("outcome", "seen") && is("set", "ipvs-verdict"), "odd outcome: {step}");
-        let number =
-            |field: &str| step[field].as_u64().with_context(|| format!("no {field}: {step}"));
+        let number = |field| number(&step, field);
         let (runs, matched, spent) = (number("runs")?, number("matched")?, number("spent")?);
         ensure!(matched >= 4 && runs >= matched && spent > 0, "odd costs: {step}");
         crate::cli::say(&format!("armed: {runs} runs, {matched} matched, {spent} ns"))?;
@@ -119,19 +118,24 @@ fn unrelated(client: &Pod, to: SocketAddr) -> Result<()> {
 }
 
 /// How many programs and links there are.
-fn attached() -> Result<(usize, usize)> {
+pub fn attached() -> Result<(usize, usize)> {
     Ok((bpf::programs()?.len(), bpf::links()?.len()))
 }
 
-fn all(probe: &Probe) -> Vec<Value> {
+/// What was told of armed sets so far.
+pub fn all(probe: &Probe) -> Vec<Value> {
     let lines = probe.lines("event").into_iter();
     lines.filter(|e| e["set"].is_string()).collect()
 }
 
-fn steps(probe: &Probe, name: &str) -> Vec<Value> {
+pub fn steps(probe: &Probe, name: &str) -> Vec<Value> {
     all(probe).into_iter().filter(|e| e["event"] == name).collect()
 }
 
-fn text(event: &Value, field: &str) -> Option<String> {
+pub fn text(event: &Value, field: &str) -> Option<String> {
     event[field].as_str().map(str::to_owned)
+}
+
+pub fn number(event: &Value, field: &str) -> Result<u64> {
+    event[field].as_u64().with_context(|| format!("no {field}: {event}"))
 }

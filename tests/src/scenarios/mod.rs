@@ -2,11 +2,13 @@
 
 pub mod accept_queue;
 mod armed;
+mod armed_limits;
 mod clash_lookalikes;
 mod client_ports;
 pub mod dnat_clash;
 mod dropped;
 mod flood;
+mod folding;
 mod healthy;
 mod helper_unload;
 mod insert_failed;
@@ -194,6 +196,8 @@ pub const ALL: &[Case] = &[
     Case::new("ipvs_rule_drops_after", ipvs_stale::rule_drops_after),
     Case::new("armed_one_at_a_time", armed::one_at_a_time),
     Case::new("armed_module_unloaded", armed::module_unloaded),
+    Case::new("armed_over_budget", armed_limits::over_budget),
+    Case::new("armed_in_vain", armed_limits::in_vain),
     Case::new("ipvs_unreachable", ipvs_stale::unreachable),
     Case::new("ipvs_hijack", ipvs_nodeport::hijack)
         .names("ipvs-nodeport-collision", Expect::Certain),
@@ -234,6 +238,7 @@ pub const ALL: &[Case] = &[
         .kernels(service_no_backend::NFTABLES)
         .elsewhere("kube-proxy's nftables mode needs kernel 5.13"),
     Case::new("healthy", healthy::run_case).limit(300),
+    Case::new("folding", folding::run_case).same_everywhere(),
     Case::new("flood", flood::run_case).same_everywhere().limit(300),
     Case::new("module_reload", module_reload::run_case).same_everywhere().limit(300),
     Case::new("sigkill_leaves_nothing", manners::sigkill_leaves_nothing),
