@@ -12,9 +12,13 @@ impl Flags {
         Self(args.collect())
     }
 
-    /// The arguments that are no flags, for a sub-command whose flags have no values.
-    pub fn words(&self) -> Vec<&str> {
-        self.0.iter().map(String::as_str).filter(|a| !a.starts_with('-')).collect()
+    /// The arguments that are neither flags nor the value of one of the flags `valued`.
+    pub fn words(&self, valued: &[&str]) -> Vec<&str> {
+        let flag = |at: usize| at.checked_sub(1).and_then(|before| self.0.get(before));
+        let is_value = |at| flag(at).is_some_and(|flag| valued.contains(&flag.as_str()));
+        let is_word = |&(at, a): &(usize, &str)| !a.starts_with('-') && !is_value(at);
+        let words = self.0.iter().map(String::as_str).enumerate().filter(is_word);
+        words.map(|(_, word)| word).collect()
     }
 
     pub fn has(&self, flag: &str) -> bool {
@@ -45,7 +49,8 @@ mod tests {
     #[test]
     fn flags_and_their_values() {
         let flags = Flags::new("name --filter a --slow".split(' ').map(str::to_owned));
-        assert_eq!(flags.words(), ["name", "a"]);
+        assert_eq!(flags.words(&[]), ["name", "a"]);
+        assert_eq!(flags.words(&["--filter"]), ["name"]);
         assert_eq!(flags.value("--filter").unwrap(), "a");
         assert!(flags.has("--slow") && !flags.has("--fast"));
         assert!(flags.value("--fast").is_err());

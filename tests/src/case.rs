@@ -4,7 +4,7 @@ use std::{fs, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::{lab::Lab, scenarios};
+use crate::{lab::Lab, probe::Heed, rung::Rung, scenarios};
 
 /// One scenario: a fault made for real and what stallprobe must say of it.
 pub struct Case {
@@ -15,8 +15,8 @@ pub struct Case {
     pub elsewhere: &'static str,
     /// The cause that it is there to show, with how sure stallprobe must be of it.
     pub names: Option<Names>,
-    /// Whether it also runs on a kernel booted with lockdown=confidentiality.
-    pub locked_down: bool,
+    /// Rungs without hooks on functions on which it runs although it shows no cause.
+    pub also_at: &'static [Rung],
     /// It shows the same on every kernel, so that a short run leaves it out.
     pub same_everywhere: bool,
     /// A case still running then has failed.
@@ -31,7 +31,7 @@ impl Case {
             kernels: &[],
             elsewhere: "",
             names: None,
-            locked_down: false,
+            also_at: &[],
             same_everywhere: false,
             limit: Duration::from_secs(240),
             run,
@@ -51,7 +51,7 @@ impl Case {
 
     /// Shows this cause, which must be named with this confidence, no more and no less.
     pub const fn names(mut self, cause: &'static str, expect: Expect) -> Self {
-        self.names = Some(Names { cause, expect, but: &[] });
+        self.names = Some(Names { cause, expect, but: &[], low: &[] });
         self
     }
 
@@ -63,9 +63,18 @@ impl Case {
         self
     }
 
-    /// Runs on a kernel booted with lockdown=confidentiality too.
-    pub const fn locked_down(mut self) -> Self {
-        self.locked_down = true;
+    /// What is expected on the rungs without hooks on functions, where it is not said that the
+    /// cause cannot be named.
+    pub const fn low(mut self, low: &'static [(Rung, Expect)]) -> Self {
+        if let Some(names) = &mut self.names {
+            names.low = low;
+        }
+        self
+    }
+
+    /// For look-alikes of what is named without hooks on functions: they run on these rungs too.
+    pub const fn also_at(mut self, rungs: &'static [Rung]) -> Self {
+        self.also_at = rungs;
         self
     }
 
@@ -85,11 +94,30 @@ impl Case {
         self.kernels.is_empty() || is_of(self.kernels, release)
     }
 
-    /// What it shows on a kernel release.
-    pub fn expects(&self, release: &str) -> Option<(&'static str, Expect)> {
+    /// What it shows on a kernel release when stallprobe begins at a rung. A kprobe tells what
+    /// fentry tells; lower rungs have no hooks on functions.
+    pub fn expects(&self, release: &str, rung: Rung) -> Option<(&'static str, Expect)> {
         let names = self.names?;
         let other = names.but.iter().find(|(series, _)| is_of(&[series], release));
-        Some((names.cause, other.map_or(names.expect, |(_, expect)| *expect)))
+        let by_functions = other.map_or(names.expect, |(_, expect)| *expect);
+        let expect = match by_functions {
+            Expect::Unseen(_) => by_functions,
+            _ if rung.is_low() => {
+                let low = names.low.iter().find(|(at, _)| *at == rung);
+                low.map_or(Expect::Unseen(NO_HOOKS), |(_, expect)| *expect)
+            }
+            _ => by_functions,
+        };
+        Some((names.cause, expect))
+    }
+
+    /// What it may ask of a stallprobe on this rung.
+    fn heed(&self, release: &str, rung: Rung) -> Heed {
+        match self.expects(release, rung) {
+            _ if !rung.is_low() => Heed::All,
+            Some((_, Expect::Unseen(_))) => Heed::Blind,
+            _ => Heed::Less,
+        }
     }
 }
 
@@ -99,7 +127,11 @@ pub struct Names {
     pub cause: &'static str,
     expect: Expect,
     but: &'static [(&'static str, Expect)],
+    low: &'static [(Rung, Expect)],
 }
+
+/// Why most causes are not named on a low rung.
+const NO_HOOKS: &str = "it needs hooks that this rung does not have";
 
 /// What must become of a cause's fault on a kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,12 +189,15 @@ pub fn kernel_release() -> Result<String> {
 
 /// The sub-command `lab case NAME`: runs one case in this process and gives the exit status. The
 /// runner cleans up after it.
-pub fn main(name: &str, faults_only: bool) -> Result<i32> {
+pub fn main(name: &str, faults_only: bool, rung: Rung) -> Result<i32> {
     let Some(case) = scenarios::ALL.iter().find(|case| case.name == name) else {
         bail!("no case {name:?}; `lab list` shows them");
     };
-    let lab = Lab::new(faults_only)?;
-    let Err(error) = (case.run)(&lab).and_then(|()| named(&lab, case)) else { return Ok(0) };
+    let release = kernel_release()?;
+    let heed = if faults_only { Heed::Absent } else { case.heed(&release, rung) };
+    let lab = Lab::new(heed, rung)?;
+    let checks = || lab.on_its_rung().and_then(|()| named(&lab, case.expects(&release, rung)));
+    let Err(error) = (case.run)(&lab).and_then(|()| checks()) else { return Ok(0) };
     if let Some(Skip(why)) = error.downcast_ref() {
         crate::cli::say(why)?;
         return Ok(EXIT_SKIPPED);
@@ -172,11 +207,13 @@ pub fn main(name: &str, faults_only: bool) -> Result<i32> {
 }
 
 /// Checks with which confidence the case's cause was named, and says it: `named CAUSE CONFIDENCE`.
-fn named(lab: &Lab, case: &Case) -> Result<()> {
-    let (Some((cause, expect)), false) = (case.expects(&kernel_release()?), lab.faults_only())
-    else {
-        return Ok(());
-    };
+/// Where it cannot be seen it must not be named: `unseen CAUSE WHY`.
+fn named(lab: &Lab, expected: Option<(&str, Expect)>) -> Result<()> {
+    let (Some((cause, expect)), Some(probe)) = (expected, lab.started()) else { return Ok(()) };
+    if let Expect::Unseen(why) = expect {
+        probe.only(&[])?;
+        return crate::cli::say(&format!("unseen {cause} {why}"));
+    }
     let best = lab.best_confidence(cause).with_context(|| format!("{cause} was not named"))?;
     ensure!(
         best == expect.confidence(),
@@ -195,10 +232,26 @@ mod tests {
         let case = Case::new("x", |_| Ok(()))
             .names("no-listener", Expect::Certain)
             .but(&[("5.10", Expect::Likely)]);
-        let expects = |release| case.expects(release).map(|(_, expect)| expect);
+        let expects = |release| case.expects(release, Rung::Kprobe).map(|(_, expect)| expect);
         assert_eq!(expects("5.10.0-43-cloud-amd64"), Some(Expect::Likely));
         assert_eq!(expects("6.1.0-56-cloud-amd64"), Some(Expect::Certain));
-        assert_eq!(Case::new("x", |_| Ok(())).expects("6.1.0"), None);
+        assert_eq!(Case::new("x", |_| Ok(())).expects("6.1.0", Rung::Kprobe), None);
+    }
+
+    #[test]
+    fn what_is_expected_depends_on_the_rung() {
+        let case = Case::new("x", |_| Ok(()))
+            .names("no-listener", Expect::Certain)
+            .but(&[("5.10", Expect::Unseen("too old"))])
+            .low(&[(Rung::Tracepoint, Expect::Likely)]);
+        let expects = |release, rung| case.expects(release, rung).map(|(_, expect)| expect);
+        assert_eq!(expects("6.12.1", Rung::Kprobe), Some(Expect::Certain));
+        assert_eq!(expects("6.12.1", Rung::Tracepoint), Some(Expect::Likely));
+        assert_eq!(expects("6.12.1", Rung::Snapshot), Some(Expect::Unseen(NO_HOOKS)));
+        assert_eq!(expects("5.10.1", Rung::Tracepoint), Some(Expect::Unseen("too old")));
+        assert_eq!(case.heed("6.12.1", Rung::Kprobe), Heed::All);
+        assert_eq!(case.heed("6.12.1", Rung::Tracepoint), Heed::Less);
+        assert_eq!(case.heed("6.12.1", Rung::Snapshot), Heed::Blind);
     }
 
     #[test]

@@ -4,12 +4,14 @@ use std::{io::Write, process::ExitCode};
 
 use anyhow::{Context, Result, bail};
 
-use crate::{args::Flags, case, demo, dns, kube_proxy, runner, tcp};
+use crate::{args::Flags, case, demo, dns, kube_proxy, rung::Rung, runner, tcp};
 
 const USAGE: &str = "usage: lab list
-       lab test [PART]... [--faults-only] [--causes-only] [--lockdown]
+       lab test [PART]... [--faults-only] [--causes-only] [--short] [--rungs RUNG] [--lockdown]
                     cases whose name has one of the parts; those that show a cause; those
-                    for a kernel booted with lockdown=confidentiality
+                    that may differ between kernels; as on a kernel without the rungs above
+                    kprobe, tracepoint or snapshot; on a kernel that was booted with
+                    lockdown=confidentiality
        lab demo";
 
 /// Runs the sub-command that the arguments name.
@@ -22,8 +24,9 @@ pub fn run() -> Result<ExitCode> {
         "test" => return Ok(ExitCode::from(u8::from(!runner::test(&flags)?))),
         "demo" => demo::run()?,
         "case" => {
-            let name = *flags.words().first().context("lab case NAME")?;
-            let status = case::main(name, flags.has("--faults-only"))?;
+            let name = *flags.words(&["--rungs"]).first().context("lab case NAME")?;
+            let rung = Rung::parse(flags.value("--rungs")?)?;
+            let status = case::main(name, flags.has("--faults-only"), rung)?;
             return Ok(ExitCode::from(u8::try_from(status)?));
         }
         "dns-server" => dns::server::main(&flags)?,

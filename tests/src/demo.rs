@@ -24,9 +24,10 @@ use crate::{
     },
     lab::Lab,
     netns::Pod,
-    probe::STALLPROBE,
+    probe::{Heed, STALLPROBE},
     process::Process,
     race::Race,
+    rung::Rung,
     runner,
     scenarios::{
         accept_queue,
@@ -50,7 +51,7 @@ pub fn run() -> Result<()> {
 }
 
 fn show() -> Result<()> {
-    let lab = Lab::new(true)?;
+    let lab = Lab::new(Heed::Absent, Rung::Fentry)?;
     let stage = Stage::build(&lab)?;
     let mut stallprobe = start()?;
     let result = stage.play();

@@ -2,35 +2,42 @@
 
 use std::{cell::RefCell, fs, rc::Rc};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
-use crate::{counters, netns::Pod, probe::Probe, sysctl};
+use crate::{
+    counters,
+    finding::ORDER,
+    netns::Pod,
+    probe::{Heed, Probe},
+    rung::Rung,
+    sysctl,
+};
 
 /// One case's surroundings. Everything made through it is gone when the case's process ends.
 pub struct Lab {
-    /// Faults are made and checked by the kernel's counters; stallprobe does not run.
-    faults_only: bool,
+    /// Whether stallprobe runs, and what findings may be expected of it.
+    heed: Heed,
+    /// The rung of the ladder at which it begins.
+    rung: Rung,
     pods: RefCell<Vec<Pod>>,
     probe: RefCell<Option<Rc<Probe>>>,
-    /// Arguments of stallprobe beside the scenario's own.
-    arguments: RefCell<Vec<&'static str>>,
 }
 
 impl Lab {
-    pub fn new(faults_only: bool) -> Result<Self> {
+    pub fn new(heed: Heed, rung: Rung) -> Result<Self> {
         sysctl::set("net.ipv4.ip_forward", "1")?;
         sysctl::set("net.ipv6.conf.all.forwarding", "1")?;
-        Ok(Self {
-            faults_only,
-            pods: RefCell::default(),
-            probe: RefCell::default(),
-            arguments: RefCell::default(),
-        })
+        Ok(Self { heed, rung, pods: RefCell::default(), probe: RefCell::default() })
     }
 
-    /// Whether findings are not looked at in this run.
+    /// Whether the scenario has no findings to look at: stallprobe is not there, or blind.
     pub fn faults_only(&self) -> bool {
-        self.faults_only
+        matches!(self.heed, Heed::Absent | Heed::Blind)
+    }
+
+    /// Whether stallprobe tells of stalls of this kind: of lookups only hooks on functions do.
+    pub fn tells_of(&self, symptom: &str) -> bool {
+        symptom != "dns-stall" || !self.rung.is_low()
     }
 
     pub fn pod(&self, name: &str) -> Result<Pod> {
@@ -65,20 +72,31 @@ impl Lab {
     /// Starts `stallprobe watch -o json` on the node and waits until it watches. With
     /// `--faults-only`, gives a probe that agrees with everything.
     pub fn probe(&self, args: &[&str]) -> Result<Rc<Probe>> {
-        let all = [self.arguments.borrow().as_slice(), args].concat();
-        let probe = Rc::new(if self.faults_only { Probe::absent() } else { Probe::start(&all)? });
+        let all = [self.rung.arguments().as_slice(), args].concat();
+        let probe = Rc::new(match self.heed {
+            Heed::Absent => Probe::absent(),
+            heed => Probe::start(&all, heed)?,
+        });
         *self.probe.borrow_mut() = Some(Rc::clone(&probe));
         Ok(probe)
     }
 
     /// The stallprobe that runs, or ran; none with `--faults-only`.
     pub fn started(&self) -> Option<Rc<Probe>> {
-        if self.faults_only { None } else { self.probe.borrow().clone() }
+        if self.heed == Heed::Absent { None } else { self.probe.borrow().clone() }
     }
 
-    /// Gives stallprobe these arguments too, when it starts.
-    pub fn with_arguments(&self, arguments: &[&'static str]) {
-        self.arguments.borrow_mut().extend(arguments);
+    /// stallprobe stands where this run has it begin, no higher; and what is only read from `/proc`
+    /// is never certain.
+    pub fn on_its_rung(&self) -> Result<()> {
+        let (Some(probe), true) = (self.started(), self.rung > Rung::Fentry) else { return Ok(()) };
+        self.rung.check(&probe.header()?)?;
+        if self.rung == Rung::Snapshot {
+            let told = [probe.lines("finding"), probe.lines("update")].concat();
+            let certain = told.iter().find(|line| line["confidence"] == "certain");
+            ensure!(certain.is_none(), "snapshots are no certain evidence\n  {certain:?}");
+        }
+        Ok(())
     }
 
     /// The highest confidence with which a cause was named; `None` when it was not.
@@ -92,8 +110,7 @@ impl Lab {
             .filter(|line| line["cause"] == cause)
             .filter_map(|line| Some(line["confidence"].as_str()?.to_owned()))
             .collect();
-        let order = ["certain", "likely", "possible"];
-        order.into_iter().find(|c| named.iter().any(|n| n == c)).map(str::to_owned)
+        ORDER.into_iter().find(|c| named.iter().any(|n| n == c)).map(str::to_owned)
     }
 
     /// What was seen, for the report of a failure.

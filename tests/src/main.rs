@@ -22,6 +22,7 @@ mod probe;
 mod process;
 mod race;
 mod raw;
+mod rung;
 mod runner;
 mod scenarios;
 mod services;

@@ -20,6 +20,9 @@ pub const STALLPROBE: &str = "stallprobe";
 /// How long stallprobe may take to attach, under emulation and beside other loads.
 const START: Duration = Duration::from_secs(120);
 
+/// How long a stallprobe that cannot tell the fault is listened to.
+const BLIND: Duration = Duration::from_secs(8);
+
 #[derive(Default)]
 struct Seen {
     /// Its standard output so far.
@@ -42,21 +45,35 @@ impl Shared {
     }
 }
 
+/// What a case may expect of stallprobe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heed {
+    /// It is not there: faults only are made.
+    Absent,
+    /// It runs on a rung that cannot tell this fault: what the case says of findings is not asked,
+    /// only that they name nothing wrong (see [`crate::case`]).
+    Blind,
+    /// It runs on a low rung: it names the same, maybe after the stall was told without a name, with
+    /// fewer details.
+    Less,
+    All,
+}
+
 /// A running stallprobe, or none in a run that only makes faults.
 pub struct Probe {
     child: RefCell<Option<Child>>,
     shared: Arc<Shared>,
-    present: bool,
+    heed: Heed,
 }
 
 impl Probe {
     /// A probe that agrees with everything.
     pub fn absent() -> Self {
-        Self { child: RefCell::new(None), shared: Arc::default(), present: false }
+        Self { child: RefCell::new(None), shared: Arc::default(), heed: Heed::Absent }
     }
 
     /// Starts stallprobe and waits until it watches.
-    pub fn start(args: &[&str]) -> Result<Self> {
+    pub fn start(args: &[&str], heed: Heed) -> Result<Self> {
         let mut child = Command::new(STALLPROBE)
             .args(["watch", "-o", "json"])
             .args(args)
@@ -76,7 +93,7 @@ impl Probe {
                 reader.lock().stderr.push_str(&format!("{line}\n"));
             }
         });
-        let probe = Self { child: RefCell::new(Some(child)), shared, present: true };
+        let probe = Self { child: RefCell::new(Some(child)), shared, heed };
         probe.wait_line("stallprobe says that it watches", START, |line| {
             line["type"] == "status" && line["state"] == "watching"
         })?;
@@ -94,7 +111,8 @@ impl Probe {
         limit: Duration,
         wanted: impl Fn(&Value) -> bool,
     ) -> Result<Finding> {
-        self.told(what, limit, |line| line["type"] == "finding" && wanted(line))
+        let late = self.heed == Heed::Less;
+        self.told(what, limit, |line| (late || line["type"] == "finding") && wanted(line))
     }
 
     /// Waits for a finding, or an update of one, for which `wanted` holds.
@@ -108,15 +126,19 @@ impl Probe {
         self.line(&format!("a finding: {what}"), limit, |line| is_finding(line) && wanted(line))
     }
 
-    /// Waits for a line, unless no stallprobe was started: then there is none to check.
+    /// Waits for a line to check. Of a stallprobe that is blind, or not there, there is none.
     fn line(
         &self,
         what: &str,
         limit: Duration,
         wanted: impl Fn(&Value) -> bool,
     ) -> Result<Finding> {
-        let line = self.present.then(|| self.wait_line(what, limit, wanted)).transpose()?;
-        Ok(Finding { line })
+        let (line, less) = match self.heed {
+            Heed::Absent | Heed::Blind => (None, false),
+            Heed::Less => (Some(self.wait_line(what, limit, wanted)?), true),
+            Heed::All => (Some(self.wait_line(what, limit, wanted)?), false),
+        };
+        Ok(Finding { line, less })
     }
 
     /// Waits for a finding of this cause whose victim is this pod.
@@ -126,8 +148,12 @@ impl Probe {
         })
     }
 
-    /// Waits for a raw event of this name; needs `--events`.
+    /// Waits for a raw event of an armed hook, by its name; needs `--events`. On a low rung nothing is
+    /// armed.
     pub fn event(&self, name: &str, limit: Duration) -> Result<Finding> {
+        if self.heed == Heed::Less {
+            return Ok(Finding { line: None, less: true });
+        }
         let is_it = |line: &Value| line["type"] == "event" && line["event"] == name;
         self.line(&format!("the event {name}"), limit, is_it)
     }
@@ -171,10 +197,10 @@ impl Probe {
 
     /// The mode of kube-proxy that stallprobe tells of at the start.
     pub fn kube_proxy_is(&self, mode: &str) -> Result<()> {
-        if !self.present {
+        if self.heed == Heed::Absent {
             return Ok(());
         }
-        let header = self.wait_line("the header", wait::SOON, |line| line["type"] == "header")?;
+        let header = self.header()?;
         let told = &header["kube_proxy"];
         ensure!(told == mode, "kube-proxy is told to work by {told}, not {mode}");
         Ok(())
@@ -183,6 +209,11 @@ impl Probe {
     /// All lines so far, in their order.
     pub fn said(&self) -> Vec<Value> {
         self.shared.lock().lines.clone()
+    }
+
+    /// What stallprobe says of itself and its hooks before it watches.
+    pub fn header(&self) -> Result<Value> {
+        self.wait_line("the header", wait::SOON, |line| line["type"] == "header")
     }
 
     /// All lines of a type so far.
@@ -204,8 +235,8 @@ impl Probe {
 
     /// What was last said of the first finding of a cause: its last update, or itself.
     pub fn last_word(&self, cause: &str) -> Result<Finding> {
-        if !self.present {
-            return Ok(Finding { line: None });
+        if matches!(self.heed, Heed::Absent | Heed::Blind) {
+            return Ok(Finding { line: None, less: false });
         }
         let findings = self.lines("finding");
         let finding = findings.iter().find(|f| f["cause"] == cause);
@@ -213,13 +244,18 @@ impl Probe {
         let seen = self.shared.lock();
         let of_it = |l: &&Value| l["type"] == "update" && l["id"] == finding["id"];
         let update = seen.lines.iter().rfind(of_it).cloned();
-        Ok(Finding { line: Some(update.unwrap_or_else(|| finding.clone())) })
+        let line = Some(update.unwrap_or_else(|| finding.clone()));
+        Ok(Finding { line, less: self.heed == Heed::Less })
     }
 
-    /// Every finding so far names one of these causes.
+    /// Every finding so far, and every update, names one of these causes. On a low rung a stall may be
+    /// told before it has a name.
     pub fn only(&self, causes: &[&str]) -> Result<()> {
-        let other = |f: &&Value| !f["cause"].as_str().is_some_and(|c| causes.contains(&c));
-        match self.lines("finding").iter().find(other) {
+        let unknown = matches!(self.heed, Heed::Blind | Heed::Less).then_some("unknown");
+        let allowed = |cause: &str| causes.contains(&cause) || unknown == Some(cause);
+        let other = |f: &&Value| !f["cause"].as_str().is_some_and(allowed);
+        let told = [self.lines("finding"), self.lines("update")].concat();
+        match told.iter().find(other) {
             Some(f) => bail!("{} was named, expected only {causes:?}\n  {f}", f["cause"]),
             None => Ok(()),
         }
@@ -227,8 +263,14 @@ impl Probe {
 
     /// Ends stallprobe with SIGTERM and gives its summary line.
     pub fn stop(&self) -> Result<Value> {
-        if !self.present {
+        if self.heed == Heed::Absent {
             return Ok(Value::Null);
+        }
+        if self.heed == Heed::Blind {
+            // Names may come late: give it the time for a wrong one.
+            let is_told = |line: &Value| line["type"] == "finding" || line["type"] == "update";
+            let is_named = |line: &Value| is_told(line) && line["cause"] != "unknown";
+            let _wrong = self.wait_line("a name", BLIND, is_named);
         }
         let status = self.end(libc::SIGTERM)?;
         if !status.success() {

@@ -16,6 +16,7 @@ use crate::{
     case::{Case, EXIT_SKIPPED, Expect, kernel_release},
     cleanup,
     cli::say,
+    rung::{self, Rung},
     scenarios,
 };
 
@@ -36,18 +37,70 @@ pub fn list() -> Result<()> {
     Ok(())
 }
 
-/// `lab test [--causes-only] [--short] [--faults-only] [NAME...]`: true when no case failed.
+/// What a run of the lab takes of the cases.
+struct Choice {
+    release: String,
+    rung: Rung,
+    /// Only the cases that show a cause.
+    causes_only: bool,
+    /// Each thing once, where it would show the same again.
+    short: bool,
+    /// Causes whose fault was made where they cannot be named.
+    blind: Vec<&'static str>,
+}
+
+impl Choice {
+    fn new(flags: &Flags) -> Result<Self> {
+        let locked_down = flags.has("--lockdown");
+        ensure!(
+            !locked_down || rung::locked_down(),
+            "this kernel is not locked down: boot it with lockdown=confidentiality"
+        );
+        let rung = match flags.optional("--rungs") {
+            _ if locked_down => Rung::Snapshot,
+            Some(name) => Rung::parse(name)?,
+            None => Rung::Fentry,
+        };
+        let (causes_only, short) = (flags.has("--causes-only"), flags.has("--short"));
+        Ok(Self { release: kernel_release()?, rung, causes_only, short, blind: Vec::new() })
+    }
+
+    /// Why a case is not run.
+    fn leaves_out(&self, case: &Case) -> Option<String> {
+        let expected = case.expects(&self.release, self.rung);
+        let with_all_hooks = case.expects(&self.release, Rung::Fentry);
+        match expected {
+            _ if !case.applies(&self.release) => {
+                let kernels = case.kernels.join(", ");
+                Some(format!("for kernel {kernels} only: {}", case.elsewhere))
+            }
+            _ if case.same_everywhere && self.short => {
+                Some("a short run leaves it out: it shows the same anywhere".to_owned())
+            }
+            None if self.causes_only => {
+                Some("only the cases that show a cause are run here".to_owned())
+            }
+            Some((_, Expect::Unseen(why))) if expected == with_all_hooks => {
+                Some(format!("cannot be seen: {why}"))
+            }
+            Some((cause, Expect::Unseen(_))) if self.short && self.blind.contains(&cause) => {
+                Some("a short run leaves it out: its cause has been left unnamed".to_owned())
+            }
+            _ => None,
+        }
+    }
+}
+
+/// `lab test [--causes-only] [--short] [--faults-only] [--rungs RUNG] [--lockdown] [NAME...]`: true
+/// when no case failed.
 pub fn test(flags: &Flags) -> Result<bool> {
     throw_away_only()?;
-    let release = kernel_release()?;
-    let filters = flags.words();
+    let filters = flags.words(&["--rungs"]);
+    let mut choice = Choice::new(flags)?;
+    let (release, rung) = (choice.release.clone(), choice.rung);
     let chosen = |case: &&Case| filters.is_empty() || filters.iter().any(|f| case.name.contains(f));
-    let locked_down = flags.has("--lockdown");
-    ensure!(
-        !locked_down || scenarios::snapshots::locked_down(),
-        "this kernel is not locked down: boot it with lockdown=confidentiality"
-    );
-    let wanted = |case: &&Case| !locked_down || case.locked_down;
+    let wanted =
+        |case: &&Case| !rung.is_low() || case.names.is_some() || case.also_at.contains(&rung);
     let cases: Vec<&Case> = scenarios::ALL.iter().filter(chosen).filter(wanted).collect();
     if cases.is_empty() {
         bail!("no case matches; `lab list` shows them");
@@ -55,21 +108,14 @@ pub fn test(flags: &Flags) -> Result<bool> {
     let (mut passed, mut failed, mut skipped) = (0, 0, 0);
     for case in cases {
         let started = Instant::now();
-        let expected = case.expects(&release);
-        let verdict = match expected {
-            _ if !case.applies(&release) => {
-                let kernels = case.kernels.join(", ");
-                Verdict::Skipped(format!("for kernel {kernels} only: {}", case.elsewhere))
-            }
-            _ if case.same_everywhere && flags.has("--short") => {
-                Verdict::Skipped("a short run leaves it out: it shows the same anywhere".to_owned())
-            }
-            None if flags.has("--causes-only") => {
-                Verdict::Skipped("only the cases that show a cause are run here".to_owned())
-            }
-            Some((_, Expect::Unseen(why))) => Verdict::Skipped(format!("cannot be seen: {why}")),
-            _ => run(case, flags.has("--faults-only")),
+        let expected = case.expects(&release, rung);
+        let verdict = match choice.leaves_out(case) {
+            Some(why) => Verdict::Skipped(why),
+            None => run(case, flags.has("--faults-only"), rung),
         };
+        if let (Verdict::Ok(_), Some((cause, Expect::Unseen(_)))) = (&verdict, expected) {
+            choice.blind.push(cause);
+        }
         let seconds = started.elapsed().as_secs_f32();
         // For programs: `named CAUSE CONFIDENCE`, `unseen CAUSE WHY`, `absent CAUSE WHY`,
         // `failed CAUSE`.
@@ -108,8 +154,8 @@ pub fn test(flags: &Flags) -> Result<bool> {
 }
 
 /// Runs one case and cleans up; a node that cannot be cleaned is a failure too.
-fn run(case: &Case, faults_only: bool) -> Verdict {
-    let verdict = run_in_process(case, faults_only)
+fn run(case: &Case, faults_only: bool, rung: Rung) -> Verdict {
+    let verdict = run_in_process(case, faults_only, rung)
         .unwrap_or_else(|e| Verdict::Failed(format!("the case could not be run: {e:#}")));
     match (cleanup::node(), verdict) {
         (Ok(()), verdict) => verdict,
@@ -118,10 +164,11 @@ fn run(case: &Case, faults_only: bool) -> Verdict {
     }
 }
 
-fn run_in_process(case: &Case, faults_only: bool) -> Result<Verdict> {
+fn run_in_process(case: &Case, faults_only: bool, rung: Rung) -> Result<Verdict> {
     let lab = std::env::current_exe().context("cannot tell where the lab's binary is")?;
     let mut command = Command::new(lab);
-    command.args(["case", case.name]).stdin(Stdio::null()).stdout(Stdio::piped()).process_group(0);
+    command.args(["case", case.name, "--rungs", rung.name()]);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).process_group(0);
     if faults_only {
         command.arg("--faults-only");
     }
@@ -174,4 +221,43 @@ pub fn throw_away_only() -> Result<()> {
         );
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    fn choice(flags: &str) -> Choice {
+        let flags = Flags::new(flags.split(' ').map(str::to_owned));
+        Choice { release: "6.12.1".to_owned(), ..Choice::new(&flags).unwrap() }
+    }
+
+    #[test]
+    fn a_run_takes_what_was_asked_for() {
+        let plain = Case::new("x", |_| Ok(()));
+        let cause = Case::new("x", |_| Ok(())).names("no-listener", Expect::Certain);
+        let unseen = Case::new("x", |_| Ok(())).names("no-listener", Expect::Unseen("no hook"));
+        let old = Case::new("x", |_| Ok(())).kernels(&["5.10"]).elsewhere("too new");
+        let left_out = |flags, case: &Case| choice(flags).leaves_out(case).is_some();
+        assert!(!left_out("", &plain) && !left_out("", &cause));
+        assert!(left_out("", &unseen) && left_out("", &old));
+        assert!(left_out("--causes-only", &plain) && !left_out("--causes-only", &cause));
+        assert!(left_out("--short", &plain.same_everywhere()));
+        assert!(left_out("--rungs snapshot", &unseen));
+    }
+
+    #[test]
+    fn a_short_run_leaves_each_cause_unnamed_once() {
+        let case = Case::new("x", |_| Ok(())).names("no-listener", Expect::Certain);
+        let mut low = choice("--rungs snapshot --short");
+        assert_eq!(low.leaves_out(&case), None);
+        low.blind.push("no-listener");
+        assert!(low.leaves_out(&case).is_some());
+        low.short = false;
+        assert_eq!(low.leaves_out(&case), None);
+        let named = case.low(&[(Rung::Snapshot, Expect::Likely)]);
+        low.short = true;
+        assert_eq!(low.leaves_out(&named), None);
+    }
 }

@@ -172,6 +172,30 @@ pub fn other_port(lab: &Lab) -> Result<()> {
     probe.only(&["accept-queue-overflow", "unknown"])
 }
 
+/// Look-alike: a rule drops the SYN to one pod while another pod's queue is full.
+pub fn other_pod(lab: &Lab) -> Result<()> {
+    let (unlucky, busy) = (lab.pod("client-a")?, lab.pod("client-b")?);
+    let (filtered, full) = (lab.pod("shop-a")?, lab.pod("shop-b")?);
+    let _well = tcp::listen(&filtered, LISTENER, any(false), 128, true)?;
+    let _slow = tcp::listen(&full, LISTENER, any(false), 1, false)?;
+    drop_syns(&unlucky, &filtered)?;
+    let probe = lab.probe(&[])?;
+
+    let _dropped = Attempt::start(&unlucky, SocketAddr::new(filtered.v4.into(), PORT))?;
+    let _connects = refuse_syn(&busy, &full, SocketAddr::new(full.v4.into(), PORT))?;
+    sent_again(&unlucky)?;
+
+    probe
+        .cause("accept-queue-overflow", "client-b", STALL)?
+        .is("/confidence", "certain")?
+        .is("/culprit/pod", "shop-b")?;
+    probe.unknown("connect-stall", "client-a")?;
+    probe.stop()?;
+    let wrong = probe.stalls(|f| f["cause"] != "unknown" && f["victim"]["pod"] == "client-a");
+    ensure!(wrong == 0, "another pod's queue was blamed");
+    probe.only(&["accept-queue-overflow", "unknown"])
+}
+
 /// Connections that nobody accepts.
 pub fn queued(client: &Pod, to: SocketAddr, count: usize) -> Result<Vec<Attempt>> {
     let mut connects = Vec::new();

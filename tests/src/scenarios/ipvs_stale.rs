@@ -146,16 +146,16 @@ pub fn drained(lab: &Lab) -> Result<()> {
 }
 
 pub fn removed(lab: &Lab) -> Result<()> {
-    taken_out(lab, false, "certain")
+    taken_out(lab, false)
 }
 
 pub fn removed_v6(lab: &Lab) -> Result<()> {
-    taken_out(lab, true, "certain")
+    taken_out(lab, true)
 }
 
 /// The old server is not listed any more: the SYN is dropped without a word. Where nothing can be
 /// armed, what is read after the drop must do.
-pub fn taken_out(lab: &Lab, v6: bool, confidence: &str) -> Result<()> {
+fn taken_out(lab: &Lab, v6: bool) -> Result<()> {
     let stage = Stage::new(lab, v6, 0)?;
     let probe = lab.probe(&[])?;
     ipvs::remove(stage.service, stage.old_end)?;
@@ -167,7 +167,7 @@ pub fn taken_out(lab: &Lab, v6: bool, confidence: &str) -> Result<()> {
     probe
         .cause("ipvs-stale-connection", "client", SOON)?
         .is("/symptom", "connect-stall")?
-        .is("/confidence", confidence)?
+        .is("/confidence", "certain")?
         .is("/details/service", stage.service.to_string())?
         .is("/details/server", stage.old_end.to_string())?
         .is("/details/server_is", "removed")?

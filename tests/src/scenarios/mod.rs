@@ -22,10 +22,8 @@ mod nginx;
 mod no_listener;
 mod not_translated;
 mod resolvers;
-mod rungs;
 mod server_slow;
 mod service_no_backend;
-pub mod snapshots;
 pub mod snat_clash;
 mod snat_ports;
 mod stale_nat;
@@ -33,26 +31,56 @@ mod syn_cookies;
 mod syn_queue;
 pub mod table_full;
 
-use crate::case::{Case, Expect};
+use crate::{
+    case::{Case, Expect},
+    rung::Rung,
+};
+
+/// The rungs without hooks on functions.
+const LOW: &[Rung] = &[Rung::Tracepoint, Rung::Snapshot];
+/// Named by what `/proc` says at the moment of the stall.
+const BY_PROC: &[(Rung, Expect)] =
+    &[(Rung::Tracepoint, Expect::Likely), (Rung::Snapshot, Expect::Likely)];
+/// A server that was asked by its service's address.
+const BY_SERVICE: &[(Rung, Expect)] = &[
+    (Rung::Tracepoint, Expect::Unseen(NOT_BY_SERVICE)),
+    (Rung::Snapshot, Expect::Unseen(NOT_BY_SERVICE)),
+];
+const NOT_BY_SERVICE: &str =
+    "of a service's address this rung does not tell which server was asked";
+/// A tracepoint tells of the final ACK that was dropped; the client believes it is connected.
+const BY_ACK: &[(Rung, Expect)] = &[
+    (Rung::Tracepoint, Expect::Likely),
+    (Rung::Snapshot, Expect::Unseen("of a dropped final ACK the client's socket shows nothing")),
+];
+/// Named by what tracepoints tell.
+const BY_TRACEPOINTS: &[(Rung, Expect)] = &[(Rung::Tracepoint, Expect::Certain)];
 
 /// All cases, in the order they run.
 pub const ALL: &[Case] = &[
     Case::new("leaves_node_unchanged", manners::leaves_node_unchanged),
     Case::new("accept_queue_syn", accept_queue::syn)
-        .names("accept-queue-overflow", Expect::Certain),
+        .names("accept-queue-overflow", Expect::Certain)
+        .low(BY_SERVICE),
     Case::new("accept_queue_syn_v6", accept_queue::syn_v6)
-        .names("accept-queue-overflow", Expect::Certain),
+        .names("accept-queue-overflow", Expect::Certain)
+        .low(BY_PROC),
     Case::new("accept_queue_ack", accept_queue::ack)
-        .names("accept-queue-overflow", Expect::Certain),
+        .names("accept-queue-overflow", Expect::Certain)
+        .low(BY_ACK),
     Case::new("accept_queue_ack_v6", accept_queue::ack_v6)
-        .names("accept-queue-overflow", Expect::Certain),
+        .names("accept-queue-overflow", Expect::Certain)
+        .low(BY_ACK),
     Case::new("accept_queue_nginx", nginx::default_backlog)
-        .names("accept-queue-overflow", Expect::Certain),
+        .names("accept-queue-overflow", Expect::Certain)
+        .low(BY_PROC),
     Case::new("accept_queue_nginx_v6", nginx::own_backlog_v6)
-        .names("accept-queue-overflow", Expect::Certain),
-    Case::new("accept_queue_nginx_has_room", nginx::queue_has_room),
-    Case::new("accept_queue_nearly_full", accept_queue::nearly_full),
-    Case::new("accept_queue_other_port", accept_queue::other_port),
+        .names("accept-queue-overflow", Expect::Certain)
+        .low(BY_PROC),
+    Case::new("accept_queue_nginx_has_room", nginx::queue_has_room).also_at(LOW),
+    Case::new("accept_queue_nearly_full", accept_queue::nearly_full).also_at(LOW),
+    Case::new("accept_queue_other_port", accept_queue::other_port).also_at(LOW),
+    Case::new("accept_queue_other_pod", accept_queue::other_pod).also_at(LOW),
     Case::new("dnat_clash_getaddrinfo", dnat_clash::getaddrinfo)
         .kernels(dnat_clash::CERTAIN)
         .elsewhere("what waited in a queue is translated anew there and does not clash")
@@ -73,10 +101,14 @@ pub const ALL: &[Case] = &[
     Case::new("snat_clash_tcp_v6", snat_clash::tcp_v6)
         .limit(300)
         .names("conntrack-snat-clash", Expect::Certain),
-    Case::new("table_full", table_full::v4).names("conntrack-table-full", Expect::Certain),
-    Case::new("table_full_v6", table_full::v6).names("conntrack-table-full", Expect::Certain),
-    Case::new("table_room_left", table_full::room_left),
-    Case::new("table_evicts", table_full::evicts),
+    Case::new("table_full", table_full::v4)
+        .names("conntrack-table-full", Expect::Certain)
+        .low(BY_PROC),
+    Case::new("table_full_v6", table_full::v6)
+        .names("conntrack-table-full", Expect::Certain)
+        .low(BY_PROC),
+    Case::new("table_room_left", table_full::room_left).also_at(LOW),
+    Case::new("table_evicts", table_full::evicts).also_at(LOW),
     Case::new("chain_too_long", insert_failed::tcp)
         .kernels(insert_failed::LIMITED)
         .elsewhere("chains have no limit before 5.15")
@@ -103,14 +135,18 @@ pub const ALL: &[Case] = &[
     Case::new("helper_unload_rule_drops", helper_unload::rule_drops)
         .kernels(helper_unload::FORGETS)
         .elsewhere("a helper that goes leaves new connections alone there"),
-    Case::new("no_listener", no_listener::tcp).names("no-listener", Expect::Certain),
-    Case::new("no_listener_v6", no_listener::tcp_v6).names("no-listener", Expect::Certain),
+    Case::new("no_listener", no_listener::tcp)
+        .names("no-listener", Expect::Certain)
+        .low(BY_TRACEPOINTS),
+    Case::new("no_listener_v6", no_listener::tcp_v6)
+        .names("no-listener", Expect::Certain)
+        .low(BY_TRACEPOINTS),
     Case::new("no_listener_dns", no_listener::dns)
         .names("no-listener", Expect::Certain)
         .but(&[("5.10", Expect::Likely)]),
     Case::new("server_slow", server_slow::direct).names("server-slow", Expect::Certain),
     Case::new("server_slow_chain", server_slow::chain).same_everywhere(),
-    Case::new("nft_drop", dropped::nft),
+    Case::new("nft_drop", dropped::nft).also_at(LOW),
     Case::new("iptables_nft_drop", dropped::iptables_nft).same_everywhere(),
     Case::new("iptables_legacy_drop", dropped::iptables_legacy),
     Case::new("stale_nat_pod_gone", stale_nat::pod_gone)
@@ -157,7 +193,7 @@ pub const ALL: &[Case] = &[
     Case::new("syn_queue_last_quarter_v6", syn_queue::last_quarter_v6)
         .names("syn-queue-overflow", Expect::Certain),
     Case::new("syn_queue_room_left", syn_queue::room_left),
-    Case::new("syn_queue_accept_queue", syn_queue::accept_queue_full),
+    Case::new("syn_queue_accept_queue", syn_queue::accept_queue_full).also_at(LOW),
     Case::new("client_ports", client_ports::v4).names("client-ports-exhausted", Expect::Certain),
     Case::new("client_ports_v6", client_ports::v6).names("client-ports-exhausted", Expect::Certain),
     Case::new("client_ports_lookalikes", client_ports::lookalikes),
@@ -167,38 +203,26 @@ pub const ALL: &[Case] = &[
     Case::new("resolver_go", resolvers::go).same_everywhere(),
     Case::new("resolver_musl_dead_nameserver", resolvers::musl_dead_nameserver).same_everywhere(),
     Case::new("resolvers_answered", resolvers::answered).same_everywhere(),
-    Case::new("rungs_accept_queue_syn", rungs::accept_queue_syn).same_everywhere(),
-    Case::new("rungs_accept_queue_ack", rungs::accept_queue_ack).same_everywhere(),
-    Case::new("rungs_snat_clash", rungs::snat_clash).same_everywhere().limit(300),
-    Case::new("rungs_table_full", rungs::table_full).same_everywhere(),
-    Case::new("rungs_snapshot_accept_queue", snapshots::accept_queue).locked_down(),
-    Case::new("rungs_snapshot_accept_queue_v6", snapshots::accept_queue_v6).locked_down(),
-    Case::new("rungs_snapshot_table_full", snapshots::table_full).locked_down(),
-    Case::new("rungs_snapshot_ipvs_stale", snapshots::ipvs_stale).locked_down(),
-    Case::new("rungs_snapshot_ipvs_stale_v6", snapshots::ipvs_stale_v6).locked_down(),
-    Case::new("rungs_snapshot_other_queue", snapshots::other_queue).locked_down(),
-    Case::new("rungs_snapshot_half_open_full", snapshots::half_open_full).locked_down(),
-    Case::new("rungs_snapshot_rule_drops", snapshots::rule_drops).locked_down(),
-    Case::new("rungs_snapshot_ipvs_rule_drops", snapshots::ipvs_rule_drops).locked_down(),
-    Case::new("rungs_tracepoint_accept_queue", snapshots::accept_queue_tracepoint),
-    Case::new("rungs_tracepoint_table_full", snapshots::table_full_tracepoint),
-    Case::new("rungs_tracepoint_ipvs_stale", snapshots::ipvs_stale_tracepoint),
-    Case::new("rungs_tracepoint_other_queue", snapshots::other_queue_tracepoint),
     Case::new("ipvs_gone", ipvs_stale::gone).names("ipvs-stale-connection", Expect::Certain),
     Case::new("ipvs_gone_v6", ipvs_stale::gone_v6).names("ipvs-stale-connection", Expect::Certain),
     Case::new("ipvs_drained", ipvs_stale::drained).names("ipvs-stale-connection", Expect::Certain),
-    Case::new("ipvs_removed", ipvs_stale::removed).names("ipvs-stale-connection", Expect::Certain),
+    Case::new("ipvs_removed", ipvs_stale::removed)
+        .names("ipvs-stale-connection", Expect::Certain)
+        .low(BY_PROC),
     Case::new("ipvs_removed_v6", ipvs_stale::removed_v6)
-        .names("ipvs-stale-connection", Expect::Certain),
+        .names("ipvs-stale-connection", Expect::Certain)
+        .low(BY_PROC),
     Case::new("ipvs_reused", ipvs_stale::reused),
-    Case::new("ipvs_rule_drops", ipvs_stale::rule_drops),
+    Case::new("ipvs_rule_drops", ipvs_stale::rule_drops).also_at(LOW),
+    // Without the armed hook this looks like the drop by IPVS, to which it would have come next:
+    // `likely` is said there.
     Case::new("ipvs_rule_drops_first", ipvs_stale::rule_drops_first),
     Case::new("ipvs_rule_drops_after", ipvs_stale::rule_drops_after),
     Case::new("armed_one_at_a_time", armed::one_at_a_time),
     Case::new("armed_module_unloaded", armed::module_unloaded),
     Case::new("armed_over_budget", armed_limits::over_budget),
     Case::new("armed_in_vain", armed_limits::in_vain),
-    Case::new("ipvs_unreachable", ipvs_stale::unreachable),
+    Case::new("ipvs_unreachable", ipvs_stale::unreachable).also_at(&[Rung::Tracepoint]),
     Case::new("ipvs_hijack", ipvs_nodeport::hijack)
         .names("ipvs-nodeport-collision", Expect::Certain),
     Case::new("ipvs_hijack_v6", ipvs_nodeport::hijack_v6)
@@ -212,7 +236,7 @@ pub const ALL: &[Case] = &[
     Case::new("ipvs_all_drained", ipvs_no_backend::all_drained)
         .names("service-no-backend", Expect::Certain),
     Case::new("ipvs_closed_port", ipvs_no_backend::closed_port),
-    Case::new("ipvs_rule_rejects", ipvs_no_backend::rule_rejects),
+    Case::new("ipvs_rule_rejects", ipvs_no_backend::rule_rejects).also_at(&[Rung::Tracepoint]),
     Case::new("service_none_iptables_nft", service_no_backend::iptables_nft)
         .names("service-no-backend", Expect::Certain),
     Case::new("service_none_iptables_legacy", service_no_backend::iptables_legacy)

@@ -85,24 +85,6 @@ fn refused(lab: &Lab, limit: &Limit, v6: bool) -> Result<()> {
     probe.only(&["syn-queue-overflow"])
 }
 
-/// The same where no hook tells of it: a stall without a name.
-pub fn unnamed(lab: &Lab) -> Result<()> {
-    let (client, server) = (lab.pod("client")?, lab.pod("shop")?);
-    let crawler = lab.pod("crawler")?;
-    let (to, _listener) = listener(&server, &BACKLOG, false)?;
-    let probe = lab.probe(&[])?;
-    leave_half_open(&crawler, BACKLOG.half_open, to)?;
-    let drops = counters::net(&server, "ListenDrops")?;
-    let _attempt = Attempt::start(&client, to)?;
-    until("the listener refuses the SYN twice", SOON, || {
-        Ok((counters::net(&server, "ListenDrops")? >= drops + 2).then_some(()))
-    })?;
-    ensure!(counters::net(&server, "ListenOverflows")? == 0, "the accept queue was full too");
-    probe.unknown("connect-stall", "client")?;
-    probe.stop()?;
-    probe.only(&["unknown"])
-}
-
 /// Look-alike: half-open connections within the limits, and a rule that drops the SYN.
 pub fn room_left(lab: &Lab) -> Result<()> {
     let (client, server) = (lab.pod("client")?, lab.pod("shop")?);
