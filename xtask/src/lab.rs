@@ -12,6 +12,7 @@ use crate::{
     artifacts::Artifacts,
     guest::{Guest, Report, Task, command_line},
     kernels::Series,
+    ladder::Rung,
     progress::note,
     tally::Tally,
     vm::{self, MachineOptions},
@@ -26,6 +27,8 @@ pub struct Job {
     /// What the run is called.
     pub name: String,
     pub series: &'static Series,
+    /// The rung of the ladder at which stallprobe begins.
+    pub rung: Rung,
     /// Arguments of `lab test`.
     pub arguments: Vec<String>,
     /// More for the kernel's command line.
@@ -37,7 +40,17 @@ pub struct Job {
 impl Job {
     /// A run on a kernel as it is.
     pub fn on(series: &'static Series, arguments: Vec<String>, part: &'static str) -> Self {
-        Self { name: series.name.to_owned(), series, arguments, append: "", part }
+        let (name, rung) = (series.name.to_owned(), Rung::Fentry);
+        Self { name, series, rung, arguments, append: "", part }
+    }
+
+    /// Only the cases that show a cause.
+    pub fn causes_only(mut self) -> Self {
+        let flag = "--causes-only";
+        if !self.arguments.iter().any(|argument| argument == flag) {
+            self.arguments.push(flag.to_owned());
+        }
+        self
     }
 }
 
@@ -89,7 +102,7 @@ fn one(job: &Job, artifacts: &Artifacts, machine: &MachineOptions, labelled: boo
     note(&format!("kernel {name}: {}", words.join(" ")));
     let mut guest = Guest::prepare(job.series.name, artifacts)?;
     let task = Task { line: command_line(&words), terminal: false };
-    let mut lines = Lines::after(if labelled { format!("{name:<11} ") } else { String::new() });
+    let mut lines = Lines::after(if labelled { format!("{name:<15} ") } else { String::new() });
     let append = format!("{} {}", job.append, machine.append).trim().to_owned();
     let machine = MachineOptions { append, ..machine.clone() };
     let report = guest.run(&machine, &task, &mut |chunk| vm::pass_on(&lines.take(chunk)));

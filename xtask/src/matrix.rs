@@ -1,17 +1,20 @@
-//! `cargo xtask vm --matrix`: which cause is named on which kernel, from a real fault in each cell.
-use std::{collections::BTreeMap, fs, process::ExitCode};
+//! `cargo xtask vm --matrix`: which cause is named on which kernel, and on one kernel on which rung of
+//! the ladder, from a real fault in each cell.
+use std::{collections::BTreeMap, process::ExitCode};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
 use crate::{
-    artifacts::{self, Artifacts},
-    kernels,
-    lab::{self, Done, Job},
+    artifacts::Artifacts,
+    lab::{self, Job},
+    ladder::{self, MAIN},
     progress::note,
-    readme, setup, vm,
+    readme, setup,
+    tables::Tables,
+    vm,
 };
 
-/// What became of one cause's faults on one kernel.
+/// What became of one cause's faults in one column's run.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Cell {
     /// Confidences with which cases named it, best first.
@@ -30,15 +33,15 @@ enum Confidence {
     Possible,
 }
 
-/// Causes in the order in which the lab has them, and kernels from old to new.
+/// Causes in the order in which the lab has them; a column is a kernel or a rung.
 #[derive(Debug, Default)]
 pub struct Matrix {
     causes: Vec<String>,
-    kernels: Vec<String>,
+    columns: Vec<String>,
     cells: BTreeMap<(String, String), Cell>,
 }
 
-/// Runs the lab on these kernels, all by default, and prints the table.
+/// Runs the lab on these kernels, all by default, and prints the tables.
 pub fn run(options: &vm::Options) -> Result<ExitCode> {
     let wanted = setup::prepare_named(&options.kernels)?;
     if options.write_readme {
@@ -46,49 +49,44 @@ pub fn run(options: &vm::Options) -> Result<ExitCode> {
     }
     let artifacts = Artifacts::provide(options.no_build)?;
     // Only the cases that show a cause; `cargo xtask test` runs look-alikes and all else.
-    let arguments = vec!["--causes-only".to_owned()];
-    let job = |series| Job::on(series, arguments.clone(), "causes only");
-    let jobs: Vec<Job> = wanted.ready.iter().copied().map(job).collect();
+    let job = |series| Job::on(series, Vec::new(), "").causes_only();
+    let main = wanted.ready.iter().copied().find(|series| series.name == MAIN);
+    let rungs = main.filter(|_| options.kernels.is_empty()).into_iter().flat_map(ladder::jobs);
+    let rungs = rungs.map(Job::causes_only);
+    let jobs: Vec<Job> = wanted.ready.iter().copied().map(job).chain(rungs).collect();
     let done = lab::run(&jobs, &artifacts, &options.machine, options.at_once);
-    let mut matrix = Matrix::default();
+    let mut tables = Tables::default();
     let mut failed = false;
     for (job, done) in jobs.iter().zip(&done) {
-        matrix.add_done(job, done.as_ref());
+        tables.add_done(job, done.as_ref());
         let why = match done {
             Ok(done) if done.is_good() => continue,
             Ok(done) => format!("the lab ended with status {}", done.report.status),
             Err(error) => format!("{error:#}"),
         };
-        note(&format!("kernel {}: {why}", job.series.name));
+        note(&format!("kernel {}: {why}", job.name));
         failed = true;
     }
     for (series, _) in &wanted.left_out {
-        matrix.add(series.name, "");
+        tables.add_left_out(series);
     }
-    vm::pass_on(format!("\n{}", matrix.text()).as_bytes());
+    vm::pass_on(format!("\n{}", tables.text()).as_bytes());
     if failed {
         return Ok(ExitCode::FAILURE);
     }
     if options.write_readme {
-        matrix.write_readme()?;
+        tables.write_readme()?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
 impl Matrix {
-    /// Takes in what came of a job.
-    pub fn add_done(&mut self, job: &Job, done: Result<&Done, &anyhow::Error>) {
-        match done {
-            Ok(done) => self.add(&done.series(), &String::from_utf8_lossy(&done.report.output)),
-            Err(_) => self.add(job.series.name, ""),
-        }
-    }
-
-    /// Takes in what the lab printed on a kernel: lines `named CAUSE CONFIDENCE`,
-    /// `unseen CAUSE WHY`, `absent CAUSE WHY` and `failed CAUSE` among others.
-    pub fn add(&mut self, kernel: &str, output: &str) {
-        self.kernels.push(kernel.to_owned());
-        self.kernels.sort_by_key(|name| kernels::version(name));
+    /// Takes in what the lab printed in a column's run: lines `named CAUSE CONFIDENCE`,
+    /// `unseen CAUSE WHY`, `absent CAUSE WHY` and `failed CAUSE` among others. Columns stand in the
+    /// order that their names have.
+    pub fn add<K: Ord>(&mut self, column: &str, output: &str, order: impl Fn(&str) -> K) {
+        self.columns.push(column.to_owned());
+        self.columns.sort_by_key(|name| order(name));
         for line in output.lines() {
             let mut words = line.trim_end().splitn(3, ' ');
             let (Some(what), Some(cause)) = (words.next(), words.next()) else { continue };
@@ -107,21 +105,9 @@ impl Matrix {
             if !self.causes.iter().any(|known| known == cause) {
                 self.causes.push(cause.to_owned());
             }
-            let key = (cause.to_owned(), kernel.to_owned());
+            let key = (cause.to_owned(), column.to_owned());
             self.cells.entry(key).or_default().join(cell);
         }
-    }
-
-    /// Puts the table into README.md.
-    pub fn write_readme(&self) -> Result<()> {
-        let path = artifacts::root().join("README.md");
-        let old =
-            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let new = readme::replace(&old, &self.markdown())
-            .with_context(|| format!("{} cannot take the table", path.display()))?;
-        fs::write(&path, new).with_context(|| format!("cannot write {}", path.display()))?;
-        note("the table in README.md is new");
-        Ok(())
     }
 
     /// For a terminal.
@@ -129,14 +115,14 @@ impl Matrix {
         let longest = self.causes.iter().map(String::len).max().unwrap_or(0);
         let mut notes = Vec::new();
         let mut out = format!("{:longest$}", "");
-        for kernel in &self.kernels {
-            out.push_str(&format!("  {kernel:<16}"));
+        for column in &self.columns {
+            out.push_str(&format!("  {column:<16}"));
         }
         out = format!("{}\n", out.trim_end());
         for cause in &self.causes {
             let mut line = format!("{cause:<longest$}");
-            for kernel in &self.kernels {
-                line.push_str(&format!("  {:<16}", self.cell(cause, kernel, &mut notes)));
+            for column in &self.columns {
+                line.push_str(&format!("  {:<16}", self.cell(cause, column, &mut notes)));
             }
             out.push_str(&format!("{}\n", line.trim_end()));
         }
@@ -146,13 +132,17 @@ impl Matrix {
         out
     }
 
+    pub fn columns(&self) -> usize {
+        self.columns.len()
+    }
+
     /// For the README.
     pub fn markdown(&self) -> String {
         let mut notes = Vec::new();
-        let mut out = format!("| cause | {} |\n|---|", self.kernels.join(" | "));
-        out.push_str(&format!("{}\n", "---|".repeat(self.kernels.len())));
+        let mut out = format!("| cause | {} |\n|---|", self.columns.join(" | "));
+        out.push_str(&format!("{}\n", "---|".repeat(self.columns.len())));
         for cause in &self.causes {
-            let cells = self.kernels.iter().map(|kernel| self.cell(cause, kernel, &mut notes));
+            let cells = self.columns.iter().map(|column| self.cell(cause, column, &mut notes));
             let cells: Vec<String> = cells.collect();
             out.push_str(&format!("| `{cause}` | {} |\n", cells.join(" | ")));
         }
@@ -162,7 +152,7 @@ impl Matrix {
         out
     }
 
-    fn cell(&self, cause: &str, kernel: &str, notes: &mut Vec<String>) -> String {
+    fn cell(&self, cause: &str, column: &str, notes: &mut Vec<String>) -> String {
         let mut note = |why: &String| {
             let known = notes.iter().position(|note| note == why);
             1 + known.unwrap_or_else(|| {
@@ -170,7 +160,7 @@ impl Matrix {
                 notes.len() - 1
             })
         };
-        match self.cells.get(&(cause.to_owned(), kernel.to_owned())) {
+        match self.cells.get(&(cause.to_owned(), column.to_owned())) {
             None => "not run".to_owned(),
             Some(cell) if cell.failed => "FAILED".to_owned(),
             Some(Cell { named, unseen: Some(why), .. }) => {
@@ -224,16 +214,24 @@ fn words(named: &[Confidence]) -> String {
 mod tests {
     use super::*;
 
+    fn add(matrix: &mut Matrix, kernel: &str, output: &str) {
+        matrix.add(kernel, output, crate::kernels::version);
+    }
+
     fn matrix() -> Matrix {
         let mut matrix = Matrix::default();
-        matrix.add(
+        add(
+            &mut matrix,
             "5.10",
             "case a ... ok (1.0 s)\nnamed no-listener likely\nnamed no-listener certain\r\n\
              named no-listener certain\nunseen rp-filter no reasons there\nnamed x nonsense\n\
              failed attempt here\n",
         );
-        matrix
-            .add("6.1", "failed no-listener\nnamed no-listener certain\nnamed rp-filter certain\n");
+        add(
+            &mut matrix,
+            "6.1",
+            "failed no-listener\nnamed no-listener certain\nnamed rp-filter certain\n",
+        );
         matrix
     }
 
@@ -262,8 +260,8 @@ mod tests {
     #[test]
     fn a_fault_that_cannot_be_made_is_said_when_no_other_was() {
         let mut matrix = Matrix::default();
-        matrix.add("6.12", "named a certain\nnamed b certain\n");
-        matrix.add("5.10", "absent a too old\nabsent b too old\nnamed b likely\n");
+        add(&mut matrix, "6.12", "named a certain\nnamed b certain\n");
+        add(&mut matrix, "5.10", "absent a too old\nabsent b too old\nnamed b likely\n");
         assert_eq!(
             matrix.text(),
             "   5.10              6.12\n\
@@ -276,7 +274,7 @@ mod tests {
     #[test]
     fn a_kernel_that_said_nothing_was_not_run() {
         let mut matrix = matrix();
-        matrix.add("7.2", "");
+        add(&mut matrix, "7.2", "");
         assert_eq!(matrix.text().matches("not run").count(), 2);
     }
 }

@@ -1,10 +1,25 @@
-//! The part of the README that is made from a run.
+//! The parts of the README that are made from a run.
 use anyhow::{Context as _, Result, ensure};
 
 use crate::kernels::Series;
 
-const BEGIN: &str = "<!-- matrix: made by `cargo xtask vm --matrix --write-readme` -->\n";
-const END: &str = "<!-- end of matrix -->\n";
+/// The lines around a table.
+pub struct Markers {
+    begin: &'static str,
+    end: &'static str,
+}
+
+/// Causes and kernels.
+pub const KERNELS: Markers = Markers {
+    begin: "<!-- matrix: made by `cargo xtask vm --matrix --write-readme` -->\n",
+    end: "<!-- end of matrix -->\n",
+};
+
+/// Causes and rungs of the ladder.
+pub const RUNGS: Markers = Markers {
+    begin: "<!-- rungs: made by `cargo xtask vm --matrix --write-readme` -->\n",
+    end: "<!-- end of rungs -->\n",
+};
 
 /// Refuses a table that would lack a kernel.
 pub fn every_kernel(chosen: &[String], left_out: &[(&'static Series, String)]) -> Result<()> {
@@ -24,11 +39,12 @@ pub fn every_kernel(chosen: &[String], left_out: &[(&'static Series, String)]) -
 }
 
 /// The text with what is between the two markers replaced.
-pub fn replace(text: &str, table: &str) -> Result<String> {
+pub fn replace(text: &str, markers: &Markers, table: &str) -> Result<String> {
+    let &Markers { begin, end } = markers;
     let missing = |marker: &str| format!("there is no line {:?}", marker.trim_end());
-    let (before, rest) = text.split_once(BEGIN).with_context(|| missing(BEGIN))?;
-    let (_, after) = rest.split_once(END).with_context(|| missing(END))?;
-    Ok(format!("{before}{BEGIN}\n{}\n\n{END}{after}", table.trim()))
+    let (before, rest) = text.split_once(begin).with_context(|| missing(begin))?;
+    let (_, after) = rest.split_once(end).with_context(|| missing(end))?;
+    Ok(format!("{before}{begin}\n{}\n\n{end}{after}", table.trim()))
 }
 
 #[cfg(test)]
@@ -47,11 +63,22 @@ mod tests {
 
     #[test]
     fn only_what_is_between_the_markers_changes() {
-        let old = format!("a\n{BEGIN}old\n{END}b\n");
-        let new = replace(&old, "| new |\n").unwrap();
-        assert_eq!(new, format!("a\n{BEGIN}\n| new |\n\n{END}b\n"));
-        assert_eq!(replace(&new, "| new |\n").unwrap(), new);
-        assert!(replace("a\n", "x").is_err());
-        assert!(replace(&format!("{END}{BEGIN}"), "x").is_err());
+        let Markers { begin, end } = RUNGS;
+        let old = format!("a\n{begin}old\n{end}b\n");
+        let new = replace(&old, &RUNGS, "| new |\n").unwrap();
+        assert_eq!(new, format!("a\n{begin}\n| new |\n\n{end}b\n"));
+        assert_eq!(replace(&new, &RUNGS, "| new |\n").unwrap(), new);
+        assert!(replace(&new, &KERNELS, "x").is_err());
+        assert!(replace("a\n", &RUNGS, "x").is_err());
+        assert!(replace(&format!("{end}{begin}"), &RUNGS, "x").is_err());
+    }
+
+    #[test]
+    fn the_readme_has_a_place_for_each_table() {
+        let path = crate::artifacts::root().join("README.md");
+        let text = std::fs::read_to_string(path).unwrap();
+        for markers in [KERNELS, RUNGS] {
+            replace(&text, &markers, "x").unwrap();
+        }
     }
 }

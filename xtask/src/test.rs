@@ -13,10 +13,11 @@ use crate::{
     guest::Report,
     kernels::Series,
     lab::{self, Done, Job},
-    matrix::Matrix,
+    ladder::{self, MAIN},
     progress::note,
     readme,
     setup::{self, Kernels},
+    tables::Tables,
     tally::Tally,
     vm::{self, MachineOptions},
 };
@@ -34,10 +35,11 @@ pub struct Options {
     #[arg(long, default_value_t = lab::AT_ONCE, value_name = "NUMBER")]
     pub at_once: usize,
     /// All cases on every kernel, as for a release. Without it 6.12 runs everything, 6.1 what may
-    /// differ between kernels, and the others the cases that show a cause.
+    /// differ between kernels, and the others the cases that show a cause. Either way 6.12 is booted
+    /// for each lower rung of the ladder too.
     #[arg(long)]
     pub everything: bool,
-    /// Put the table of causes and kernels into README.md when nothing failed.
+    /// Put the tables of causes, kernels and rungs into README.md when nothing failed.
     #[arg(long, conflicts_with_all = ["kernels", "filters"])]
     pub write_readme: bool,
     #[command(flatten)]
@@ -73,24 +75,22 @@ pub fn run(options: Options) -> Result<ExitCode> {
     let jobs = jobs(ready, &options);
     let done = lab::run(&jobs, &artifacts, &options.machine, options.at_once);
 
-    let mut matrix = Matrix::default();
+    let mut tables = Tables::default();
     for (job, done) in jobs.iter().zip(&done) {
-        if job.append.is_empty() {
-            matrix.add_done(job, done.as_ref());
-        }
+        tables.add_done(job, done.as_ref());
         rows.push(match done {
             Ok(done) => row(job, done, !options.filters.is_empty()),
             Err(error) => broken(&job.name, error),
         });
     }
     for (series, why) in left_out {
-        matrix.add(series.name, "");
+        tables.add_left_out(series);
         rows.push(not_run(series.name, &why));
     }
-    vm::pass_on(format!("\n{}", matrix.text()).as_bytes());
+    vm::pass_on(format!("\n{}", tables.text()).as_bytes());
     let good = close(&rows, start.elapsed());
     if good && options.write_readme {
-        matrix.write_readme()?;
+        tables.write_readme()?;
     }
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -134,32 +134,18 @@ impl Part {
     }
 }
 
-/// The kernel on which everything is run, and which is also booted locked down.
-const MAIN: &str = "6.12";
-
 /// The longest first, so that no machine waits for one that started late.
 fn jobs(mut ready: Vec<&'static Series>, options: &Options) -> Vec<Job> {
     ready.sort_by_key(|series| Part::on(series, options));
     let whole = options.kernels.is_empty() && options.filters.is_empty();
-    let locked = ready.iter().copied().find(|series| whole && series.name == MAIN);
+    let main = ready.iter().copied().find(|series| whole && series.name == MAIN);
     let job = |series: &'static Series| {
         let part = Part::on(series, options);
         let flag = part.flag().map(str::to_owned);
         let arguments = flag.into_iter().chain(options.filters.iter().cloned()).collect();
         Job::on(series, arguments, part.remark(options))
     };
-    ready.into_iter().map(job).chain(locked.map(locked_down)).collect()
-}
-
-/// The cases that are served where the kernel refuses programs that read its memory: one more boot.
-fn locked_down(series: &'static Series) -> Job {
-    Job {
-        name: format!("{} locked", series.name),
-        series,
-        arguments: vec!["--lockdown".to_owned()],
-        append: "lockdown=confidentiality",
-        part: "the cases for a locked kernel",
-    }
+    ready.into_iter().map(job).chain(main.into_iter().flat_map(ladder::jobs)).collect()
 }
 
 /// `cargo test` of the workspace's default members.
@@ -253,7 +239,7 @@ fn close(rows: &[Row], time: Duration) -> bool {
 
 fn summary(rows: &[Row], time: Duration) -> (String, bool) {
     let mut text = format!(
-        "\n{:<11} {:>7} {:>7} {:>8} {:>8} {:>8}\n",
+        "\n{:<15} {:>7} {:>7} {:>8} {:>8} {:>8}\n",
         "", "passed", "failed", "skipped", "retries", "time"
     );
     let mut sum = Tally::default();
@@ -262,7 +248,7 @@ fn summary(rows: &[Row], time: Duration) -> (String, bool) {
         let (retries, time) = (row.retries, row.time.as_secs());
         let said: Vec<&str> = row.trouble.iter().chain(&row.remarks).map(String::as_str).collect();
         let line = format!(
-            "{:<11} {passed:>7} {failed:>7} {skipped:>8} {retries:>8} {time:>6} s  {}",
+            "{:<15} {passed:>7} {failed:>7} {skipped:>8} {retries:>8} {time:>6} s  {}",
             row.name,
             said.join("; ")
         );
@@ -274,7 +260,7 @@ fn summary(rows: &[Row], time: Duration) -> (String, bool) {
     }
     let Tally { passed, failed, skipped } = sum;
     text.push_str(&format!(
-        "{:<11} {:>43} s\n\nstallprobe: {passed} passed, {failed} failed, {skipped} skipped\n",
+        "{:<15} {:>43} s\n\nstallprobe: {passed} passed, {failed} failed, {skipped} skipped\n",
         "in all",
         time.as_secs()
     ));
@@ -333,13 +319,23 @@ mod tests {
                 "6.1 --short",
                 "5.10 --causes-only",
                 "7.2 --causes-only",
-                "6.12 locked --lockdown"
+                "6.12 kprobe --rungs kprobe --causes-only",
+                "6.12 tracepoint --rungs tracepoint --short",
+                "6.12 locked --lockdown --short"
             ]
         );
         assert_eq!(
             planned(&["--everything"], &["5.10", "6.12"]),
-            ["5.10 ", "6.12 ", "6.12 locked --lockdown"]
+            [
+                "5.10 ",
+                "6.12 ",
+                "6.12 kprobe --rungs kprobe --causes-only",
+                "6.12 tracepoint --rungs tracepoint --short",
+                "6.12 locked --lockdown --short"
+            ]
         );
+        assert_eq!(planned(&[], &["5.10"]), ["5.10 --causes-only"]);
+        assert_eq!(planned(&["--kernel", "6.12"], &["6.12"]), ["6.12 "]);
         assert_eq!(planned(&["--kernel", "5.10", "--filter", "ipvs"], &["5.10"]), ["5.10 ipvs"]);
     }
 

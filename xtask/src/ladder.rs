@@ -1,0 +1,66 @@
+//! The rungs of stallprobe's ladder, and the runs of the lab that leave out those above one.
+
+use crate::{kernels::Series, lab::Job};
+
+/// The kernel on which each rung is run, and on which `cargo xtask test` runs everything.
+pub const MAIN: &str = "6.12";
+
+/// A way of attaching hooks, best first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rung {
+    /// Nothing is left out.
+    Fentry,
+    Kprobe,
+    Tracepoint,
+    Snapshot,
+}
+
+impl Rung {
+    pub const ALL: [Self; 4] = [Self::Fentry, Self::Kprobe, Self::Tracepoint, Self::Snapshot];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Fentry => "fentry",
+            Self::Kprobe => "kprobe",
+            Self::Tracepoint => "tracepoint",
+            Self::Snapshot => "snapshot",
+        }
+    }
+}
+
+/// A run of the lab on each rung below the topmost. The lowest is a boot on which the kernel itself
+/// refuses programs.
+pub fn jobs(series: &'static Series) -> [Job; 3] {
+    let job = |rung, name: &str, arguments: &[&str], append, part| Job {
+        name: format!("{} {name}", series.name),
+        series,
+        rung,
+        arguments: arguments.iter().map(|&argument| argument.to_owned()).collect(),
+        append,
+        part,
+    };
+    [
+        // A kprobe is to tell what fentry tells: its look-alikes would be the same again.
+        job(
+            Rung::Kprobe,
+            "kprobe",
+            &["--rungs", "kprobe", "--causes-only"],
+            "",
+            "causes only, without fentry",
+        ),
+        job(
+            Rung::Tracepoint,
+            "tracepoint",
+            &["--rungs", "tracepoint", "--short"],
+            "",
+            "what is told without hooks on functions",
+        ),
+        job(
+            Rung::Snapshot,
+            "locked",
+            &["--lockdown", "--short"],
+            "lockdown=confidentiality",
+            "what is told on a locked kernel",
+        ),
+    ]
+}
