@@ -2,6 +2,8 @@
 //! (`tcp_v4_rcv`, `__udp4_lib_rcv` and their IPv6 twins: NO_SOCKET). An *answer* that meets no
 //! socket is something else.
 
+use std::net::SocketAddr;
+
 use probe_common::event::Drop;
 
 use super::Verdict;
@@ -11,7 +13,7 @@ use crate::{
         evidence::SeenDrop,
         join::{Case, Direction},
         symptom::Join,
-        world::World,
+        world::{Watch, World},
     },
     finding::{
         Cause, Confidence, Details, Fix, Flow, Party, Place, SymptomKind, details::NoListener,
@@ -28,6 +30,7 @@ pub fn judge(case: &Case<'_>) -> Option<Verdict> {
     let (drop, confidence) =
         to_server.filter_map(|(d, _)| Some((d, met_no_socket(case, d)?))).next()?;
     let at = Flow::of(&drop.event.tuple).dst;
+    let confidence = if may_be_drained(case, at) { Confidence::Likely } else { confidence };
     let header = &drop.event.header;
     let place = case.world.place(header, drop.ts);
     let is_dns = matches!(case.symptom.join, Join::Dns { .. });
@@ -71,6 +74,14 @@ pub fn judge(case: &Case<'_>) -> Option<Verdict> {
             at.port()
         )],
     })
+}
+
+/// Whether IPVS, unwatched, may have sent the SYN by an old connection to a server that is drained
+/// and whose program has ended: then that is what to mend.
+fn may_be_drained(case: &Case<'_>, at: SocketAddr) -> bool {
+    let is_tcp = matches!(case.symptom.join, Join::Tcp { .. });
+    let ipvs = case.world.watch(Cause::IpvsStaleConnection);
+    is_tcp && at != case.symptom.flow.dst && matches!(ipvs, Watch::CannotSee(_))
 }
 
 /// Whether a dropped packet seems to have met no socket, from what the kernel says of it alone.

@@ -2,6 +2,7 @@ use probe_common::event::{OUTCOME_FAILED, kind};
 
 use super::{json, text};
 use crate::{
+    event::{HookState, Rung},
     finding::{Cause, Confidence, SymptomKind},
     testing::*,
 };
@@ -25,6 +26,26 @@ fn a_kernel_without_reasons_says_it_by_place_and_refusal() {
     run.at(501, connect_end(WEB_END, 500, 0, OUTCOME_FAILED, REFUSED));
     run.until(5000);
     assert_eq!((run.only().cause, run.only().confidence), (Cause::NoListener, Confidence::Certain));
+}
+
+/// IPVS may have sent the SYN to a drained server by an old connection.
+#[test]
+fn behind_a_service_it_is_likely_where_ipvs_is_not_watched() {
+    let judged = |ipvs: HookState, asked: &str| {
+        let watched = HookState::Watched { rung: Rung::Tracepoint };
+        let of = |name: &str| if name.starts_with("ip_vs") { &ipvs } else { &watched }.clone();
+        let mut run = Run::with(node(), hooks(of));
+        run.at(500, syn_drop(WEB, WEB_END, NO_SOCKET, 0x400));
+        run.at(501, connect_end(asked, 500, 0, OUTCOME_FAILED, REFUSED));
+        run.until(9000);
+        assert_eq!(run.only().cause, Cause::NoListener);
+        run.only().confidence
+    };
+    let blind = || HookState::CannotSee { why: "left out".to_owned() };
+    let absent = HookState::CannotHappen { why: "ip_vs is not loaded".to_owned() };
+    assert_eq!(judged(blind(), "10.96.0.80:80"), Confidence::Likely);
+    assert_eq!(judged(blind(), WEB_END), Confidence::Certain);
+    assert_eq!(judged(absent, "10.96.0.80:80"), Confidence::Certain);
 }
 
 #[test]
