@@ -35,6 +35,10 @@ impl Lab {
         matches!(self.heed, Heed::Absent | Heed::Blind)
     }
 
+    pub fn rung(&self) -> Rung {
+        self.rung
+    }
+
     /// Whether stallprobe tells of stalls of this kind: of lookups only hooks on functions do.
     pub fn tells_of(&self, symptom: &str) -> bool {
         symptom != "dns-stall" || !self.rung.is_low()
