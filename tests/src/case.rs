@@ -141,7 +141,6 @@ pub enum Expect {
     #[expect(dead_code, reason = "no cause is at most possible yet")]
     Possible,
     /// It cannot be seen there, and why.
-    #[expect(dead_code, reason = "every cause that can happen on a kernel is seen there")]
     Unseen(&'static str),
 }
 
