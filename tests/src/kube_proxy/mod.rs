@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 
 use anyhow::Result;
 
-use crate::{args::Flags, netns::Pod, process::Process};
+use crate::{args::Flags, netns::Pod, process::Process, services};
 
 /// What pods' addresses begin with (`--cluster-cidr`): other clients are masqueraded.
 const CLUSTER_V4: &str = "10.244.0.0/16";
@@ -56,9 +56,12 @@ impl Service {
     }
 
     /// The cluster's DNS service, UDP.
-    pub fn dns(backends: &[Pod]) -> Self {
-        let backends = backends.iter().map(|pod| (pod.v4, 53).into()).collect();
-        let address = (crate::services::DNS_V4, 53).into();
+    pub fn dns(v6: bool, backends: &[Pod]) -> Self {
+        let backends = backends.iter().map(|pod| (pod.address(v6), 53).into()).collect();
+        let address = match v6 {
+            false => (services::DNS_V4, 53).into(),
+            true => (services::DNS_V6, 53).into(),
+        };
         Self { name: "kube-dns", port_name: "dns", proto: "udp", address, backends }
     }
 

@@ -53,6 +53,7 @@ pub const ALL: &[Case] = &[
     Case::new("accept_queue_nginx_has_room", nginx::queue_has_room),
     Case::new("accept_queue_nearly_full", accept_queue::nearly_full),
     Case::new("accept_queue_other_port", accept_queue::other_port),
+    Case::new("accept_queue_other_port_v6", accept_queue::other_port_v6).same_everywhere(),
     Case::new("dnat_clash_getaddrinfo", dnat_clash::getaddrinfo)
         .kernels(dnat_clash::CERTAIN)
         .elsewhere("what waited in a queue is translated anew there and does not clash")
@@ -89,6 +90,10 @@ pub const ALL: &[Case] = &[
         .kernels(insert_failed::LIMITED)
         .elsewhere("chains have no limit before 5.15")
         .names("conntrack-insert-failed", Expect::Certain),
+    Case::new("chain_too_long_dns_v6", insert_failed::dns_v6)
+        .kernels(insert_failed::LIMITED)
+        .elsewhere("chains have no limit before 5.15")
+        .names("conntrack-insert-failed", Expect::Certain),
     Case::new("chain_long_rule_drops", insert_failed::rule_drops)
         .kernels(insert_failed::LIMITED)
         .elsewhere("chains have no limit before 5.15"),
@@ -119,6 +124,8 @@ pub const ALL: &[Case] = &[
         .names("conntrack-stale-nat", Expect::Certain),
     Case::new("stale_nat_before_rules", stale_nat::before_the_rules)
         .names("conntrack-stale-nat", Expect::Certain),
+    Case::new("stale_nat_before_rules_v6", stale_nat::before_the_rules_v6)
+        .names("conntrack-stale-nat", Expect::Certain),
     Case::new("stale_nat_rule_drops", stale_nat::rule_drops),
     Case::new("stale_nat_rules_not_renewed", stale_nat::rules_not_renewed),
     Case::new("stale_nat_new_port", stale_nat::new_port),
@@ -136,6 +143,7 @@ pub const ALL: &[Case] = &[
     Case::new("not_translated_tcp_v6", not_translated::tcp_v6)
         .names("reply-not-translated", Expect::Certain),
     Case::new("not_translated_stranger", not_translated::stranger),
+    Case::new("not_translated_stranger_v6", not_translated::stranger_v6).same_everywhere(),
     Case::new("not_translated_silent", not_translated::silent),
     Case::new("nfqueue_neighbour", clash_lookalikes::nfqueue_neighbour)
         .kernels(dnat_clash::UNCERTAIN)
@@ -187,11 +195,14 @@ pub const ALL: &[Case] = &[
     Case::new("ipvs_gone", ipvs_stale::gone).names("ipvs-stale-connection", Expect::Certain),
     Case::new("ipvs_gone_v6", ipvs_stale::gone_v6).names("ipvs-stale-connection", Expect::Certain),
     Case::new("ipvs_drained", ipvs_stale::drained).names("ipvs-stale-connection", Expect::Certain),
+    Case::new("ipvs_drained_v6", ipvs_stale::drained_v6)
+        .names("ipvs-stale-connection", Expect::Certain),
     Case::new("ipvs_removed", ipvs_stale::removed).names("ipvs-stale-connection", Expect::Certain),
     Case::new("ipvs_removed_v6", ipvs_stale::removed_v6)
         .names("ipvs-stale-connection", Expect::Certain),
     Case::new("ipvs_reused", ipvs_stale::reused),
     Case::new("ipvs_rule_drops", ipvs_stale::rule_drops),
+    Case::new("ipvs_rule_drops_v6", ipvs_stale::rule_drops_v6).same_everywhere(),
     Case::new("ipvs_rule_drops_first", ipvs_stale::rule_drops_first),
     Case::new("ipvs_rule_drops_after", ipvs_stale::rule_drops_after),
     Case::new("armed_one_at_a_time", armed::one_at_a_time),
@@ -211,11 +222,15 @@ pub const ALL: &[Case] = &[
         .names("service-no-backend", Expect::Certain),
     Case::new("ipvs_all_drained", ipvs_no_backend::all_drained)
         .names("service-no-backend", Expect::Certain),
+    Case::new("ipvs_all_drained_v6", ipvs_no_backend::all_drained_v6)
+        .names("service-no-backend", Expect::Certain),
     Case::new("ipvs_closed_port", ipvs_no_backend::closed_port),
     Case::new("ipvs_rule_rejects", ipvs_no_backend::rule_rejects),
     Case::new("service_none_iptables_nft", service_no_backend::iptables_nft)
         .names("service-no-backend", Expect::Certain),
     Case::new("service_none_iptables_legacy", service_no_backend::iptables_legacy)
+        .names("service-no-backend", Expect::Certain),
+    Case::new("service_none_iptables_legacy_v6", service_no_backend::iptables_legacy_v6)
         .names("service-no-backend", Expect::Certain),
     Case::new("service_none_iptables_v6", service_no_backend::iptables_v6)
         .names("service-no-backend", Expect::Certain),
@@ -229,9 +244,12 @@ pub const ALL: &[Case] = &[
         .names("service-no-backend", Expect::Likely),
     Case::new("service_none_dns", service_no_backend::dns)
         .names("service-no-backend", Expect::Certain),
+    Case::new("service_none_dns_v6", service_no_backend::dns_v6)
+        .names("service-no-backend", Expect::Certain),
     Case::new("service_none_unlisted", service_no_backend::unlisted)
         .names("service-no-backend", Expect::Likely),
     Case::new("service_closed_port", service_no_backend::closed_port),
+    Case::new("service_closed_port_v6", service_no_backend::closed_port_v6).same_everywhere(),
     Case::new("service_host_prohibited", service_no_backend::host_prohibited),
     Case::new("service_other_address", service_no_backend::other_address),
     Case::new("service_wrong_port", service_no_backend::wrong_port)
