@@ -52,6 +52,7 @@ pub fn test(flags: &Flags) -> Result<bool> {
     if cases.is_empty() {
         bail!("no case matches; `lab list` shows them");
     }
+    let short = flags.has("--short") || flags.has("--causes-only");
     let (mut passed, mut failed, mut skipped) = (0, 0, 0);
     for case in cases {
         let started = Instant::now();
@@ -61,7 +62,7 @@ pub fn test(flags: &Flags) -> Result<bool> {
                 let kernels = case.kernels.join(", ");
                 Verdict::Skipped(format!("for kernel {kernels} only: {}", case.elsewhere))
             }
-            _ if case.same_everywhere && flags.has("--short") => {
+            _ if case.same_everywhere && short => {
                 Verdict::Skipped("a short run leaves it out: it shows the same anywhere".to_owned())
             }
             None if flags.has("--causes-only") => {

@@ -13,6 +13,7 @@ mod healthy;
 mod helper_unload;
 mod insert_failed;
 mod invalid;
+mod ipvs_balancer;
 mod ipvs_no_backend;
 mod ipvs_nodeport;
 mod ipvs_stale;
@@ -62,6 +63,14 @@ pub const ALL: &[Case] = &[
         .names("conntrack-dnat-clash", Expect::Certain),
     Case::new("dnat_clash_two_threads_v6", dnat_clash::two_threads_v6)
         .names("conntrack-dnat-clash", Expect::Certain),
+    Case::new("dnat_clash_two_threads_legacy", dnat_clash::two_threads_legacy)
+        .names("conntrack-dnat-clash", Expect::Certain)
+        .same_everywhere(),
+    Case::new("dnat_clash_two_threads_nftables", dnat_clash::two_threads_nftables)
+        .kernels(service_no_backend::NFTABLES)
+        .elsewhere("kube-proxy's nftables mode needs kernel 5.13")
+        .names("conntrack-dnat-clash", Expect::Certain)
+        .same_everywhere(),
     Case::new("snat_clash_udp", snat_clash::udp)
         .limit(300)
         .names("conntrack-snat-clash", Expect::Certain),
@@ -72,6 +81,9 @@ pub const ALL: &[Case] = &[
         .limit(300)
         .names("conntrack-snat-clash", Expect::Certain),
     Case::new("snat_clash_tcp_v6", snat_clash::tcp_v6)
+        .limit(300)
+        .names("conntrack-snat-clash", Expect::Certain),
+    Case::new("snat_clash_kube_proxy", snat_clash::kube_proxy)
         .limit(300)
         .names("conntrack-snat-clash", Expect::Certain),
     Case::new("table_full", table_full::v4).names("conntrack-table-full", Expect::Certain),
@@ -155,7 +167,18 @@ pub const ALL: &[Case] = &[
     Case::new("snat_exhausted_tcp", snat_ports::tcp).names("snat-ports-exhausted", Expect::Certain),
     Case::new("snat_exhausted_tcp_v6", snat_ports::tcp_v6)
         .names("snat-ports-exhausted", Expect::Certain),
+    Case::new("snat_exhausted_kube_proxy", snat_ports::kube_proxy_iptables)
+        .names("snat-ports-exhausted", Expect::Certain),
+    Case::new("snat_exhausted_ipvs", snat_ports::kube_proxy_ipvs)
+        .names("snat-ports-exhausted", Expect::Certain)
+        .same_everywhere(),
+    Case::new("snat_exhausted_nftables", snat_ports::kube_proxy_nftables)
+        .kernels(service_no_backend::NFTABLES)
+        .elsewhere("kube-proxy's nftables mode needs kernel 5.13")
+        .names("snat-ports-exhausted", Expect::Certain)
+        .same_everywhere(),
     Case::new("snat_ports_rule_drops", snat_ports::rule_drops),
+    Case::new("snat_ports_rule_drops_v6", snat_ports::rule_drops_v6).same_everywhere(),
     Case::new("syn_cookies", syn_cookies::run_case),
     Case::new("syn_queue_backlog", syn_queue::backlog).names("syn-queue-overflow", Expect::Certain),
     Case::new("syn_queue_backlog_v6", syn_queue::backlog_v6)
@@ -205,6 +228,8 @@ pub const ALL: &[Case] = &[
     Case::new("ipvs_rule_drops_v6", ipvs_stale::rule_drops_v6).same_everywhere(),
     Case::new("ipvs_rule_drops_first", ipvs_stale::rule_drops_first),
     Case::new("ipvs_rule_drops_after", ipvs_stale::rule_drops_after),
+    Case::new("ipvs_source_ranges_v6", ipvs_balancer::other_range_v6).same_everywhere(),
+    Case::new("ipvs_balancer_from_node", ipvs_balancer::from_node),
     Case::new("armed_one_at_a_time", armed::one_at_a_time),
     Case::new("armed_module_unloaded", armed::module_unloaded),
     Case::new("armed_over_budget", armed_limits::over_budget),
