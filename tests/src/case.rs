@@ -78,7 +78,8 @@ impl Case {
         self
     }
 
-    /// For cases of resolvers, loads and manners: `lab test --short` leaves them out.
+    /// For cases of resolvers, loads and manners, and for one more form of what another case shows:
+    /// `lab test --short` and `--causes-only` leave them out.
     pub const fn same_everywhere(mut self) -> Self {
         self.same_everywhere = true;
         self

@@ -20,7 +20,7 @@ use crate::{
 pub fn node() -> Result<()> {
     let mut first = Ok(());
     for step in
-        [ipvs::clean, routes, pods, links, rules, ipvs::clean_sets, connections, sysctl::restore]
+        [ipvs::clean, routes, pods, links, rules, ipvs::clean_modules, connections, sysctl::restore]
     {
         let done = step();
         if first.is_ok() {

@@ -8,7 +8,10 @@ use anyhow::Result;
 
 use crate::{
     command::run,
-    kube_proxy::{self, ipvs::set},
+    kube_proxy::{
+        self,
+        ipvs::{Balancer, entry, set},
+    },
     process::Process,
     sysctl,
     wait::{SOON, until},
@@ -39,17 +42,15 @@ pub fn setup(reuse_mode: u8, expire_nodest: u8) -> Result<Process> {
     if !Path::new("/sys/class/net").join(DEVICE).exists() {
         run("ip", &["link", "add", DEVICE, "type", "dummy"])?;
     }
-    kube_proxy::ipvs::sync()?;
+    kube_proxy::ipvs::sync(&[])?;
     kube_proxy::process("ipvs")
 }
 
 /// Adds a virtual service. `bind` puts its address on kube-ipvs0; a NodePort has the node's own.
 pub fn service(at: SocketAddr, bind: bool) -> Result<()> {
     if bind {
-        let address = format!("{}/{}", at.ip(), if at.is_ipv4() { 32 } else { 128 });
-        run("ip", &["addr", "add", &address, "dev", DEVICE])?;
-        let entry = format!("{},tcp:{}", at.ip(), at.port());
-        run("ipset", &["add", &set(at.is_ipv6(), "CLUSTER-IP"), &entry])?;
+        bind_address(at)?;
+        run("ipset", &["add", &set(at.is_ipv6(), "CLUSTER-IP"), &entry(at)])?;
         run("ipset", &["add", &set(at.is_ipv6(), "IPVS-IPS"), &at.ip().to_string()])?;
     } else {
         run("ipset", &["add", &set(at.is_ipv6(), "NODE-PORT-TCP"), &at.port().to_string()])?;
@@ -57,8 +58,34 @@ pub fn service(at: SocketAddr, bind: bool) -> Result<()> {
     run("ipvsadm", &["-A", "-t", &at.to_string(), "-s", "rr"]).map(drop)
 }
 
-/// Adds a real server, masqueraded as kube-proxy does it.
+/// Adds a virtual UDP service with one real server.
+pub fn udp(service: SocketAddr, server: SocketAddr) -> Result<()> {
+    bind_address(service)?;
+    let element = format!("{},udp:{}", service.ip(), service.port());
+    run("ipset", &["add", &set(service.is_ipv6(), "CLUSTER-IP"), &element])?;
+    run("ipset", &["add", &set(service.is_ipv6(), "IPVS-IPS"), &service.ip().to_string()])?;
+    let (service, server) = (service.to_string(), server.to_string());
+    run("ipvsadm", &["-A", "-u", &service, "-s", "rr"])?;
+    run("ipvsadm", &["-a", "-u", &service, "-r", &server, "-m", "-w", "1"]).map(drop)
+}
+
+/// Adds the virtual service of a load balancer, with the rules about who may use it.
+pub fn balancer(balancer: &Balancer) -> Result<()> {
+    bind_address(balancer.address)?;
+    kube_proxy::ipvs::sync(std::slice::from_ref(balancer))?;
+    run("ipvsadm", &["-A", "-t", &balancer.address.to_string(), "-s", "rr"]).map(drop)
+}
+
+fn bind_address(at: SocketAddr) -> Result<()> {
+    let address = format!("{}/{}", at.ip(), if at.is_ipv4() { 32 } else { 128 });
+    run("ip", &["addr", "add", &address, "dev", DEVICE]).map(drop)
+}
+
+/// Adds a real server, masqueraded as kube-proxy does it, and, as it is of this node, the entry by
+/// which it may reach itself through its service.
 pub fn add(service: SocketAddr, server: SocketAddr, weight: u8) -> Result<()> {
+    let itself = format!("{},{}", entry(server), server.ip());
+    run("ipset", &["add", "-exist", &set(server.is_ipv6(), "LOOP-BACK"), &itself])?;
     change("-a", service, server, weight)
 }
 
@@ -77,23 +104,27 @@ pub fn remove(service: SocketAddr, server: SocketAddr) -> Result<()> {
     run("ipvsadm", &["-d", "-t", &service.to_string(), "-r", &server.to_string()]).map(drop)
 }
 
-/// Leaves nothing of IPVS behind: services, connections, the device, the modules. The sets go after
-/// the rules that name them, see [`clean_sets`].
+/// Leaves nothing of IPVS behind: services, connections, the device. What rules may name goes after
+/// them, see [`clean_modules`].
 pub fn clean() -> Result<()> {
     if Path::new("/sys/class/net").join(DEVICE).exists() {
         run("ip", &["link", "del", DEVICE])?;
     }
     if Path::new("/sys/module/ip_vs").exists() {
         run("ipvsadm", &["-C"])?;
-        run("modprobe", &["-r", "ip_vs_rr", "ip_vs"])?;
     }
     Ok(())
 }
 
-/// nf_tables lets go of what its deleted rules named some time later, from a work queue.
-pub fn clean_sets() -> Result<()> {
-    if !Path::new("/sys/module/ip_set").exists() {
-        return Ok(());
+/// The sets and IPVS's modules. nf_tables lets go of what its deleted rules named some time later,
+/// from a work queue.
+pub fn clean_modules() -> Result<()> {
+    if Path::new("/sys/module/ip_set").exists() {
+        until("no rule names an ipset", SOON, || Ok(run("ipset", &["destroy"]).ok().map(drop)))?;
     }
-    until("no rule names an ipset", SOON, || Ok(run("ipset", &["destroy"]).ok().map(drop)))
+    if Path::new("/sys/module/ip_vs").exists() {
+        let modules = ["-r", "xt_ipvs", "ip_vs_rr", "ip_vs"];
+        until("no rule names IPVS", SOON, || Ok(run("modprobe", &modules).ok().map(drop)))?;
+    }
+    Ok(())
 }

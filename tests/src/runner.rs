@@ -74,7 +74,7 @@ impl Choice {
                 let kernels = case.kernels.join(", ");
                 Some(format!("for kernel {kernels} only: {}", case.elsewhere))
             }
-            _ if case.same_everywhere && self.short => {
+            _ if case.same_everywhere && (self.short || self.causes_only) => {
                 Some("a short run leaves it out: it shows the same anywhere".to_owned())
             }
             None if self.causes_only => {

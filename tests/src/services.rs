@@ -9,7 +9,7 @@ use crate::{command::feed, netns::Pod};
 
 /// The address of the cluster's DNS service, as kubeadm chooses it.
 pub const DNS_V4: [u8; 4] = [10, 96, 0, 10];
-const DNS_V6: [u16; 8] = [0xfd00, 0x96, 0, 0, 0, 0, 0, 0x10];
+pub const DNS_V6: [u16; 8] = [0xfd00, 0x96, 0, 0, 0, 0, 0, 0x10];
 
 /// How kube-proxy's rules choose among backends.
 #[derive(Clone, Copy)]

@@ -53,11 +53,11 @@ fn filter_jumps() -> String {
     out
 }
 
-/// Writes the rules by this program (or its IPv6 twin).
-pub(super) fn sync(restore: &str, services: &[Service]) -> Result<()> {
+/// Writes the rules by this program (or its IPv6 twin), which can choose ports at random or not.
+pub(super) fn sync(restore: &str, random: bool, services: &[Service]) -> Result<()> {
     let v6 = services.iter().any(Service::is_v6);
     let tool = if v6 { restore.replacen("ip", "ip6", 1) } else { restore.to_owned() };
-    let rules = format!("{}{}", filter(v6, services), nat(services));
+    let rules = format!("{}{}", filter(v6, services), nat(random, services));
     feed(&tool, &["--noflush"], &rules)
 }
 
@@ -92,16 +92,17 @@ fn filter(v6: bool, services: &[Service]) -> String {
     out
 }
 
-fn nat(services: &[Service]) -> String {
+fn nat(random: bool, services: &[Service]) -> String {
     let mut chains: Vec<String> = NAT.map(str::to_owned).to_vec();
-    let mut rules = String::from(
+    let random = if random { " --random-fully" } else { "" };
+    let mut rules = format!(
         "-A PREROUTING -m comment --comment \"kubernetes service portals\" -j KUBE-SERVICES\n\
          -A OUTPUT -m comment --comment \"kubernetes service portals\" -j KUBE-SERVICES\n\
          -A POSTROUTING -m comment --comment \"kubernetes postrouting rules\" -j KUBE-POSTROUTING\n\
          -A KUBE-POSTROUTING -m mark ! --mark 0x4000/0x4000 -j RETURN\n\
          -A KUBE-POSTROUTING -j MARK --xor-mark 0x4000\n\
          -A KUBE-POSTROUTING -m comment --comment \"kubernetes service traffic requiring SNAT\" \
-         -j MASQUERADE --random-fully\n\
+         -j MASQUERADE{random}\n\
          -A KUBE-MARK-MASQ -j MARK --or-mark 0x4000\n",
     );
     for s in services.iter().filter(|s| !s.backends.is_empty()) {

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 
 use anyhow::Result;
 
-use crate::{args::Flags, netns::Pod, process::Process};
+use crate::{args::Flags, netns::Pod, process::Process, services};
 
 /// What pods' addresses begin with (`--cluster-cidr`): other clients are masqueraded.
 const CLUSTER_V4: &str = "10.244.0.0/16";
@@ -19,6 +19,9 @@ const CLUSTER_V6: &str = "fd00:244::/32";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     IptablesNft,
+    /// The same, for an iptables before 1.6.2, which cannot choose ports at random: kube-proxy
+    /// leaves `--random-fully` out (`HasRandomFully`, pkg/util/iptables).
+    IptablesNotRandom,
     IptablesLegacy,
     Nftables,
 }
@@ -27,7 +30,7 @@ impl Mode {
     /// As `--proxy-mode` has it.
     pub fn name(self) -> &'static str {
         match self {
-            Self::IptablesNft | Self::IptablesLegacy => "iptables",
+            Self::IptablesNft | Self::IptablesNotRandom | Self::IptablesLegacy => "iptables",
             Self::Nftables => "nftables",
         }
     }
@@ -56,9 +59,12 @@ impl Service {
     }
 
     /// The cluster's DNS service, UDP.
-    pub fn dns(backends: &[Pod]) -> Self {
-        let backends = backends.iter().map(|pod| (pod.v4, 53).into()).collect();
-        let address = (crate::services::DNS_V4, 53).into();
+    pub fn dns(v6: bool, backends: &[Pod]) -> Self {
+        let backends = backends.iter().map(|pod| (pod.address(v6), 53).into()).collect();
+        let address = match v6 {
+            false => (services::DNS_V4, 53).into(),
+            true => (services::DNS_V6, 53).into(),
+        };
         Self { name: "kube-dns", port_name: "dns", proto: "udp", address, backends }
     }
 
@@ -87,8 +93,9 @@ pub fn process(mode: &str) -> Result<Process> {
 /// Writes the rules alone.
 pub fn sync(mode: Mode, services: &[Service]) -> Result<()> {
     match mode {
-        Mode::IptablesNft => iptables::sync("iptables-nft-restore", services),
-        Mode::IptablesLegacy => iptables::sync("iptables-legacy-restore", services),
+        Mode::IptablesNft => iptables::sync("iptables-nft-restore", true, services),
+        Mode::IptablesNotRandom => iptables::sync("iptables-nft-restore", false, services),
+        Mode::IptablesLegacy => iptables::sync("iptables-legacy-restore", true, services),
         Mode::Nftables => nftables::sync(services),
     }
 }

@@ -135,7 +135,7 @@ pub fn nearly_full(lab: &Lab) -> Result<()> {
     let crawler = lab.pod("crawler")?;
     let to = SocketAddr::new(server.v4.into(), PORT);
     let _listener = tcp::listen(&server, LISTENER, any(false), 2, false)?;
-    drop_syns(&client, &server)?;
+    drop_syns(&client, &server, false)?;
     let probe = lab.probe(&[])?;
 
     let _queued = queued(&crawler, to, 2)?;
@@ -148,23 +148,34 @@ pub fn nearly_full(lab: &Lab) -> Result<()> {
     probe.only(&["unknown"])
 }
 
+pub fn other_port(lab: &Lab) -> Result<()> {
+    other_port_over(lab, false)
+}
+
+pub fn other_port_v6(lab: &Lab) -> Result<()> {
+    other_port_over(lab, true)
+}
+
 /// Look-alike: one listener's queue is full, and the SYN that a rule drops was for another port of
 /// the same pod.
-pub fn other_port(lab: &Lab) -> Result<()> {
+fn other_port_over(lab: &Lab, v6: bool) -> Result<()> {
     let (client, server) = (lab.pod("client")?, lab.pod("shop")?);
     let crawler = lab.pod("crawler")?;
-    let to = SocketAddr::new(server.v4.into(), PORT);
-    let well = SocketAddr::new(server.v4.into(), PORT + 1);
-    let _full = tcp::listen(&server, LISTENER, any(false), 1, false)?;
-    let _well = tcp::listen(&server, "shop-web", ([0u8; 4], PORT + 1).into(), 128, true)?;
-    drop_syns(&client, &server)?;
+    let to = SocketAddr::new(server.address(v6), PORT);
+    let well = SocketAddr::new(server.address(v6), PORT + 1);
+    let _full = tcp::listen(&server, LISTENER, any(v6), 1, false)?;
+    let _well = tcp::listen(&server, "shop-web", well, 128, true)?;
+    drop_syns(&client, &server, v6)?;
     let probe = lab.probe(&[])?;
 
     let _refused = refuse_syn(&crawler, &server, to)?;
     let _attempt = Attempt::start(&client, well)?;
     sent_again(&client)?;
 
-    probe.cause("accept-queue-overflow", "crawler", STALL)?.is("/confidence", "certain")?;
+    probe
+        .cause("accept-queue-overflow", "crawler", STALL)?
+        .is("/confidence", "certain")?
+        .is("/culprit/pod", "shop")?;
     probe.unknown("connect-stall", "client")?;
     probe.stop()?;
     let wrong = probe.stalls(|f| f["cause"] != "unknown" && f["victim"]["pod"] == "client");
@@ -178,7 +189,7 @@ pub fn other_pod(lab: &Lab) -> Result<()> {
     let (filtered, full) = (lab.pod("shop-a")?, lab.pod("shop-b")?);
     let _well = tcp::listen(&filtered, LISTENER, any(false), 128, true)?;
     let _slow = tcp::listen(&full, LISTENER, any(false), 1, false)?;
-    drop_syns(&unlucky, &filtered)?;
+    drop_syns(&unlucky, &filtered, false)?;
     let probe = lab.probe(&[])?;
 
     let _dropped = Attempt::start(&unlucky, SocketAddr::new(filtered.v4.into(), PORT))?;
@@ -209,9 +220,9 @@ pub fn queued(client: &Pod, to: SocketAddr, count: usize) -> Result<Vec<Attempt>
 }
 
 /// A rule in the server's pod against all that comes from this client.
-fn drop_syns(client: &Pod, server: &Pod) -> Result<()> {
-    let from = client.v4.to_string();
-    server.run("iptables", &["-A", "INPUT", "-s", &from, "-j", "DROP"]).map(drop)
+fn drop_syns(client: &Pod, server: &Pod, v6: bool) -> Result<()> {
+    let (tool, from) = (if v6 { "ip6tables" } else { "iptables" }, client.address(v6).to_string());
+    server.run(tool, &["-A", "INPUT", "-s", &from, "-j", "DROP"]).map(drop)
 }
 
 pub fn sent_again(client: &Pod) -> Result<()> {

@@ -160,28 +160,34 @@ fn clash_once(lab: &Lab, world: &World, name: &str) -> Result<bool> {
     Ok(true)
 }
 
-/// With kube-proxy's own rules.
 pub fn two_threads(lab: &Lab) -> Result<()> {
-    two_threads_over(lab, false)
+    two_threads_over(lab, Mode::IptablesNft, false)
 }
 
 pub fn two_threads_v6(lab: &Lab) -> Result<()> {
-    two_threads_over(lab, true)
+    two_threads_over(lab, Mode::IptablesNft, true)
+}
+
+pub fn two_threads_legacy(lab: &Lab) -> Result<()> {
+    two_threads_over(lab, Mode::IptablesLegacy, false)
+}
+
+pub fn two_threads_nftables(lab: &Lab) -> Result<()> {
+    two_threads_over(lab, Mode::Nftables, false)
 }
 
 /// Two threads on one socket, as a resolver that sends from two threads: no rule helps the race.
-fn two_threads_over(lab: &Lab, v6: bool) -> Result<()> {
+/// With kube-proxy's own rules. Not in IPVS mode: there an answer is translated by IPVS's own table,
+/// where a connection lives for minutes (`ip_vs_out`), and not by the loser's entry.
+fn two_threads_over(lab: &Lab, mode: Mode, v6: bool) -> Result<()> {
     let client = lab.pod("client")?;
     let backends = [lab.pod("dns-a")?, lab.pod("dns-b")?];
     let slow = Behaviour { delay: SLOW, ..Behaviour::default() };
     let _servers =
         [server::start(&backends[0], "dns", slow)?, server::start(&backends[1], "dns", slow)?];
-    let (service, _kube_proxy) = if v6 {
-        (services::dns_over(&backends, Choice::Random, v6)?, None)
-    } else {
-        let dns = Service::dns(&backends);
-        (dns.address, Some(kube_proxy::start(Mode::IptablesNft, &[dns])?))
-    };
+    let dns = Service::dns(v6, &backends);
+    let service = dns.address;
+    let _kube_proxy = kube_proxy::start(mode, &[dns])?;
     let probe = lab.probe(&[])?;
     let counter = if v6 { "Udp6NoPorts" } else { "Udp:NoPorts" };
     let unmet = counters::net(&client, counter)?;

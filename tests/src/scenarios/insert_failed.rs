@@ -61,8 +61,16 @@ fn connect(lab: &Lab, v6: bool) -> Result<()> {
 }
 
 pub fn dns(lab: &Lab) -> Result<()> {
-    let world = World::new(lab, false)?;
-    let to = SocketAddr::new(world.server.v4.into(), 53);
+    ask(lab, false)
+}
+
+pub fn dns_v6(lab: &Lab) -> Result<()> {
+    ask(lab, true)
+}
+
+fn ask(lab: &Lab, v6: bool) -> Result<()> {
+    let world = World::new(lab, v6)?;
+    let to = SocketAddr::new(world.server.address(v6), 53);
     let _dns = server::start(&world.server, "resolver", Behaviour::default())?;
     let probe = lab.probe(&[])?;
 
@@ -129,7 +137,10 @@ pub fn full_queue(lab: &Lab) -> Result<()> {
     let (before, long) = (refused()?, counters::conntrack(TOO_LONG)? - long);
     until("the listener refuses the SYN again", SOON, || Ok((refused()? > before).then_some(())))?;
 
-    probe.cause("accept-queue-overflow", "client", SOON)?.is("/confidence", "certain")?;
+    probe
+        .cause("accept-queue-overflow", "client", SOON)?
+        .is("/confidence", "certain")?
+        .is("/culprit/pod", "shop")?;
     probe.stop()?;
     // Those that found no room before are told for what they are, and no more.
     let named = probe.stalls(|f| f["cause"] == "conntrack-insert-failed");

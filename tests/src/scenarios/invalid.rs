@@ -64,6 +64,7 @@ fn one_way(lab: &Lab, v6: bool) -> Result<()> {
         .cause("conntrack-invalid", "client", SOON)?
         .is("/symptom", "connect-stall")?
         .is("/confidence", "likely")?
+        .is("/culprit/pod", "shop")?
         .is("/details/packet", "syn-ack")?
         .is("/details/from", address.to_string())?
         .is("/details/judged_in", "host")?

@@ -25,6 +25,10 @@ pub fn all_drained(lab: &Lab) -> Result<()> {
     without_server(lab, false, 1)
 }
 
+pub fn all_drained_v6(lab: &Lab) -> Result<()> {
+    without_server(lab, true, 1)
+}
+
 fn without_server(lab: &Lab, v6: bool, drained: u8) -> Result<()> {
     let (client, server) = (lab.pod("client")?, lab.pod("shop")?);
     let _kube_proxy = ipvs::setup(1, 1)?;
@@ -68,6 +72,7 @@ pub fn closed_port(lab: &Lab) -> Result<()> {
     probe
         .cause("no-listener", "client", SOON)?
         .is("/confidence", "certain")?
+        .is("/culprit/pod", "shop")?
         .is("/details/pod", "shop")?
         .is("/details/port", 8080)?;
     probe.stop()?;

@@ -115,7 +115,10 @@ pub fn full_queue(lab: &Lab) -> Result<()> {
         Ok((counters::net(&other, "ListenOverflows")? > 0).then_some(()))
     })?;
 
-    probe.cause("accept-queue-overflow", "client", SOON)?.is("/confidence", "certain")?;
+    probe
+        .cause("accept-queue-overflow", "client", SOON)?
+        .is("/confidence", "certain")?
+        .is("/culprit/pod", "other")?;
     probe.stop()?;
     probe.only(&["accept-queue-overflow"])
 }

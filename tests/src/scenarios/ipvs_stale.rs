@@ -37,7 +37,11 @@ impl Stage {
 
     /// The client has had a connection from each of these ports.
     pub fn with_ports(lab: &Lab, v6: bool, reuse_mode: u8, ports: &[u16]) -> Result<Self> {
-        let (client, old, new) = (lab.pod("client")?, lab.pod("shop-old")?, lab.pod("shop-new")?);
+        Self::among(pods(lab)?, v6, reuse_mode, ports)
+    }
+
+    fn among(pods: [Pod; 3], v6: bool, reuse_mode: u8, ports: &[u16]) -> Result<Self> {
+        let [client, old, new] = pods;
         let service = ipvs::address(v6);
         let end = |pod: &Pod| SocketAddr::new(pod.address(v6), SERVER_PORT);
         let (old_end, new_end) = (end(&old), end(&new));
@@ -79,6 +83,11 @@ impl Stage {
     fn no_route_to_old(&self) -> Result<()> {
         no_route(&self.old, self.service.is_ipv6())
     }
+}
+
+/// The client, the old server's pod and the new one's.
+fn pods(lab: &Lab) -> Result<[Pod; 3]> {
+    Ok([lab.pod("client")?, lab.pod("shop-old")?, lab.pod("shop-new")?])
 }
 
 fn no_route(pod: &Pod, v6: bool) -> Result<()> {
@@ -124,17 +133,26 @@ fn drained_and_gone(lab: &Lab, v6: bool) -> Result<()> {
     probe.only(&["ipvs-stale-connection"])
 }
 
-/// The old server is drained, its pod still there, its program not: traffic to a dying pod.
 pub fn drained(lab: &Lab) -> Result<()> {
+    to_dying_pod(lab, false)
+}
+
+pub fn drained_v6(lab: &Lab) -> Result<()> {
+    to_dying_pod(lab, true)
+}
+
+/// The old server is drained, its pod still there, its program not: traffic to a dying pod.
+fn to_dying_pod(lab: &Lab, v6: bool) -> Result<()> {
     if lab.rung().is_low() {
         let why = "without hooks on IPVS it looks like a closed port: no-listener, likely";
         return Err(Skip(why.to_owned()).into());
     }
+    let pods = pods(lab)?;
     let probe = lab.probe(&[])?;
     // IPVS is loaded long after stallprobe was started.
     drop(ipvs::setup(0, 0)?);
     watched(lab)?;
-    let mut stage = Stage::new(lab, false, 0)?;
+    let mut stage = Stage::among(pods, v6, 0, &[PORT])?;
     ipvs::weigh(stage.service, stage.old_end, 0)?;
     stage.servers.clear();
 
@@ -145,6 +163,8 @@ pub fn drained(lab: &Lab) -> Result<()> {
         .cause("ipvs-stale-connection", "client", SOON)?
         .is("/symptom", "connect-refused")?
         .is("/confidence", "certain")?
+        .is("/culprit/pod", "shop-old")?
+        .is("/details/server", stage.old_end.to_string())?
         .is("/details/server_is", "drained")?;
     probe.stop()?;
     probe.only(&["ipvs-stale-connection"])
@@ -174,6 +194,7 @@ fn taken_out(lab: &Lab, v6: bool) -> Result<()> {
         .is("/symptom", "connect-stall")?
         .is("/confidence", "certain")?
         .is("/details/service", stage.service.to_string())?
+        .is("/culprit/pod", "shop-old")?
         .is("/details/server", stage.old_end.to_string())?
         .is("/details/server_is", "removed")?
         .is("/details/syn_was", "dropped")?
@@ -201,11 +222,20 @@ pub fn reused(lab: &Lab) -> Result<()> {
     probe.only(&[])
 }
 
-/// A look-alike: the old connection's server is well, a rule drops the SYN in the same place.
 pub fn rule_drops(lab: &Lab) -> Result<()> {
-    let stage = Stage::new(lab, false, 0)?;
+    rule_drops_over(lab, false)
+}
+
+pub fn rule_drops_v6(lab: &Lab) -> Result<()> {
+    rule_drops_over(lab, true)
+}
+
+/// A look-alike: the old connection's server is well, a rule drops the SYN in the same place.
+fn rule_drops_over(lab: &Lab, v6: bool) -> Result<()> {
+    let stage = Stage::new(lab, v6, 0)?;
     let probe = lab.probe(&[])?;
-    run("iptables-legacy", &["-A", "INPUT", "-p", "tcp", "--dport", "80", "-j", "DROP"])?;
+    let tool = if v6 { "ip6tables-legacy" } else { "iptables-legacy" };
+    run(tool, &["-A", "INPUT", "-p", "tcp", "--dport", "80", "-j", "DROP"])?;
 
     let attempt = stage.connect()?;
     sent_again(&stage.client)?;

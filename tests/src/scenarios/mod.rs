@@ -13,6 +13,7 @@ mod healthy;
 mod helper_unload;
 mod insert_failed;
 mod invalid;
+mod ipvs_balancer;
 mod ipvs_no_backend;
 mod ipvs_nodeport;
 mod ipvs_stale;
@@ -81,6 +82,7 @@ pub const ALL: &[Case] = &[
     Case::new("accept_queue_nearly_full", accept_queue::nearly_full).also_at(LOW),
     Case::new("accept_queue_other_port", accept_queue::other_port).also_at(LOW),
     Case::new("accept_queue_other_pod", accept_queue::other_pod).also_at(LOW),
+    Case::new("accept_queue_other_port_v6", accept_queue::other_port_v6).same_everywhere(),
     Case::new("dnat_clash_getaddrinfo", dnat_clash::getaddrinfo)
         .kernels(dnat_clash::CERTAIN)
         .elsewhere("what waited in a queue is translated anew there and does not clash")
@@ -89,6 +91,14 @@ pub const ALL: &[Case] = &[
         .names("conntrack-dnat-clash", Expect::Certain),
     Case::new("dnat_clash_two_threads_v6", dnat_clash::two_threads_v6)
         .names("conntrack-dnat-clash", Expect::Certain),
+    Case::new("dnat_clash_two_threads_legacy", dnat_clash::two_threads_legacy)
+        .names("conntrack-dnat-clash", Expect::Certain)
+        .same_everywhere(),
+    Case::new("dnat_clash_two_threads_nftables", dnat_clash::two_threads_nftables)
+        .kernels(service_no_backend::NFTABLES)
+        .elsewhere("kube-proxy's nftables mode needs kernel 5.13")
+        .names("conntrack-dnat-clash", Expect::Certain)
+        .same_everywhere(),
     Case::new("snat_clash_udp", snat_clash::udp)
         .limit(300)
         .names("conntrack-snat-clash", Expect::Certain),
@@ -99,6 +109,9 @@ pub const ALL: &[Case] = &[
         .limit(300)
         .names("conntrack-snat-clash", Expect::Certain),
     Case::new("snat_clash_tcp_v6", snat_clash::tcp_v6)
+        .limit(300)
+        .names("conntrack-snat-clash", Expect::Certain),
+    Case::new("snat_clash_kube_proxy", snat_clash::kube_proxy)
         .limit(300)
         .names("conntrack-snat-clash", Expect::Certain),
     Case::new("table_full", table_full::v4)
@@ -118,6 +131,10 @@ pub const ALL: &[Case] = &[
         .elsewhere("chains have no limit before 5.15")
         .names("conntrack-insert-failed", Expect::Certain),
     Case::new("chain_too_long_dns", insert_failed::dns)
+        .kernels(insert_failed::LIMITED)
+        .elsewhere("chains have no limit before 5.15")
+        .names("conntrack-insert-failed", Expect::Certain),
+    Case::new("chain_too_long_dns_v6", insert_failed::dns_v6)
         .kernels(insert_failed::LIMITED)
         .elsewhere("chains have no limit before 5.15")
         .names("conntrack-insert-failed", Expect::Certain),
@@ -155,6 +172,8 @@ pub const ALL: &[Case] = &[
         .names("conntrack-stale-nat", Expect::Certain),
     Case::new("stale_nat_before_rules", stale_nat::before_the_rules)
         .names("conntrack-stale-nat", Expect::Certain),
+    Case::new("stale_nat_before_rules_v6", stale_nat::before_the_rules_v6)
+        .names("conntrack-stale-nat", Expect::Certain),
     Case::new("stale_nat_rule_drops", stale_nat::rule_drops),
     Case::new("stale_nat_rules_not_renewed", stale_nat::rules_not_renewed),
     Case::new("stale_nat_new_port", stale_nat::new_port),
@@ -172,6 +191,7 @@ pub const ALL: &[Case] = &[
     Case::new("not_translated_tcp_v6", not_translated::tcp_v6)
         .names("reply-not-translated", Expect::Certain),
     Case::new("not_translated_stranger", not_translated::stranger),
+    Case::new("not_translated_stranger_v6", not_translated::stranger_v6).same_everywhere(),
     Case::new("not_translated_silent", not_translated::silent),
     Case::new("nfqueue_neighbour", clash_lookalikes::nfqueue_neighbour)
         .kernels(dnat_clash::UNCERTAIN)
@@ -183,7 +203,18 @@ pub const ALL: &[Case] = &[
     Case::new("snat_exhausted_tcp", snat_ports::tcp).names("snat-ports-exhausted", Expect::Certain),
     Case::new("snat_exhausted_tcp_v6", snat_ports::tcp_v6)
         .names("snat-ports-exhausted", Expect::Certain),
+    Case::new("snat_exhausted_kube_proxy", snat_ports::kube_proxy_iptables)
+        .names("snat-ports-exhausted", Expect::Certain),
+    Case::new("snat_exhausted_ipvs", snat_ports::kube_proxy_ipvs)
+        .names("snat-ports-exhausted", Expect::Certain)
+        .same_everywhere(),
+    Case::new("snat_exhausted_nftables", snat_ports::kube_proxy_nftables)
+        .kernels(service_no_backend::NFTABLES)
+        .elsewhere("kube-proxy's nftables mode needs kernel 5.13")
+        .names("snat-ports-exhausted", Expect::Certain)
+        .same_everywhere(),
     Case::new("snat_ports_rule_drops", snat_ports::rule_drops),
+    Case::new("snat_ports_rule_drops_v6", snat_ports::rule_drops_v6).same_everywhere(),
     Case::new("syn_cookies", syn_cookies::run_case),
     Case::new("syn_queue_backlog", syn_queue::backlog).names("syn-queue-overflow", Expect::Certain),
     Case::new("syn_queue_backlog_v6", syn_queue::backlog_v6)
@@ -206,6 +237,8 @@ pub const ALL: &[Case] = &[
     Case::new("ipvs_gone", ipvs_stale::gone).names("ipvs-stale-connection", Expect::Certain),
     Case::new("ipvs_gone_v6", ipvs_stale::gone_v6).names("ipvs-stale-connection", Expect::Certain),
     Case::new("ipvs_drained", ipvs_stale::drained).names("ipvs-stale-connection", Expect::Certain),
+    Case::new("ipvs_drained_v6", ipvs_stale::drained_v6)
+        .names("ipvs-stale-connection", Expect::Certain),
     Case::new("ipvs_removed", ipvs_stale::removed)
         .names("ipvs-stale-connection", Expect::Certain)
         .low(BY_PROC),
@@ -214,10 +247,13 @@ pub const ALL: &[Case] = &[
         .low(BY_PROC),
     Case::new("ipvs_reused", ipvs_stale::reused),
     Case::new("ipvs_rule_drops", ipvs_stale::rule_drops).also_at(LOW),
+    Case::new("ipvs_rule_drops_v6", ipvs_stale::rule_drops_v6).same_everywhere(),
     // Without the armed hook this looks like the drop by IPVS, to which it would have come next:
     // `likely` is said there.
     Case::new("ipvs_rule_drops_first", ipvs_stale::rule_drops_first),
     Case::new("ipvs_rule_drops_after", ipvs_stale::rule_drops_after),
+    Case::new("ipvs_source_ranges_v6", ipvs_balancer::other_range_v6).same_everywhere(),
+    Case::new("ipvs_balancer_from_node", ipvs_balancer::from_node),
     Case::new("armed_one_at_a_time", armed::one_at_a_time),
     Case::new("armed_module_unloaded", armed::module_unloaded),
     Case::new("armed_over_budget", armed_limits::over_budget),
@@ -235,11 +271,15 @@ pub const ALL: &[Case] = &[
         .names("service-no-backend", Expect::Certain),
     Case::new("ipvs_all_drained", ipvs_no_backend::all_drained)
         .names("service-no-backend", Expect::Certain),
+    Case::new("ipvs_all_drained_v6", ipvs_no_backend::all_drained_v6)
+        .names("service-no-backend", Expect::Certain),
     Case::new("ipvs_closed_port", ipvs_no_backend::closed_port),
     Case::new("ipvs_rule_rejects", ipvs_no_backend::rule_rejects).also_at(&[Rung::Tracepoint]),
     Case::new("service_none_iptables_nft", service_no_backend::iptables_nft)
         .names("service-no-backend", Expect::Certain),
     Case::new("service_none_iptables_legacy", service_no_backend::iptables_legacy)
+        .names("service-no-backend", Expect::Certain),
+    Case::new("service_none_iptables_legacy_v6", service_no_backend::iptables_legacy_v6)
         .names("service-no-backend", Expect::Certain),
     Case::new("service_none_iptables_v6", service_no_backend::iptables_v6)
         .names("service-no-backend", Expect::Certain),
@@ -253,9 +293,12 @@ pub const ALL: &[Case] = &[
         .names("service-no-backend", Expect::Likely),
     Case::new("service_none_dns", service_no_backend::dns)
         .names("service-no-backend", Expect::Certain),
+    Case::new("service_none_dns_v6", service_no_backend::dns_v6)
+        .names("service-no-backend", Expect::Certain),
     Case::new("service_none_unlisted", service_no_backend::unlisted)
         .names("service-no-backend", Expect::Likely),
     Case::new("service_closed_port", service_no_backend::closed_port),
+    Case::new("service_closed_port_v6", service_no_backend::closed_port_v6).same_everywhere(),
     Case::new("service_host_prohibited", service_no_backend::host_prohibited),
     Case::new("service_other_address", service_no_backend::other_address),
     Case::new("service_wrong_port", service_no_backend::wrong_port)

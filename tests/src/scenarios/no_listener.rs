@@ -59,6 +59,7 @@ pub fn dns(lab: &Lab) -> Result<()> {
     probe
         .cause("no-listener", "client", SOON)?
         .is("/symptom", "dns-stall")?
+        .is("/culprit/pod", "dns")?
         .is("/details/port", 53)?
         .is("/details/pod", "dns")?
         .filled("/fix")?;

@@ -91,6 +91,7 @@ fn syn_ack_past(lab: &Lab, v6: bool) -> Result<()> {
         .cause("reply-not-translated", "client", SOON)?
         .is("/symptom", "connect-stall")?
         .is("/confidence", "certain")?
+        .is("/culprit/pod", shop.name.as_str())?
         .is("/details/service", service.to_string())?
         .is("/details/backend", backend.to_string())?;
     let state = attempt.wait(std::time::Duration::ZERO)?;
@@ -127,31 +128,42 @@ pub fn silent(lab: &Lab) -> Result<()> {
     probe.only(&["server-slow"])
 }
 
+pub fn stranger(lab: &Lab) -> Result<()> {
+    stranger_over(lab, false)
+}
+
+pub fn stranger_v6(lab: &Lab) -> Result<()> {
+    stranger_over(lab, true)
+}
+
 /// A look-alike: a rule drops the query, and a host that has nothing to do with it sends something
 /// to the client's port that looks like an answer.
-pub fn stranger(lab: &Lab) -> Result<()> {
+fn stranger_over(lab: &Lab, v6: bool) -> Result<()> {
     let (client, dns) = (lab.pod("client")?, lab.pod("dns")?);
     let stranger = lab.pod("stranger")?;
     let _server = server::start(&dns, "dns", Behaviour::default())?;
-    let service = services::dns(std::slice::from_ref(&dns), Choice::Random)?;
-    run("iptables", &["-A", "FORWARD", "-d", &dns.v4.to_string(), "-j", "DROP"])?;
+    let service = services::dns_over(std::slice::from_ref(&dns), Choice::Random, v6)?;
+    let (tool, to) = (if v6 { "ip6tables" } else { "iptables" }, dns.address(v6).to_string());
+    run(tool, &["-A", "FORWARD", "-d", &to, "-j", "DROP"])?;
     let probe = lab.probe(&["--events"])?;
 
     let asker = Asker::new(&client, service)?;
-    let to = SocketAddr::new(client.v4.into(), asker.port()?);
+    let to = SocketAddr::new(client.address(v6), asker.port()?);
     let socket = stranger.inside(|| {
-        UdpSocket::bind(SocketAddr::new(stranger.v4.into(), 53)).context("cannot bind port 53")
+        let from = SocketAddr::new(stranger.address(v6), 53);
+        UdpSocket::bind(from).with_context(|| format!("cannot bind {from}"))
     })?;
     let name = "db.example.com";
     let query = message::query(client::id_of(name, A), name, A);
     let question = message::question(&query).context("a query")?;
-    let unmet = counters::net(&client, "Udp:NoPorts")?;
+    let counter = if v6 { "Udp6NoPorts" } else { "Udp:NoPorts" };
+    let unmet = counters::net(&client, counter)?;
     asker.send(name)?;
     armed(lab, &probe)?;
     asker.send(name)?;
     socket.send_to(&message::nxdomain(&query, &question), to).context("cannot send")?;
     until("the stranger's packet met no socket", SOON, || {
-        Ok((counters::net(&client, "Udp:NoPorts")? > unmet).then_some(()))
+        Ok((counters::net(&client, counter)? > unmet).then_some(()))
     })?;
 
     probe.unknown("dns-stall", "client")?;

@@ -27,6 +27,10 @@ pub fn iptables_legacy(lab: &Lab) -> Result<()> {
     without_endpoints(lab, Mode::IptablesLegacy, false)
 }
 
+pub fn iptables_legacy_v6(lab: &Lab) -> Result<()> {
+    without_endpoints(lab, Mode::IptablesLegacy, true)
+}
+
 pub fn iptables_v6(lab: &Lab) -> Result<()> {
     without_endpoints(lab, Mode::IptablesNft, true)
 }
@@ -54,9 +58,7 @@ impl World {
     fn new(lab: &Lab, mode: Mode, services: &[Service], told: &[Service]) -> Result<Self> {
         let (client, outside) = (lab.pod("client")?, lab.outside("outside")?);
         let v6 = services.iter().any(|s| s.address.is_ipv6());
-        // Nobody owns a service's address: such a packet would leave by the default route.
-        let via = outside.address(v6).to_string();
-        run("ip", &[if v6 { "-6" } else { "-4" }, "route", "add", "default", "via", &via])?;
+        way_out(&outside, v6)?;
         let programs = [
             kube_proxy::start(mode, services)?,
             Process::container(&client, kube_proxy::environment(told))?,
@@ -70,6 +72,12 @@ impl World {
         ensure!(state == State::Failed(error), "the connect was {state:?}");
         Ok(())
     }
+}
+
+/// Nobody owns a service's address: such a packet would leave by the default route.
+fn way_out(outside: &Pod, v6: bool) -> Result<()> {
+    let (family, via) = (if v6 { "-6" } else { "-4" }, outside.address(v6).to_string());
+    run("ip", &[family, "route", "add", "default", "via", &via]).map(drop)
 }
 
 fn without_endpoints(lab: &Lab, mode: Mode, v6: bool) -> Result<()> {
@@ -90,6 +98,7 @@ fn without_endpoints(lab: &Lab, mode: Mode, v6: bool) -> Result<()> {
         .is("/details/proxy", mode.name())?
         .is("/details/name", "shop")?
         .is("/culprit/address", address.ip().to_string())?
+        .is("/culprit/port", address.port())?
         .filled("/fix")?;
     probe.kube_proxy_is(mode.name())?;
     probe.stop()?;
@@ -114,14 +123,23 @@ pub fn unlisted(lab: &Lab) -> Result<()> {
     probe
         .cause("service-no-backend", "client", SOON)?
         .is("/confidence", "likely")?
+        .is("/culprit/address", address.ip().to_string())?
         .is("/details/service", address.to_string())?;
     probe.stop()?;
     probe.only(&["service-no-backend"])
 }
 
-/// The cluster's DNS service, which pods know as their nameserver.
 pub fn dns(lab: &Lab) -> Result<()> {
-    let dns = Service::dns(&[]);
+    dns_over(lab, false)
+}
+
+pub fn dns_v6(lab: &Lab) -> Result<()> {
+    dns_over(lab, true)
+}
+
+/// The cluster's DNS service, which pods know as their nameserver.
+fn dns_over(lab: &Lab, v6: bool) -> Result<()> {
+    let dns = Service::dns(v6, &[]);
     let address = dns.address;
     let conf = format!(
         "search default.svc.cluster.local svc.cluster.local cluster.local\nnameserver {}\n\
@@ -130,8 +148,7 @@ pub fn dns(lab: &Lab) -> Result<()> {
     );
     let client = lab.pod("client")?;
     lab.resolv_conf(&client, &conf)?;
-    let outside = lab.outside("outside")?;
-    run("ip", &["route", "add", "default", "via", &outside.v4.to_string()])?;
+    way_out(&lab.outside("outside")?, v6)?;
     let _programs =
         [kube_proxy::start(Mode::IptablesNft, &[dns])?, Process::container(&client, Vec::new())?];
     let probe = lab.probe(&[])?;
@@ -144,15 +161,25 @@ pub fn dns(lab: &Lab) -> Result<()> {
         .cause("service-no-backend", "client", SOON)?
         .is("/symptom", "dns-stall")?
         .is("/confidence", "certain")?
+        .is("/culprit/address", address.ip().to_string())?
+        .is("/culprit/port", address.port())?
         .is("/details/service", address.to_string())?;
     probe.stop()?;
     probe.only(&["service-no-backend"])
 }
 
-/// A look-alike: the service has a pod, and nobody listens there.
 pub fn closed_port(lab: &Lab) -> Result<()> {
+    closed_port_over(lab, false)
+}
+
+pub fn closed_port_v6(lab: &Lab) -> Result<()> {
+    closed_port_over(lab, true)
+}
+
+/// A look-alike: the service has a pod, and nobody listens there.
+fn closed_port_over(lab: &Lab, v6: bool) -> Result<()> {
     let server = lab.pod("shop")?;
-    let shop = Service::shop(false, vec![(server.v4, 8080).into()]);
+    let shop = Service::shop(v6, vec![SocketAddr::new(server.address(v6), 8080)]);
     let (address, all) = (shop.address, [shop]);
     let world = World::new(lab, Mode::IptablesNft, &all, &all)?;
     let probe = lab.probe(&[])?;
@@ -162,6 +189,7 @@ pub fn closed_port(lab: &Lab) -> Result<()> {
     probe
         .cause("no-listener", "client", SOON)?
         .is("/confidence", "certain")?
+        .is("/culprit/pod", "shop")?
         .is("/details/pod", "shop")?
         .is("/details/port", 8080)?;
     probe.stop()?;

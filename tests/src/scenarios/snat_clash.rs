@@ -18,6 +18,7 @@ use crate::{
         server::{self, Behaviour},
     },
     finding::Finding,
+    kube_proxy::{self, Mode, Service},
     lab::Lab,
     netns::Pod,
     probe::Probe,
@@ -76,16 +77,34 @@ fn tcp_over(lab: &Lab, v6: bool) -> Result<()> {
     let any = if v6 { ([0u16; 8], 443).into() } else { ([0u8; 4], 443).into() };
     let _server = tcp::listen(&shop, "shop-api", any, 128, true)?;
     services::masquerade(None)?;
+    race_for(lab, &clients, to)
+}
+
+/// Through kube-proxy's own KUBE-MARK-MASQ and KUBE-POSTROUTING, as two clients that are not of its
+/// `--cluster-cidr`. Without `--random-fully`: with it, two would have to draw one of 64512 ports at
+/// the same moment.
+pub fn kube_proxy(lab: &Lab) -> Result<()> {
+    let clients = [lab.bridged("client-a")?, lab.bridged("client-b")?];
+    let shop = lab.pod("shop")?;
+    let backend = SocketAddr::new(shop.v4.into(), 8080);
+    let _server = tcp::listen(&shop, "shop-api", backend, 128, true)?;
+    let service = Service::shop(false, vec![backend]);
+    let to = service.address;
+    let _kube_proxy = kube_proxy::start(Mode::IptablesNotRandom, &[service])?;
+    race_for(lab, &clients, to)
+}
+
+fn race_for(lab: &Lab, clients: &[Pod; 2], to: SocketAddr) -> Result<()> {
     let probe = lab.probe(&[])?;
     let race = Race::new()?;
 
-    let Some(loser) = lose_syn(&race, &clients, to)? else {
+    let Some(loser) = lose_syn(&race, clients, to)? else {
         bail!("no clash in {ROUNDS} rounds or {} s", TIME.as_secs());
     };
     check(&probe, &loser, to)?
         .is("/symptom", "connect-stall")?
         .is("/flow/proto", "tcp")?
-        .is("/flow/dport", 443)?;
+        .is("/flow/dport", to.port())?;
     probe.stop()?;
     probe.only(&["conntrack-snat-clash"])
 }

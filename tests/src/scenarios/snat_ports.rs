@@ -3,6 +3,7 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
+    ops::RangeInclusive,
     time::Duration,
 };
 
@@ -18,15 +19,19 @@ use crate::{
         server::{self, Behaviour},
     },
     finding::Finding,
+    ipvs,
+    kube_proxy::{self, Mode, Service},
     lab::Lab,
     netns::Pod,
     probe::Probe,
+    process::Process,
     services,
     tcp::{self, Attempt, State},
     wait::{SOON, until},
 };
 
-const PORTS: usize = 4;
+/// The ports that the cases with a range of their own leave to the masquerade.
+const PORTS: RangeInclusive<u16> = 40000..=40003;
 /// Seconds that make the entries old: a race is over in far less.
 const AGE: u64 = 3;
 
@@ -46,11 +51,11 @@ fn udp_over(lab: &Lab, v6: bool) -> Result<()> {
     let to = SocketAddr::new(resolver.address(v6), 53);
     let probe = lab.probe(&[])?;
 
-    for i in 0..PORTS {
+    for i in 0..PORTS.len() {
         let outcome = client::ask(&client, to, &format!("first{i}.example.com"), A, &[SOON])?;
         ensure!(outcome == Outcome::Answered, "query {i} had a port, yet it was {outcome:?}");
     }
-    grown_old("udp", to)?;
+    grown_old("udp", to, PORTS.len())?;
     let failed = counters::conntrack("insert_failed")?;
     let patience = [Duration::from_millis(1500); 2];
     let outcome = client::ask(&client, to, "late.example.com", A, &patience)?;
@@ -58,7 +63,7 @@ fn udp_over(lab: &Lab, v6: bool) -> Result<()> {
     let dropped = counters::conntrack("insert_failed")?.checked_sub(failed);
     ensure!(dropped.context("a counter fell")? >= 2, "nothing was dropped at insertion");
 
-    check(&probe, &client, to)?.is("/symptom", "dns-stall")?.check(
+    check(&probe, &client, to, to, PORTS)?.is("/symptom", "dns-stall")?.check(
         "/details/holder_age_jiffies",
         "more than 250",
         |v| v.as_i64().is_some_and(|age| age > 250),
@@ -87,7 +92,7 @@ fn tcp_over(lab: &Lab, v6: bool) -> Result<()> {
     let probe = lab.probe(&[])?;
 
     let _held = hold_ports(&holder, to)?;
-    grown_old("tcp", to)?;
+    grown_old("tcp", to, PORTS.len())?;
     let failed = counters::conntrack("insert_failed")?;
     let attempt = Attempt::start(&client, to)?;
     let state = attempt.wait(Duration::from_millis(2500))?;
@@ -95,7 +100,7 @@ fn tcp_over(lab: &Lab, v6: bool) -> Result<()> {
     let dropped = counters::conntrack("insert_failed")?.checked_sub(failed);
     ensure!(dropped.context("a counter fell")? >= 2, "nothing was dropped at insertion");
 
-    check(&probe, &client, to)?
+    check(&probe, &client, to, to, PORTS)?
         .is("/symptom", "connect-stall")?
         .is("/details/holder_pod", "holder")?
         .at_least("/details/holder_age_ms", 1000)?;
@@ -103,19 +108,86 @@ fn tcp_over(lab: &Lab, v6: bool) -> Result<()> {
     probe.only(&["snat-ports-exhausted"])
 }
 
-/// Look-alike: all ports are held, but a rule drops the client's SYN before one is looked for.
+pub fn kube_proxy_iptables(lab: &Lab) -> Result<()> {
+    kube_proxy_masquerades(lab, |dns| kube_proxy::start(Mode::IptablesNft, &[dns]))
+}
+
+pub fn kube_proxy_nftables(lab: &Lab) -> Result<()> {
+    kube_proxy_masquerades(lab, |dns| kube_proxy::start(Mode::Nftables, &[dns]))
+}
+
+pub fn kube_proxy_ipvs(lab: &Lab) -> Result<()> {
+    kube_proxy_masquerades(lab, |dns| {
+        let kube_proxy = ipvs::setup(1, 1)?;
+        for backend in &dns.backends {
+            ipvs::udp(dns.address, *backend)?;
+        }
+        Ok(kube_proxy)
+    })
+}
+
+/// kube-proxy's own masquerade with fully random ports, for clients that are not of its
+/// `--cluster-cidr`. From a port below 1024 the kernel looks for one among these alone
+/// (`nf_nat_l4proto_unique_tuple`), few enough to use them up.
+fn kube_proxy_masquerades(lab: &Lab, start: impl Fn(Service) -> Result<Process>) -> Result<()> {
+    const LOW: RangeInclusive<u16> = 600..=1023;
+    let (holder, client) = (lab.bridged("holder")?, lab.bridged("client")?);
+    let dns = lab.pod("dns")?;
+    let _server = server::start(&dns, "dns", Behaviour::default())?;
+    let service = Service::dns(false, std::slice::from_ref(&dns));
+    let to = service.address;
+    let _kube_proxy = start(service)?;
+
+    for port in LOW {
+        let (socket, name) = (holder.inside(|| client::connect(to, port))?, "first.example.com");
+        // A part of the ports is tried each time, so the last free ones are not found at once.
+        until(&format!("query {port} has a port"), SOON, || {
+            client::send(&socket, port, name, A)?;
+            let outcome = client::wait(&socket, port, Duration::from_millis(100))?;
+            Ok((outcome == Outcome::Answered).then_some(()))
+        })?;
+    }
+    grown_old("udp", to, LOW.len())?;
+    let probe = lab.probe(&[])?;
+    let failed = counters::conntrack("insert_failed")?;
+    let socket = client.inside(|| client::connect(to, *LOW.end()))?;
+    for _ in 0..2 {
+        client::send(&socket, 1, "late.example.com", A)?;
+        let outcome = client::wait(&socket, 1, Duration::from_millis(1500))?;
+        ensure!(outcome == Outcome::Silent, "there was one more port: {outcome:?}");
+    }
+    let dropped = counters::conntrack("insert_failed")?.checked_sub(failed);
+    ensure!(dropped.context("a counter fell")? >= 2, "nothing was dropped at insertion");
+
+    let backend = SocketAddr::new(dns.v4.into(), 53);
+    check(&probe, &client, to, backend, LOW)?
+        .is("/symptom", "dns-stall")?
+        .is("/details/holder_pod", "holder")?;
+    probe.stop()?;
+    probe.only(&["snat-ports-exhausted"])
+}
+
 pub fn rule_drops(lab: &Lab) -> Result<()> {
+    rule_drops_over(lab, false)
+}
+
+pub fn rule_drops_v6(lab: &Lab) -> Result<()> {
+    rule_drops_over(lab, true)
+}
+
+/// Look-alike: all ports are held, but a rule drops the client's SYN before one is looked for.
+fn rule_drops_over(lab: &Lab, v6: bool) -> Result<()> {
     let (holder, client) = (lab.pod("holder")?, lab.pod("client")?);
     let shop = lab.outside("shop")?;
-    let _server = tcp::listen(&shop, "shop-api", ([0u8; 4], 443).into(), 128, false)?;
+    let to = SocketAddr::new(shop.address(v6), 443);
+    let _server = tcp::listen(&shop, "shop-api", to, 128, false)?;
     services::masquerade(Some("40000-40003"))?;
-    let from = client.v4.to_string();
-    run("iptables", &["-A", "FORWARD", "-s", &from, "-j", "DROP"])?;
-    let to = SocketAddr::new(shop.v4.into(), 443);
+    let (tool, from) = (if v6 { "ip6tables" } else { "iptables" }, client.address(v6).to_string());
+    run(tool, &["-A", "FORWARD", "-s", &from, "-j", "DROP"])?;
     let probe = lab.probe(&[])?;
 
     let _held = hold_ports(&holder, to)?;
-    grown_old("tcp", to)?;
+    grown_old("tcp", to, PORTS.len())?;
     let failed = counters::conntrack("insert_failed")?;
     let _attempt = Attempt::start(&client, to)?;
     sent_again(&client)?;
@@ -129,7 +201,7 @@ pub fn rule_drops(lab: &Lab) -> Result<()> {
 /// Connections of a pod that hold every port of the range.
 fn hold_ports(holder: &Pod, to: SocketAddr) -> Result<Vec<Attempt>> {
     let mut held = Vec::new();
-    for i in 0..PORTS {
+    for i in 0..PORTS.len() {
         let attempt = Attempt::start(holder, to)?;
         let state = attempt.wait(SOON)?;
         ensure!(state == State::Connected, "connect {i} had a port, yet it was {state:?}");
@@ -140,13 +212,13 @@ fn hold_ports(holder: &Pod, to: SocketAddr) -> Result<Vec<Attempt>> {
 
 /// Waits until the entries towards a server, which see no packets, are nearer to their end by
 /// [`AGE`].
-fn grown_old(proto: &str, to: SocketAddr) -> Result<()> {
+fn grown_old(proto: &str, to: SocketAddr, ports: usize) -> Result<()> {
     let all = remaining(proto, to)?;
-    ensure!(all.len() == PORTS, "{} entries hold {PORTS} ports", all.len());
+    ensure!(all.len() == ports, "{} entries hold {ports} ports", all.len());
     let longest = all.into_iter().max().unwrap_or_default();
     until("the entries are old", SOON, || {
         let all = remaining(proto, to)?;
-        ensure!(all.len() == PORTS, "an entry is gone, or there is one more");
+        ensure!(all.len() == ports, "an entry is gone, or there is one more");
         Ok(all.into_iter().all(|left| left + AGE <= longest).then_some(()))
     })
 }
@@ -162,7 +234,14 @@ fn remaining(proto: &str, to: SocketAddr) -> Result<Vec<u64>> {
     Ok(text.lines().filter_map(left).collect())
 }
 
-fn check(probe: &Probe, client: &Pod, to: SocketAddr) -> Result<Finding> {
+/// What is told of a client that asked `to`, behind which this server is reached by these ports.
+fn check(
+    probe: &Probe,
+    client: &Pod,
+    to: SocketAddr,
+    server: SocketAddr,
+    ports: RangeInclusive<u16>,
+) -> Result<Finding> {
     let finding = probe.cause("snat-ports-exhausted", &client.name, SOON)?;
     let address = client.address(to.is_ipv6()).to_string();
     finding
@@ -170,21 +249,21 @@ fn check(probe: &Probe, client: &Pod, to: SocketAddr) -> Result<Finding> {
         .is("/victim/address", address.as_str())?
         .is("/flow/src", address.as_str())?
         .is("/flow/dst", to.ip().to_string())?
-        .is("/details/destination", to.to_string())?
+        .is("/details/destination", server.to_string())?
         .check("/details/snat_to", "a port of the range", |v| {
             let port = v.as_str().and_then(|v| v.rsplit(':').next()?.parse::<u16>().ok());
-            port.is_some_and(|port| (40000..40004).contains(&port))
+            port.is_some_and(|port| ports.contains(&port))
         })?
         // Its ports they are.
-        .is("/culprit/address", node(to.ip()).to_string())?
+        .is("/culprit/address", node(server.ip()).to_string())?
         .filled("/details/holder")?
         .filled("/fix")?;
     Ok(finding)
 }
 
-/// The node's address towards a host beyond it.
-fn node(outside: IpAddr) -> IpAddr {
-    match outside {
+/// The node's address towards a host beyond it, or a pod.
+fn node(server: IpAddr) -> IpAddr {
+    match server {
         IpAddr::V4(v4) => {
             let [a, b, c, _] = v4.octets();
             [a, b, c, 1].into()

@@ -88,16 +88,26 @@ fn leads_to_gone_pod(lab: &Lab, v6: bool) -> Result<()> {
     probe.only(&["conntrack-stale-nat"])
 }
 
-/// The client asked before the service's rules were there: its entry translates nothing.
 pub fn before_the_rules(lab: &Lab) -> Result<()> {
+    older_than_rules(lab, false)
+}
+
+pub fn before_the_rules_v6(lab: &Lab) -> Result<()> {
+    older_than_rules(lab, true)
+}
+
+/// The client asked before the service's rules were there: its entry translates nothing.
+fn older_than_rules(lab: &Lab, v6: bool) -> Result<()> {
     let probe = lab.probe(&["--events"])?;
     let (client, new) = (lab.pod("client")?, lab.pod("dns-new")?);
     let uplink = lab.outside("uplink")?;
     let _server = server::start(&new, "dns", Behaviour::default())?;
     // What has no rule of its own leaves the node, as on a node with a default route.
-    run("ip", &["route", "add", "10.96.0.0/16", "via", &uplink.v4.to_string()])?;
+    let (family, services) = if v6 { ("-6", "fd00:96::/112") } else { ("-4", "10.96.0.0/16") };
+    let via = uplink.address(v6).to_string();
+    run("ip", &[family, "route", "add", services, "via", &via])?;
     services::masquerade(None)?;
-    let service: SocketAddr = (services::DNS_V4, 53).into();
+    let service: SocketAddr = if v6 { V6.parse()? } else { (services::DNS_V4, 53).into() };
     let asker = Asker::new(&client, service)?;
     asker.send("early.example.com")?;
     lead_to(service, &new)?;
@@ -116,7 +126,7 @@ pub fn before_the_rules(lab: &Lab) -> Result<()> {
         .is("/victim/pod", "client")?
         .is("/details/is", "untranslated")?
         .is("/details/service", service.to_string())?
-        .is("/details/others_go_to", services::shown(&new, false))?;
+        .is("/details/others_go_to", services::shown(&new, v6))?;
     probe.stop()?;
     probe.only(&["conntrack-stale-nat"])
 }

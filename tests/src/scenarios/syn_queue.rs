@@ -114,7 +114,10 @@ pub fn accept_queue_full(lab: &Lab) -> Result<()> {
     let _listener = tcp::listen(&server, LISTENER, any(false), 1, false)?;
     let probe = lab.probe(&[])?;
     let _connects = super::accept_queue::refuse_syn(&client, &server, to)?;
-    probe.cause("accept-queue-overflow", "client", SOON)?.is("/confidence", "certain")?;
+    probe
+        .cause("accept-queue-overflow", "client", SOON)?
+        .is("/confidence", "certain")?
+        .is("/culprit/pod", "shop")?;
     probe.stop()?;
     probe.only(&["accept-queue-overflow"])
 }

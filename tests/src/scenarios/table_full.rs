@@ -16,6 +16,7 @@ use crate::{
         client::{self, Outcome},
         server::{self, Behaviour},
     },
+    kube_proxy::{self, Mode, Service},
     lab::Lab,
     netns::Pod,
     services, sysctl,
@@ -27,20 +28,22 @@ pub const LIMIT: u64 = 40;
 const QUERIES: usize = 60;
 
 pub fn v4(lab: &Lab) -> Result<()> {
-    full(lab, false)
+    full(lab, Mode::IptablesNft, false)
 }
 
 pub fn v6(lab: &Lab) -> Result<()> {
-    full(lab, true)
+    full(lab, Mode::IptablesLegacy, true)
 }
 
-fn full(lab: &Lab, v6: bool) -> Result<()> {
+/// On a node with kube-proxy's rules.
+fn full(lab: &Lab, mode: Mode, v6: bool) -> Result<()> {
     let (asking, connecting) = (lab.pod("client-a")?, lab.pod("client-b")?);
     let server = lab.outside("server")?;
     let _dns = server::start(&server, "resolver", Behaviour::default())?;
     let any = if v6 { ([0u16; 8], 443).into() } else { ([0u8; 4], 443).into() };
     let _tcp = tcp::listen(&server, "shop-api", any, 128, true)?;
-    services::masquerade(None)?;
+    let shop = Service::shop(v6, vec![SocketAddr::new(server.address(v6), 443)]);
+    let _kube_proxy = kube_proxy::start(mode, &[shop])?;
     let probe = lab.probe(&[])?;
 
     let _connects = fill(&asking, &connecting, server.address(v6))?;
