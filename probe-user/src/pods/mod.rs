@@ -5,6 +5,7 @@
 
 pub mod addresses;
 pub mod enter;
+pub mod identity;
 pub mod netns;
 pub mod process;
 pub mod procfs;
