@@ -6,6 +6,7 @@
 pub mod addresses;
 pub mod enter;
 pub mod identity;
+mod naming;
 pub mod netns;
 pub mod process;
 pub mod procfs;

@@ -92,11 +92,15 @@ fn resolve(root: &Path, link: PathBuf) -> PathBuf {
     }
 }
 
+/// Processes of one namespace that are kept: a person's shell in it tells nothing of its pod.
+pub const PIDS: usize = 8;
+
 /// One pass over all processes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Inhabited {
-    /// Inode number of the namespace → lowest process id in it.
-    pub pids: BTreeMap<u32, u32>,
+    /// Inode number of the namespace → the lowest process ids in it, in order, at least one and at
+    /// most [`PIDS`].
+    pub pids: BTreeMap<u32, Vec<u32>>,
     /// Whether all processes were looked at; else time was up.
     pub complete: bool,
 }
@@ -114,7 +118,10 @@ pub fn inhabited(root: &Path, budget: Duration) -> Result<Inhabited> {
             break;
         }
         if let Some(netns) = netns_of(root, &pid.to_string()) {
-            found.pids.entry(netns).or_insert(pid);
+            let pids = found.pids.entry(netns).or_default();
+            if pids.len() < PIDS {
+                pids.push(pid);
+            }
         }
     }
     Ok(found)
@@ -219,7 +226,7 @@ mod tests {
         fs::create_dir_all(root.path().join("proc/6")).unwrap();
         let found = inhabited(root.path(), Duration::from_secs(60)).unwrap();
         assert!(found.complete);
-        assert_eq!(found.pids, BTreeMap::from([(100, 1), (200, 4)]));
+        assert_eq!(found.pids, BTreeMap::from([(100, vec![1]), (200, vec![4, 30])]));
         assert_eq!(host(root.path()), Some(100));
     }
 

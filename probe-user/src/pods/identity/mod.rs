@@ -22,6 +22,8 @@ use super::procfs::read_optional;
 const CGROUP_MAX: u64 = 128 << 10;
 /// Containers whose files are remembered: those of a full node, many times over.
 const MOST: usize = 4096;
+/// Pods whose names are remembered.
+const MOST_PODS: usize = 65536;
 
 /// A pod as people know it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -133,7 +135,12 @@ impl Owners {
     fn by_uid(&mut self, uid: &str) -> Result<Option<PodName>> {
         if !self.pods.contains_key(uid) && !self.listed {
             self.listed = true;
-            self.pods = log_folder::pods(&self.root)?;
+            let listed = log_folder::pods(&self.root)?;
+            // The folder of a pod that is being deleted may be gone before its processes are.
+            if self.pods.len() + listed.len() > MOST_PODS {
+                self.pods.clear();
+            }
+            self.pods.extend(listed);
             debug!("{} pods have log folders", self.pods.len());
         }
         Ok(self.pods.get(uid).cloned())
