@@ -162,10 +162,18 @@ pub struct Pod {
     pub netns: u32,
     /// `net->net_cookie`, 0 when not known.
     pub cookie: u64,
-    /// `ip netns` name; "host" for the node's own namespace; `netns:INODE` when there is no name.
+    /// `NAMESPACE/NAME` of a Kubernetes pod; else the `ip netns` name, or a container's; "host" for the
+    /// node's own namespace; `netns:INODE` or `netns:NAME` when there is none that a person gave.
     pub name: String,
     /// Addresses on its interfaces, without loopback and link-local ones.
     pub addresses: Vec<IpAddr>,
+}
+
+impl Pod {
+    /// Whether it is known by more than a number, or a name that a program made up.
+    pub fn is_named(&self) -> bool {
+        !self.name.starts_with("netns:")
+    }
 }
 
 /// The name of an address in the kernel's text.

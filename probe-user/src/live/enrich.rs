@@ -20,7 +20,11 @@ use crate::{
 const LISTENER_BUDGET: Duration = Duration::from_millis(50);
 /// How many names of each kind are remembered.
 const MOST: usize = 16384;
-/// The least time between two searches for something unknown.
+/// The least time between two searches for an unknown namespace. Each is searched for once as
+/// unknown and once as nameless, so what this costs is bounded by how many are made; a pod that lives
+/// for a moment is found.
+const HASTE: u64 = 200_000_000;
+/// The least time between two searches for an unknown address.
 const PATIENCE: u64 = 1_000_000_000;
 /// The longest time between two searches for an unknown address.
 const LONGEST_PATIENCE: u64 = 64_000_000_000;
@@ -40,6 +44,8 @@ pub struct Known {
     /// Namespaces that are new: their counters are read once, to count from there.
     fresh: BTreeSet<u32>,
     pods: HashMap<u32, Vec<IpAddr>>,
+    /// Namespaces known by a number only, and whether they were searched for as such.
+    nameless: HashMap<u32, bool>,
     addresses: HashSet<IpAddr>,
     /// A namespace without a name was seen since the last search.
     unknown_netns: bool,
@@ -76,12 +82,18 @@ impl Known {
     pub fn pod(&mut self, change: &PodChange) {
         match change {
             PodChange::Up(pod) => {
+                if pod.is_named() {
+                    self.nameless.remove(&pod.netns);
+                } else {
+                    self.nameless.entry(pod.netns).or_default();
+                }
                 if self.pods.insert(pod.netns, pod.addresses.clone()).is_none() {
                     self.fresh.insert(pod.netns);
                 }
             }
             PodChange::Gone { netns } => {
                 self.pods.remove(netns);
+                self.nameless.remove(netns);
                 self.counted.remove(netns);
             }
         }
@@ -97,9 +109,11 @@ impl Known {
 
     /// A namespace in which something happened.
     pub fn netns(&mut self, netns: u32) {
-        if netns != 0 && !self.pods.contains_key(&netns) {
-            self.unknown_netns = true;
-        }
+        let is_new = match self.nameless.get_mut(&netns) {
+            Some(searched) => !std::mem::replace(searched, true),
+            None => netns != 0 && !self.pods.contains_key(&netns),
+        };
+        self.unknown_netns |= is_new;
     }
 
     /// The namespace that has this address.
@@ -126,7 +140,7 @@ impl Known {
     /// Whether to search now; the answer is yes once.
     pub fn due(&mut self, now: u64) -> bool {
         let since = now.saturating_sub(self.searched_at);
-        let due = (self.unknown_netns && since >= PATIENCE)
+        let due = (self.unknown_netns && since >= HASTE)
             || (self.unknown_address && since >= self.patience.max(PATIENCE));
         if due {
             self.unknown_netns = false;
