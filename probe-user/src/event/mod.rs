@@ -44,6 +44,7 @@ pub enum Body {
     Pod(PodChange),
     Symbol(Symbol),
     Listener(Listener),
+    Process(Process),
     Counters(Counters),
     IpvsEntry(IpvsEntry),
     LocalPorts(LocalPorts),
@@ -192,6 +193,15 @@ pub struct Listener {
     pub pid: u32,
     /// `/proc/PID/comm`, untrusted bytes made printable.
     pub comm: String,
+}
+
+/// Whose a process of the node's own network namespace is: that of a hostNetwork pod, or of a container
+/// that shares the node's network. Told once for each process that an event names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    pub pid: u32,
+    /// As [`Pod::name`].
+    pub pod: String,
 }
 
 /// An IPVS connection whose client's SYN was dropped, read right after that.

@@ -11,7 +11,7 @@ use probe_common::net::{FAMILY_V4, FAMILY_V6, Tuple};
 
 use super::Live;
 use crate::{
-    event::{Body, Event, PodChange, Symbol},
+    event::{Body, Event, PodChange, Process, Symbol},
     kernel::symbols::Symbols,
     pods::{process::listener_process, procfs::read_text},
 };
@@ -37,6 +37,8 @@ pub struct Known {
     symbols: HashSet<u64>,
     /// Listening sockets, and when to search for their process again.
     listeners: HashMap<u64, u64>,
+    /// Processes of the node's own network whose owner was looked for, and when.
+    processes: HashMap<u32, u64>,
     /// How many searches for a process are left in this call.
     pub searches: usize,
     /// Namespaces whose counters findings may need.
@@ -189,12 +191,41 @@ impl Live {
         known.searches -= 1;
         known.listeners.insert(ino, u64::MAX);
         match listener_process(&self.root, ino, netns, LISTENER_BUDGET) {
-            Ok(Some(listener)) => events.push(Event { ts, body: Body::Listener(listener) }),
+            Ok(Some(listener)) => {
+                let pid = listener.pid;
+                events.push(Event { ts, body: Body::Listener(listener) });
+                self.name_process(pid, netns, (ts, now), events);
+            }
             Ok(None) => debug!("no process of namespace {netns} holds socket {ino}"),
             Err(err) => {
                 debug!("{err:#}");
                 self.known.listeners.insert(ino, now.saturating_add(TRY_AGAIN));
             }
+        }
+    }
+
+    /// Tells whose a process of the node's own network is, if it is a pod's; looks again only after
+    /// the number may have been given to another.
+    pub(super) fn name_process(
+        &mut self,
+        pid: u32,
+        netns: u32,
+        (ts, now): (u64, u64),
+        events: &mut Vec<Event>,
+    ) {
+        if pid == 0 || netns != self.netns {
+            return;
+        }
+        let processes = &mut self.known.processes;
+        if processes.get(&pid).is_some_and(|again| now < *again) {
+            return;
+        }
+        if processes.len() >= MOST {
+            processes.clear();
+        }
+        processes.insert(pid, now.saturating_add(TRY_AGAIN));
+        if let Some(pod) = self.pods.owner_of(pid) {
+            events.push(Event { ts, body: Body::Process(Process { pid, pod }) });
         }
     }
 

@@ -148,6 +148,12 @@ impl PodTable {
         self.report(Changes { up, gone: BTreeSet::new() })
     }
 
+    /// Whose process it is by its cgroup, whatever its network namespace.
+    pub fn owner_of(&mut self, pid: u32) -> Option<String> {
+        self.owners.begin();
+        owner(&mut self.owners, &[pid]).map(|owner| owner.name())
+    }
+
     /// Whether the namespace is in the table.
     pub fn knows(&self, netns: u32) -> bool {
         self.known.contains_key(&netns)
