@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
-use crate::event;
+use crate::{event, finding::Cause};
 
 /// Says why connections and DNS lookups stall on this node: which pod, which kernel mechanism, the
 /// evidence, and what fixes it.
@@ -49,6 +49,8 @@ pub struct Watch {
     /// A lookup or handshake that takes this long is a stall.
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "1s")]
     pub min_stall: Duration,
+    #[command(flatten)]
+    pub filter: Filter,
     /// Print the raw events as well.
     #[arg(long)]
     pub events: bool,
@@ -63,12 +65,35 @@ pub struct Watch {
         default_value = "fentry,kprobe,tracepoint,snapshot"
     )]
     pub rungs: Vec<Rung>,
-    /// Where the node's file system is.
-    #[arg(long, value_name = "DIR", default_value = "/")]
-    pub host_root: PathBuf,
+    /// Where the node's file system is; by default /host if it is there, as in a debug pod, else /.
+    #[arg(long, value_name = "DIR")]
+    pub host_root: Option<PathBuf>,
     /// Create this file once everything is attached.
     #[arg(long, value_name = "FILE", hide = true)]
     pub ready_file: Option<PathBuf>,
+}
+
+/// Which findings are shown. Each may be given several times; any of them may fit.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Show only findings")]
+pub struct Filter {
+    /// ... whose victim or culprit is in this Kubernetes namespace.
+    #[arg(short, long = "namespace", value_name = "NAMESPACE")]
+    pub namespaces: Vec<String>,
+    /// ... whose victim or culprit is this pod, or one whose name begins so.
+    #[arg(short, long = "pod", value_name = "[NAMESPACE/]POD")]
+    pub pods: Vec<String>,
+    /// ... of this network namespace: its inode number, a process in it, its path or its name.
+    #[arg(long, value_name = "NETNS")]
+    pub netns: Vec<String>,
+    /// ... of this cause.
+    #[arg(long = "cause", value_name = "ID", value_parser = cause)]
+    pub causes: Vec<Cause>,
+}
+
+fn cause(id: &str) -> Result<Cause, String> {
+    let known = Cause::ALL.iter().find(|cause| cause.id() == id).copied();
+    known.ok_or_else(|| "no cause is called so; `stallprobe explain` lists them".to_owned())
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

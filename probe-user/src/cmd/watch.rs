@@ -1,6 +1,6 @@
 //! `stallprobe watch`: live findings.
 
-use std::{future::pending, time::Duration};
+use std::{future::pending, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result};
 use tokio::{
@@ -13,10 +13,12 @@ use super::{
     screen::{Screen, reader_gone},
 };
 use crate::{
-    cli::Watch,
+    cli::{self, Watch},
     correlate,
     live::{self, Live},
+    output::filter::Filter,
     pipeline::Pipeline,
+    pods::{self, netns},
 };
 
 /// How often events are fetched.
@@ -44,8 +46,10 @@ async fn watch(args: &Watch) -> Result<()> {
     // Before anything is attached: a signal must never find us without a handler.
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+    let root = pods::root(args.host_root.as_deref());
+    let filter = filter(&args.filter, &root)?;
     let options = live::Options {
-        root: args.host_root.clone(),
+        root: root.clone(),
         min_stall: u64::try_from(args.min_stall.as_nanos()).unwrap_or(u64::MAX),
         rungs: args.rungs.iter().map(|&rung| rung.into()).collect(),
     };
@@ -54,7 +58,7 @@ async fn watch(args: &Watch) -> Result<()> {
         min_stall: options.min_stall,
         dns_ports: live::DNS_PORTS.to_vec(),
     });
-    let mut printer = Printer::new(args, Screen::new());
+    let mut printer = Printer::new(args, filter, Screen::new());
     for event in events {
         printer.take(&mut pipeline, event)?;
     }
@@ -92,6 +96,16 @@ async fn watch(args: &Watch) -> Result<()> {
         printer.take(&mut pipeline, event)?;
     }
     printer.end(&mut pipeline)
+}
+
+fn filter(args: &cli::Filter, root: &Path) -> Result<Filter> {
+    let netns = args.netns.iter().map(|text| netns::find(root, text).context("--netns"));
+    Ok(Filter {
+        namespaces: args.namespaces.clone(),
+        pods: args.pods.clone(),
+        netns: netns.collect::<Result<_>>()?,
+        causes: args.causes.clone(),
+    })
 }
 
 fn pull(live: &mut Live, pipeline: &mut Pipeline, printer: &mut Printer) -> Result<()> {

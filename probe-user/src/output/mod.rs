@@ -2,6 +2,7 @@
 //! terminal, a file or a clock: it makes strings.
 
 pub mod event;
+pub mod filter;
 mod header;
 pub mod json;
 pub mod sanitize;
