@@ -6,7 +6,10 @@
 pub mod addresses;
 pub mod enter;
 pub mod identity;
+pub mod links;
+pub mod listening;
 mod naming;
+mod netlink;
 pub mod netns;
 pub mod process;
 pub mod procfs;
