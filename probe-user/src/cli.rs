@@ -28,6 +28,8 @@ pub enum Command {
     Watch(Watch),
     /// Explain a cause: what happened, how it is known, how to confirm and how to fix it.
     Explain(Explain),
+    /// List the pods of this node: addresses, devices, processes, listeners and their queues.
+    Pods(Pods),
 }
 
 /// What `explain` takes.
@@ -50,7 +52,10 @@ pub struct Watch {
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "1s")]
     pub min_stall: Duration,
     #[command(flatten)]
-    pub filter: Filter,
+    pub filter: PodFilter,
+    /// Show only findings of this cause.
+    #[arg(long = "cause", value_name = "ID", value_parser = cause)]
+    pub causes: Vec<Cause>,
     /// Print the raw events as well.
     #[arg(long)]
     pub events: bool,
@@ -73,22 +78,33 @@ pub struct Watch {
     pub ready_file: Option<PathBuf>,
 }
 
-/// Which findings are shown. Each may be given several times; any of them may fit.
+/// Which pods are shown, or findings whose victim or culprit is such a pod. Each option may be given
+/// several times; then any of its values may fit.
 #[derive(Clone, Debug, Default, Args)]
-#[command(next_help_heading = "Show only findings")]
-pub struct Filter {
-    /// ... whose victim or culprit is in this Kubernetes namespace.
+#[command(next_help_heading = "Show only")]
+pub struct PodFilter {
+    /// Pods of this Kubernetes namespace, as victim or culprit.
     #[arg(short, long = "namespace", value_name = "NAMESPACE")]
     pub namespaces: Vec<String>,
-    /// ... whose victim or culprit is this pod, or one whose name begins so.
+    /// This pod, or those whose names begin so, as victim or culprit.
     #[arg(short, long = "pod", value_name = "[NAMESPACE/]POD")]
     pub pods: Vec<String>,
-    /// ... of this network namespace: its inode number, a process in it, its path or its name.
+    /// This network namespace: its inode number, a process in it, its path or its name.
     #[arg(long, value_name = "NETNS")]
     pub netns: Vec<String>,
-    /// ... of this cause.
-    #[arg(long = "cause", value_name = "ID", value_parser = cause)]
-    pub causes: Vec<Cause>,
+}
+
+/// What `pods` takes.
+#[derive(Clone, Debug, Args)]
+pub struct Pods {
+    /// A table for a person, or JSON Lines for a program.
+    #[arg(short, long, value_enum, default_value_t = Format::Text)]
+    pub output: Format,
+    #[command(flatten)]
+    pub filter: PodFilter,
+    /// Where the node's file system is; by default /host if it is there, as in a debug pod, else /.
+    #[arg(long, value_name = "DIR")]
+    pub host_root: Option<PathBuf>,
 }
 
 fn cause(id: &str) -> Result<Cause, String> {

@@ -1,6 +1,6 @@
 //! `stallprobe watch`: live findings.
 
-use std::{future::pending, path::Path, time::Duration};
+use std::{future::pending, time::Duration};
 
 use anyhow::{Context as _, Result};
 use tokio::{
@@ -9,16 +9,17 @@ use tokio::{
 };
 
 use super::{
+    filter,
     printer::Printer,
     screen::{Screen, reader_gone},
 };
 use crate::{
-    cli::{self, Watch},
+    cli::Watch,
     correlate,
     live::{self, Live},
     output::filter::Filter,
     pipeline::Pipeline,
-    pods::{self, netns},
+    pods,
 };
 
 /// How often events are fetched.
@@ -47,7 +48,8 @@ async fn watch(args: &Watch) -> Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let root = pods::root(args.host_root.as_deref());
-    let filter = filter(&args.filter, &root)?;
+    let causes = args.causes.clone();
+    let filter = Filter { causes, ..filter::of_pods(&args.filter, &root)? };
     let options = live::Options {
         root: root.clone(),
         min_stall: u64::try_from(args.min_stall.as_nanos()).unwrap_or(u64::MAX),
@@ -96,16 +98,6 @@ async fn watch(args: &Watch) -> Result<()> {
         printer.take(&mut pipeline, event)?;
     }
     printer.end(&mut pipeline)
-}
-
-fn filter(args: &cli::Filter, root: &Path) -> Result<Filter> {
-    let netns = args.netns.iter().map(|text| netns::find(root, text).context("--netns"));
-    Ok(Filter {
-        namespaces: args.namespaces.clone(),
-        pods: args.pods.clone(),
-        netns: netns.collect::<Result<_>>()?,
-        causes: args.causes.clone(),
-    })
 }
 
 fn pull(live: &mut Live, pipeline: &mut Pipeline, printer: &mut Printer) -> Result<()> {

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use crate::finding::{Cause, Finding, Output, Party};
+use crate::finding::{Cause, Finding, Output};
 
 /// What victim or culprit must be, and the cause. Of several values of one kind any may fit; an empty
 /// kind fits all.
@@ -28,12 +28,12 @@ impl Filter {
     fn fits(&self, finding: &Finding) -> bool {
         let parties = || std::iter::once(&finding.victim).chain(&finding.culprit);
         (self.causes.is_empty() || self.causes.contains(&finding.cause))
-            && parties().any(|party| self.fits_party(party))
+            && parties().any(|party| self.fits_pod(party.pod.as_deref(), party.netns))
     }
 
-    /// All that is asked of a party must hold for the same one.
-    fn fits_party(&self, party: &Party) -> bool {
-        let full = party.pod.as_deref().unwrap_or_default();
+    /// Whether a pod is one of those: all that is asked must hold for the same one.
+    pub fn fits_pod(&self, pod: Option<&str>, netns: Option<u32>) -> bool {
+        let full = pod.unwrap_or_default();
         let (namespace, name) = full.split_once('/').unwrap_or(("", full));
         let is = |wanted: &String| match wanted.split_once('/') {
             Some((of, begin)) => of == namespace && name.starts_with(begin),
@@ -41,7 +41,7 @@ impl Filter {
         };
         (self.namespaces.is_empty() || self.namespaces.iter().any(|wanted| wanted == namespace))
             && (self.pods.is_empty() || (!full.is_empty() && self.pods.iter().any(is)))
-            && (self.netns.is_empty() || party.netns.is_some_and(|n| self.netns.contains(&n)))
+            && (self.netns.is_empty() || netns.is_some_and(|n| self.netns.contains(&n)))
     }
 }
 

@@ -5,6 +5,7 @@ pub mod event;
 pub mod filter;
 mod header;
 pub mod json;
+pub mod pods;
 pub mod sanitize;
 pub mod text;
 pub mod time;

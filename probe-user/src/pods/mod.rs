@@ -6,6 +6,7 @@
 pub mod addresses;
 pub mod enter;
 pub mod identity;
+pub mod inspect;
 pub mod links;
 pub mod listening;
 mod naming;
