@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
-use crate::event;
+use crate::{event, finding::Cause};
 
 /// Says why connections and DNS lookups stall on this node: which pod, which kernel mechanism, the
 /// evidence, and what fixes it.
@@ -28,6 +28,8 @@ pub enum Command {
     Watch(Watch),
     /// Explain a cause: what happened, how it is known, how to confirm and how to fix it.
     Explain(Explain),
+    /// List the pods of this node: addresses, devices, processes, listeners and their queues.
+    Pods(Pods),
 }
 
 /// What `explain` takes.
@@ -49,6 +51,11 @@ pub struct Watch {
     /// A lookup or handshake that takes this long is a stall.
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "1s")]
     pub min_stall: Duration,
+    #[command(flatten)]
+    pub filter: PodFilter,
+    /// Show only findings of this cause.
+    #[arg(long = "cause", value_name = "ID", value_parser = cause)]
+    pub causes: Vec<Cause>,
     /// Print the raw events as well.
     #[arg(long)]
     pub events: bool,
@@ -63,12 +70,46 @@ pub struct Watch {
         default_value = "fentry,kprobe,tracepoint,snapshot"
     )]
     pub rungs: Vec<Rung>,
-    /// Where the node's file system is.
-    #[arg(long, value_name = "DIR", default_value = "/")]
-    pub host_root: PathBuf,
+    /// Where the node's file system is; by default /host if it is there, as in a debug pod, else /.
+    #[arg(long, value_name = "DIR")]
+    pub host_root: Option<PathBuf>,
     /// Create this file once everything is attached.
     #[arg(long, value_name = "FILE", hide = true)]
     pub ready_file: Option<PathBuf>,
+}
+
+/// Which pods are shown, or findings whose victim or culprit is such a pod. Each option may be given
+/// several times; then any of its values may fit.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Show only")]
+pub struct PodFilter {
+    /// Pods of this Kubernetes namespace, as victim or culprit.
+    #[arg(short, long = "namespace", value_name = "NAMESPACE")]
+    pub namespaces: Vec<String>,
+    /// This pod, or those whose names begin so, as victim or culprit.
+    #[arg(short, long = "pod", value_name = "[NAMESPACE/]POD")]
+    pub pods: Vec<String>,
+    /// This network namespace: its inode number, a process in it, its path or its name.
+    #[arg(long, value_name = "NETNS")]
+    pub netns: Vec<String>,
+}
+
+/// What `pods` takes.
+#[derive(Clone, Debug, Args)]
+pub struct Pods {
+    /// A table for a person, or JSON Lines for a program.
+    #[arg(short, long, value_enum, default_value_t = Format::Text)]
+    pub output: Format,
+    #[command(flatten)]
+    pub filter: PodFilter,
+    /// Where the node's file system is; by default /host if it is there, as in a debug pod, else /.
+    #[arg(long, value_name = "DIR")]
+    pub host_root: Option<PathBuf>,
+}
+
+fn cause(id: &str) -> Result<Cause, String> {
+    let known = Cause::ALL.iter().find(|cause| cause.id() == id).copied();
+    known.ok_or_else(|| "no cause is called so; `stallprobe explain` lists them".to_owned())
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -15,6 +15,7 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Some(Command::Watch(args)) => cmd::watch::run(&args),
         Some(Command::Explain(args)) => cmd::explain::run(&args),
+        Some(Command::Pods(args)) => cmd::pods::run(&args),
         None => cmd::watch::run(&cli.watch),
     };
     match result {

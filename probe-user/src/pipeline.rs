@@ -55,6 +55,8 @@ pub struct Summary {
     pub by_cause: BTreeMap<Cause, u64>,
     /// Stalls, pods and evidence there was no room for.
     pub left_out: u64,
+    /// Findings that a filter did not show.
+    pub hidden: u64,
     /// Events that came too late to be put in order, and events passed on early.
     pub late: u64,
     pub early: u64,
@@ -171,6 +173,7 @@ impl Pipeline {
         Summary {
             status: self.status(),
             by_cause: self.correlator.counts().by_cause.clone(),
+            hidden: 0,
             left_out: self.correlator.left_out(),
             late: self.order.late,
             early: self.order.early,

@@ -19,7 +19,7 @@ use crate::{
     correlate::{Options, dns},
     event::{
         Body, Clock, Event, Hook, HookState, IpvsEntry, ListenQueue, ListenQueues, LocalPorts,
-        Node, Outcome, Pod, PodChange, Rung, Service, Symbol, SynSent, Totals,
+        Node, Outcome, Pod, PodChange, Process, Rung, Service, Symbol, SynSent, Totals,
         armed::{Armed, Outcome as LetGo, Set, Step},
     },
     finding::{Cause, Finding, Flow, Output},
@@ -663,6 +663,11 @@ pub fn reject(tuple: Tuple, ident: u32, code: u32) -> Reject {
 
 pub fn rejected(reject: Reject) -> Body {
     Body::Reject(Box::new(reject))
+}
+
+/// A process of the node's own network is this pod's.
+pub fn process_of(pid: u32, pod: &str) -> Body {
+    Body::Process(Process { pid, pod: pod.to_owned() })
 }
 
 /// What a pod knows of a service.

@@ -9,8 +9,8 @@ use anyhow::Result;
 
 use crate::{
     command::run,
-    ipvs,
-    netns::BRIDGE,
+    ipvs, kubelet,
+    netns::{BRIDGE, host_link},
     sysctl,
     wait::{SOON, until},
 };
@@ -19,9 +19,17 @@ use crate::{
 /// that one leftover does not keep the others; gives the first error.
 pub fn node() -> Result<()> {
     let mut first = Ok(());
-    for step in
-        [ipvs::clean, routes, pods, links, rules, ipvs::clean_modules, connections, sysctl::restore]
-    {
+    for step in [
+        ipvs::clean,
+        routes,
+        pods,
+        links,
+        rules,
+        ipvs::clean_modules,
+        connections,
+        kubelet::clean,
+        sysctl::restore,
+    ] {
         let done = step();
         if first.is_ok() {
             first = done;
@@ -38,7 +46,7 @@ fn names(dir: &str) -> Vec<String> {
 fn pods() -> Result<()> {
     for pod in names("/run/netns") {
         // The link goes with its pod only some time later; its name is needed again at once.
-        let link = format!("v{pod}");
+        let link = host_link(&pod);
         if Path::new("/sys/class/net").join(&link).exists() {
             run("ip", &["link", "del", &link])?;
         }

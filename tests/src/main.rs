@@ -15,6 +15,7 @@ mod dns;
 mod finding;
 mod ipvs;
 mod kube_proxy;
+mod kubelet;
 mod lab;
 mod netns;
 mod nfqueue;

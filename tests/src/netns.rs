@@ -113,7 +113,7 @@ impl Pod {
 
     /// The node's end of the veth pair.
     pub fn host_link(&self) -> String {
-        format!("v{}", self.name)
+        host_link(&self.name)
     }
 
     /// The pod's address of one family.
@@ -164,6 +164,11 @@ impl Pod {
     pub fn run(&self, program: &str, args: &[&str]) -> Result<String> {
         crate::command::finish(self.command(program)?.args(args), program, args)
     }
+}
+
+/// The node's end of the veth pair of the pod with this name; a device's name has 15 bytes at most.
+pub fn host_link(pod: &str) -> String {
+    format!("v{}", pod.get(..14).unwrap_or(pod))
 }
 
 /// Moves the calling thread into a network namespace.

@@ -1,6 +1,8 @@
 //! One file for each subcommand, and how they print.
 
 pub mod explain;
+mod filter;
+pub mod pods;
 mod printer;
 mod screen;
 pub mod watch;

@@ -9,10 +9,11 @@ use crate::{
     finding::Output,
     output::{
         event,
+        filter::{Filter, Filtered},
         json::Json,
         text::{Text, status_line},
     },
-    pipeline::Pipeline,
+    pipeline::{Pipeline, Summary},
 };
 
 /// Nanoseconds between two lines of status in JSON.
@@ -23,6 +24,7 @@ pub struct Printer {
     screen: Screen,
     format: Format,
     events: bool,
+    filtered: Filtered,
     text: Text,
     json: Json,
     /// When the status was told last, and what was lost then.
@@ -31,13 +33,14 @@ pub struct Printer {
 }
 
 impl Printer {
-    pub fn new(args: &Watch, screen: Screen) -> Self {
+    pub fn new(args: &Watch, filter: Filter, screen: Screen) -> Self {
         Self {
             text: Text::new(screen.width, screen.colour),
             json: Json { node: String::new() },
             screen,
             format: args.output,
             events: args.events,
+            filtered: Filtered::new(filter),
             told: 0,
             lost: 0,
         }
@@ -66,6 +69,9 @@ impl Printer {
 
     fn outputs(&mut self, pipeline: &Pipeline, outputs: &[Output]) -> Result<()> {
         for output in outputs {
+            if !self.filtered.shows(output) {
+                continue;
+            }
             let text = match self.format {
                 Format::Text => self.text.output(output, pipeline.clock()),
                 Format::Json => self.json.output(output, pipeline.clock()),
@@ -122,7 +128,7 @@ impl Printer {
     pub fn end(&mut self, pipeline: &mut Pipeline) -> Result<()> {
         let outputs = pipeline.finish();
         self.outputs(pipeline, &outputs)?;
-        let summary = pipeline.summary();
+        let summary = Summary { hidden: self.filtered.hidden(), ..pipeline.summary() };
         match self.format {
             Format::Text => self.screen.note(&self.text.summary(&summary)),
             Format::Json => {

@@ -9,6 +9,7 @@ use tokio::{
 };
 
 use super::{
+    filter,
     printer::Printer,
     screen::{Screen, reader_gone},
 };
@@ -16,7 +17,9 @@ use crate::{
     cli::Watch,
     correlate,
     live::{self, Live},
+    output::filter::Filter,
     pipeline::Pipeline,
+    pods,
 };
 
 /// How often events are fetched.
@@ -44,8 +47,11 @@ async fn watch(args: &Watch) -> Result<()> {
     // Before anything is attached: a signal must never find us without a handler.
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+    let root = pods::root(args.host_root.as_deref());
+    let causes = args.causes.clone();
+    let filter = Filter { causes, ..filter::of_pods(&args.filter, &root)? };
     let options = live::Options {
-        root: args.host_root.clone(),
+        root: root.clone(),
         min_stall: u64::try_from(args.min_stall.as_nanos()).unwrap_or(u64::MAX),
         rungs: args.rungs.iter().map(|&rung| rung.into()).collect(),
     };
@@ -54,7 +60,7 @@ async fn watch(args: &Watch) -> Result<()> {
         min_stall: options.min_stall,
         dns_ports: live::DNS_PORTS.to_vec(),
     });
-    let mut printer = Printer::new(args, Screen::new());
+    let mut printer = Printer::new(args, filter, Screen::new());
     for event in events {
         printer.take(&mut pipeline, event)?;
     }

@@ -27,7 +27,7 @@ pub fn victim(symptom: &Symptom, world: &World) -> Party {
     if address.is_unspecified() {
         party.address = None;
     }
-    party
+    world.by_process(party)
 }
 
 pub fn headline(symptom: &Symptom, world: &World) -> String {

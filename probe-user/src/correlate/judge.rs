@@ -176,7 +176,7 @@ impl Correlator {
             cause: verdict.cause,
             confidence: verdict.confidence,
             victim,
-            culprit: verdict.culprit,
+            culprit: verdict.culprit.map(|party| self.world.by_process(party)),
             flow: symptom.flow,
             waited: stall.waited(self.world.now),
             open: symptom.ended.is_none(),

@@ -154,7 +154,7 @@ impl Pods {
         match now {
             Some(span) if span.gone.is_none_or(|gone| ts <= gone) => match next {
                 // A namespace may be seen before its name is known.
-                Some(named) if is_unnamed(&span.pod) => Some(named),
+                Some(named) if !span.pod.is_named() => Some(named),
                 _ => Some(&span.pod),
             },
             // Between two pods: events of the new one may come before its report.
@@ -219,14 +219,10 @@ fn has(pod: &Pod, address: IpAddr) -> bool {
     pod.addresses.iter().any(|a| a.to_canonical() == address)
 }
 
-fn is_unnamed(pod: &Pod) -> bool {
-    pod.name.starts_with("netns:")
-}
-
 /// Whether a report is of the namespace already known, and only its name or addresses changed.
 fn is_same(old: &Pod, new: &Pod) -> bool {
     match (old.cookie, new.cookie) {
-        (0, _) | (_, 0) => old.name == new.name || is_unnamed(old),
+        (0, _) | (_, 0) => old.name == new.name || !old.is_named(),
         (old, new) => old == new,
     }
 }

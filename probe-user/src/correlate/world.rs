@@ -43,6 +43,8 @@ pub struct World {
     pub pods: Pods,
     symbols: Bounded<u64, String>,
     listeners: Bounded<u64, Listener>,
+    /// Pods of processes in the network of the node itself.
+    processes: Bounded<u32, String>,
     local_ports: Bounded<u32, LocalPorts>,
     services: Bounded<(u8, SocketAddr), Service>,
     service_addresses: Bounded<IpAddr, ()>,
@@ -93,6 +95,7 @@ impl World {
                 let comm = sanitize::text(&l.comm);
                 self.listeners.insert(l.ino, Listener { comm, ..l.clone() });
             }
+            Body::Process(p) => self.processes.insert(p.pid, sanitize::text(&p.pod)),
             Body::LocalPorts(ports) => self.local_ports.insert(ports.netns, ports.clone()),
             Body::Service(s) => {
                 let name = s.name.as_deref().map(sanitize::text);
@@ -199,6 +202,16 @@ impl World {
 
     pub fn listener(&self, ino: u64) -> Option<&Listener> {
         if ino == 0 { None } else { self.listeners.get(&ino) }
+    }
+
+    /// The same with the pod's name where a process of the node's own network is a pod's.
+    pub fn by_process(&self, party: Party) -> Party {
+        let is_host = party.pod.as_deref() == Some("host");
+        let owner = party.pid.filter(|_| is_host).and_then(|pid| self.processes.get(&pid));
+        match owner {
+            Some(pod) => Party { pod: Some(pod.clone()), ..party },
+            None => party,
+        }
     }
 
     /// Name of the namespace an event happened in.

@@ -44,6 +44,7 @@ pub enum Body {
     Pod(PodChange),
     Symbol(Symbol),
     Listener(Listener),
+    Process(Process),
     Counters(Counters),
     IpvsEntry(IpvsEntry),
     LocalPorts(LocalPorts),
@@ -162,10 +163,18 @@ pub struct Pod {
     pub netns: u32,
     /// `net->net_cookie`, 0 when not known.
     pub cookie: u64,
-    /// `ip netns` name; "host" for the node's own namespace; `netns:INODE` when there is no name.
+    /// `NAMESPACE/NAME` of a Kubernetes pod; else the `ip netns` name, or a container's; "host" for the
+    /// node's own namespace; `netns:INODE` or `netns:NAME` when there is none that a person gave.
     pub name: String,
     /// Addresses on its interfaces, without loopback and link-local ones.
     pub addresses: Vec<IpAddr>,
+}
+
+impl Pod {
+    /// Whether it is known by more than a number, or a name that a program made up.
+    pub fn is_named(&self) -> bool {
+        !self.name.starts_with("netns:")
+    }
 }
 
 /// The name of an address in the kernel's text.
@@ -184,6 +193,15 @@ pub struct Listener {
     pub pid: u32,
     /// `/proc/PID/comm`, untrusted bytes made printable.
     pub comm: String,
+}
+
+/// Whose a process of the node's own network namespace is: that of a hostNetwork pod, or of a container
+/// that shares the node's network. Told once for each process that an event names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    pub pid: u32,
+    /// As [`Pod::name`].
+    pub pod: String,
 }
 
 /// An IPVS connection whose client's SYN was dropped, read right after that.

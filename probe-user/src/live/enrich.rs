@@ -11,7 +11,7 @@ use probe_common::net::{FAMILY_V4, FAMILY_V6, Tuple};
 
 use super::Live;
 use crate::{
-    event::{Body, Event, PodChange, Symbol},
+    event::{Body, Event, PodChange, Process, Symbol},
     kernel::symbols::Symbols,
     pods::{process::listener_process, procfs::read_text},
 };
@@ -20,7 +20,11 @@ use crate::{
 const LISTENER_BUDGET: Duration = Duration::from_millis(50);
 /// How many names of each kind are remembered.
 const MOST: usize = 16384;
-/// The least time between two searches for something unknown.
+/// The least time between two searches for an unknown namespace. Each is searched for once as
+/// unknown and once as nameless, so what this costs is bounded by how many are made; a pod that lives
+/// for a moment is found.
+const HASTE: u64 = 200_000_000;
+/// The least time between two searches for an unknown address.
 const PATIENCE: u64 = 1_000_000_000;
 /// The longest time between two searches for an unknown address.
 const LONGEST_PATIENCE: u64 = 64_000_000_000;
@@ -33,6 +37,8 @@ pub struct Known {
     symbols: HashSet<u64>,
     /// Listening sockets, and when to search for their process again.
     listeners: HashMap<u64, u64>,
+    /// Processes of the node's own network whose owner was looked for, and when.
+    processes: HashMap<u32, u64>,
     /// How many searches for a process are left in this call.
     pub searches: usize,
     /// Namespaces whose counters findings may need.
@@ -40,6 +46,8 @@ pub struct Known {
     /// Namespaces that are new: their counters are read once, to count from there.
     fresh: BTreeSet<u32>,
     pods: HashMap<u32, Vec<IpAddr>>,
+    /// Namespaces known by a number only, and whether they were searched for as such.
+    nameless: HashMap<u32, bool>,
     addresses: HashSet<IpAddr>,
     /// A namespace without a name was seen since the last search.
     unknown_netns: bool,
@@ -76,12 +84,18 @@ impl Known {
     pub fn pod(&mut self, change: &PodChange) {
         match change {
             PodChange::Up(pod) => {
+                if pod.is_named() {
+                    self.nameless.remove(&pod.netns);
+                } else {
+                    self.nameless.entry(pod.netns).or_default();
+                }
                 if self.pods.insert(pod.netns, pod.addresses.clone()).is_none() {
                     self.fresh.insert(pod.netns);
                 }
             }
             PodChange::Gone { netns } => {
                 self.pods.remove(netns);
+                self.nameless.remove(netns);
                 self.counted.remove(netns);
             }
         }
@@ -97,9 +111,11 @@ impl Known {
 
     /// A namespace in which something happened.
     pub fn netns(&mut self, netns: u32) {
-        if netns != 0 && !self.pods.contains_key(&netns) {
-            self.unknown_netns = true;
-        }
+        let is_new = match self.nameless.get_mut(&netns) {
+            Some(searched) => !std::mem::replace(searched, true),
+            None => netns != 0 && !self.pods.contains_key(&netns),
+        };
+        self.unknown_netns |= is_new;
     }
 
     /// The namespace that has this address.
@@ -126,7 +142,7 @@ impl Known {
     /// Whether to search now; the answer is yes once.
     pub fn due(&mut self, now: u64) -> bool {
         let since = now.saturating_sub(self.searched_at);
-        let due = (self.unknown_netns && since >= PATIENCE)
+        let due = (self.unknown_netns && since >= HASTE)
             || (self.unknown_address && since >= self.patience.max(PATIENCE));
         if due {
             self.unknown_netns = false;
@@ -175,12 +191,41 @@ impl Live {
         known.searches -= 1;
         known.listeners.insert(ino, u64::MAX);
         match listener_process(&self.root, ino, netns, LISTENER_BUDGET) {
-            Ok(Some(listener)) => events.push(Event { ts, body: Body::Listener(listener) }),
+            Ok(Some(listener)) => {
+                let pid = listener.pid;
+                events.push(Event { ts, body: Body::Listener(listener) });
+                self.name_process(pid, netns, (ts, now), events);
+            }
             Ok(None) => debug!("no process of namespace {netns} holds socket {ino}"),
             Err(err) => {
                 debug!("{err:#}");
                 self.known.listeners.insert(ino, now.saturating_add(TRY_AGAIN));
             }
+        }
+    }
+
+    /// Tells whose a process of the node's own network is, if it is a pod's; looks again only after
+    /// the number may have been given to another.
+    pub(super) fn name_process(
+        &mut self,
+        pid: u32,
+        netns: u32,
+        (ts, now): (u64, u64),
+        events: &mut Vec<Event>,
+    ) {
+        if pid == 0 || netns != self.netns {
+            return;
+        }
+        let processes = &mut self.known.processes;
+        if processes.get(&pid).is_some_and(|again| now < *again) {
+            return;
+        }
+        if processes.len() >= MOST {
+            processes.clear();
+        }
+        processes.insert(pid, now.saturating_add(TRY_AGAIN));
+        if let Some(pod) = self.pods.owner_of(pid) {
+            events.push(Event { ts, body: Body::Process(Process { pid, pod }) });
         }
     }
 

@@ -259,6 +259,8 @@ impl Live {
                 self.name_listener(listen.ino, listen.header.netns, (ts, now), events);
             }
             Body::Connect(connect) => {
+                let (pid, netns) = (connect.pid, connect.header.netns);
+                self.name_process(pid, netns, (ts, now), events);
                 let failed = connect.outcome == OUTCOME_FAILED && connect.err != 0;
                 if connect.header.kind == kind::SYN_RETRANSMIT || failed {
                     self.poller.hurry();
@@ -286,6 +288,7 @@ impl Live {
                 self.known.address(&reject.tuple);
                 self.name_service(reject, now, events);
             }
+            Body::Dns(dns) => self.name_process(dns.pid, dns.header.netns, (ts, now), events),
             Body::Clash(clash) => self.known.address(&clash.loser.orig),
             Body::CtEntry(entry) => self.known.address(&entry.tuple),
             _ => {}

@@ -112,6 +112,9 @@ fn loader_words(body: &Body) -> Option<(&'static str, Option<String>, String)> {
             let comm = sanitize::text(&l.comm);
             ("listener", None, format!("socket={} pid={} comm={comm}", l.ino, l.pid))
         }
+        Body::Process(p) => {
+            ("process", None, format!("pid={} of {}", p.pid, sanitize::text(&p.pod)))
+        }
         Body::IpvsEntry(e) => {
             let weight =
                 e.weight.map_or_else(|| "not listed".to_owned(), |w| format!("weight {w}"));

@@ -124,6 +124,7 @@ impl Json {
                 summary.by_cause.iter().map(|(c, n)| (c.id().to_owned(), json!(n))).collect();
             body.insert("elapsed_ms".to_owned(), json!(summary.status.elapsed / 1_000_000));
             body.insert("by_cause".to_owned(), Value::Object(by_cause));
+            body.insert("hidden".to_owned(), json!(summary.hidden));
             body.insert("left_out".to_owned(), json!(summary.left_out));
             body.insert("out_of_order".to_owned(), json!(summary.late + summary.early));
         }

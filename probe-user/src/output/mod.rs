@@ -2,8 +2,10 @@
 //! terminal, a file or a clock: it makes strings.
 
 pub mod event;
+pub mod filter;
 mod header;
 pub mod json;
+pub mod pods;
 pub mod sanitize;
 pub mod text;
 pub mod time;

@@ -121,6 +121,7 @@ fn raw_events_of_every_kind() {
         let_go(LetGo::NothingSeen, 4000),
         armed(Step::Refused { why: "ip_vs is not loaded".to_owned() }),
         up(CLIENT, "evil\x1b[2J", "10.244.1.2"),
+        process_of(4711, "kube-system/evil\x1b[2J"),
         Body::Tick,
     ];
     let mut run = Run::new();

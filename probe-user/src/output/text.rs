@@ -156,6 +156,9 @@ impl Text {
         for (cause, n) in &summary.by_cause {
             out.push_str(&format!("  {:>7}  {cause}\n", number(*n)));
         }
+        if summary.hidden > 0 {
+            out.push_str(&format!("  {:>7}  findings hidden by filters\n", number(summary.hidden)));
+        }
         let besides = besides(&status.totals.seen);
         if !besides.is_empty() {
             block(&mut out, "  no stall:", 12, &besides.join("; "), self.width);

@@ -5,6 +5,12 @@
 
 pub mod addresses;
 pub mod enter;
+pub mod identity;
+pub mod inspect;
+pub mod links;
+pub mod listening;
+mod naming;
+mod netlink;
 pub mod netns;
 pub mod process;
 pub mod procfs;
@@ -15,5 +21,16 @@ mod table;
 #[cfg(test)]
 mod live;
 
+use std::path::{Path, PathBuf};
+
 pub use enter::Target;
 pub use table::PodTable;
+
+/// Where a debug pod has the node's file system (`kubectl debug node/…`).
+const IN_POD: &str = "/host";
+
+/// The root below which the node's files are: as asked for, else that of a debug pod if it is there.
+pub fn root(asked: Option<&Path>) -> PathBuf {
+    let in_pod = || Path::new(IN_POD).join("proc/1/ns").is_dir().then_some(Path::new(IN_POD));
+    asked.or_else(in_pod).unwrap_or(Path::new("/")).to_owned()
+}

@@ -9,12 +9,43 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
 use super::procfs::{netns_of, pids, printable};
 
 /// Name of the node's own namespace.
 pub const HOST: &str = "host";
+
+/// No namespace has a lower inode number: they count up from 0xF000_0000 (`PROC_DYNAMIC_FIRST`), and
+/// the first ones have fixed numbers just below that (`include/uapi/linux/nsfs.h`, since 6.18).
+const FIRST_INODE: u32 = 0xefff_ff00;
+
+/// A namespace as a person writes it: its inode number, a process id, a path such as
+/// `/proc/PID/ns/net` or `/run/netns/NAME`, or an `ip netns` name.
+///
+/// # Errors
+/// When there is no such process, file or name.
+pub fn find(root: &Path, text: &str) -> Result<u32> {
+    if let Ok(number) = text.parse::<u32>() {
+        return match netns_of(root, text) {
+            _ if number >= FIRST_INODE => Ok(number),
+            Some(netns) => Ok(netns),
+            None => bail!("there is no process {number} whose network namespace could be read"),
+        };
+    }
+    if text.contains('/') {
+        let path = root.join(text.trim_start_matches('/'));
+        let meta =
+            fs::metadata(&path).with_context(|| format!("cannot stat {}", path.display()))?;
+        if u64::from(FIRST_INODE) > meta.ino() {
+            bail!("{} is no network namespace", path.display());
+        }
+        return u32::try_from(meta.ino()).context("odd inode number");
+    }
+    let named = named(root)?;
+    let found = named.iter().find(|(_, named)| named.name == text).map(|(netns, _)| *netns);
+    found.with_context(|| format!("no network namespace is called {text:?}; see `ip netns`"))
+}
 
 /// A file below `/run/netns`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,11 +123,15 @@ fn resolve(root: &Path, link: PathBuf) -> PathBuf {
     }
 }
 
+/// Processes of one namespace that are kept: a person's shell in it tells nothing of its pod.
+pub const PIDS: usize = 8;
+
 /// One pass over all processes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Inhabited {
-    /// Inode number of the namespace → lowest process id in it.
-    pub pids: BTreeMap<u32, u32>,
+    /// Inode number of the namespace → the lowest process ids in it, in order, at least one and at
+    /// most [`PIDS`].
+    pub pids: BTreeMap<u32, Vec<u32>>,
     /// Whether all processes were looked at; else time was up.
     pub complete: bool,
 }
@@ -114,7 +149,10 @@ pub fn inhabited(root: &Path, budget: Duration) -> Result<Inhabited> {
             break;
         }
         if let Some(netns) = netns_of(root, &pid.to_string()) {
-            found.pids.entry(netns).or_insert(pid);
+            let pids = found.pids.entry(netns).or_default();
+            if pids.len() < PIDS {
+                pids.push(pid);
+            }
         }
     }
     Ok(found)
@@ -219,8 +257,30 @@ mod tests {
         fs::create_dir_all(root.path().join("proc/6")).unwrap();
         let found = inhabited(root.path(), Duration::from_secs(60)).unwrap();
         assert!(found.complete);
-        assert_eq!(found.pids, BTreeMap::from([(100, 1), (200, 4)]));
+        assert_eq!(found.pids, BTreeMap::from([(100, vec![1]), (200, vec![4, 30])]));
         assert_eq!(host(root.path()), Some(100));
+    }
+
+    #[test]
+    fn a_namespace_as_a_person_writes_it() {
+        let root = fixture();
+        process(root.path(), 30, "net:[4026532114]");
+        let web = name_in(root.path(), "run/netns", "web");
+        let found = |text: &str| find(root.path(), text);
+        assert_eq!(found("4026532999").unwrap(), 4_026_532_999, "it may be gone");
+        assert_eq!(found("30").unwrap(), 4_026_532_114);
+        assert_eq!(found("web").unwrap(), web);
+        for (odd, why) in [
+            ("31", "no process 31"),
+            ("db", "no network namespace is called"),
+            ("/run/netns/db", "cannot stat"),
+            ("/run/netns/web", "is no network namespace"),
+        ] {
+            let error = found(odd).unwrap_err();
+            assert!(format!("{error:#}").contains(why), "{odd}: {error:#}");
+        }
+        let own = find(Path::new("/"), "/proc/self/ns/net").unwrap();
+        assert_eq!(netns_of(Path::new("/"), "self"), Some(own));
     }
 
     #[test]

@@ -12,6 +12,8 @@ use log::{debug, warn};
 use super::{
     addresses,
     enter::{Target, cookie, visit},
+    identity::{Owner, Owners},
+    naming,
     netns::{self, HOST, Inhabited, Named},
     procfs::netns_of,
 };
@@ -31,6 +33,7 @@ const MOST_UNNAMED: usize = 4096;
 pub struct PodTable {
     root: PathBuf,
     known: BTreeMap<u32, Known>,
+    owners: Owners,
     /// Counts scans, to know what was read longest ago.
     scans: u64,
     read_budget: Duration,
@@ -43,6 +46,13 @@ struct Known {
     pod: Pod,
     target: Target,
     stamp: (i64, i64),
+    /// Its `ip netns` name.
+    given: Option<String>,
+    /// Some of the processes that were in it at the last deep scan.
+    pids: Vec<u32>,
+    owner: Option<Owner>,
+    /// How often its owner was looked for.
+    looks: u32,
     /// Scans since it appeared or was replaced. Addresses come some time after the namespace, so
     /// it is read again at ages 1, 2, 4 … 64.
     age: u32,
@@ -54,13 +64,32 @@ impl Known {
     fn is_due(&self) -> bool {
         self.read_at == 0 || (self.age <= 64 && self.age.is_power_of_two())
     }
+
+    /// Whether to look for its owner, in the pass that found these processes in it. A container's files
+    /// come some time after its first process. If none of the processes is left that were in it before,
+    /// it may be another namespace under the same number.
+    fn asks_owner(&self, pids: &[u32]) -> bool {
+        let is_known = matches!(self.owner, Some(Owner::Pod { .. } | Owner::Container(_)));
+        let again = self.looks == 0 || (self.looks <= 64 && self.looks.is_power_of_two());
+        (!is_known && again) || !pids.iter().any(|pid| self.pids.contains(pid))
+    }
+
+    /// Calls it by the best name; `true` when that is another one.
+    fn rename(&mut self) -> bool {
+        let name = naming::name(self.pod.netns, self.given.as_deref(), self.owner.as_ref());
+        let is_new = self.pod.name != name;
+        self.pod.name = name;
+        is_new
+    }
 }
 
 impl PodTable {
     /// An empty table of the node whose files are below `root`, mostly `/`. Touches nothing yet.
     pub fn new(root: impl Into<PathBuf>) -> Self {
+        let root = root.into();
         Self {
-            root: root.into(),
+            owners: Owners::new(&root),
+            root,
             known: BTreeMap::new(),
             scans: 0,
             read_budget: READ_BUDGET,
@@ -119,6 +148,12 @@ impl PodTable {
         self.report(Changes { up, gone: BTreeSet::new() })
     }
 
+    /// Whose process it is by its cgroup, whatever its network namespace.
+    pub fn owner_of(&mut self, pid: u32) -> Option<String> {
+        self.owners.begin();
+        owner(&mut self.owners, &[pid]).map(|owner| owner.name())
+    }
+
     /// Whether the namespace is in the table.
     pub fn knows(&self, netns: u32) -> bool {
         self.known.contains_key(&netns)
@@ -166,9 +201,9 @@ impl PodTable {
                 // New, or another namespace under a number used before: nothing of the old holds.
                 *known = Known { stamp: named.stamp, ..Known::default() };
             }
-            if known.pod.name != named.name {
-                known.pod.netns = netns;
-                known.pod.name.clone_from(&named.name);
+            known.pod.netns = netns;
+            known.given = Some(named.name.clone());
+            if known.rename() {
                 changes.up.insert(netns);
             }
             known.target.netns = netns;
@@ -182,15 +217,27 @@ impl PodTable {
 
     /// Notes which process lives where, and adds namespaces that only processes show.
     fn apply_processes(&mut self, inhabited: &Inhabited, changes: &mut Changes) {
+        self.owners.begin();
         let mut unnamed = self.known.values().filter(|known| known.target.path.is_none()).count();
-        for (&netns, &pid) in &inhabited.pids {
-            if let Some(known) = self.known.get_mut(&netns) {
-                known.target.pid = Some(pid);
-            } else if unnamed < MOST_UNNAMED {
-                unnamed += 1;
-                let target = Target { netns, path: None, pid: Some(pid) };
-                let pod = pod(netns, &format!("netns:{netns}"));
-                self.known.insert(netns, Known { pod, target, ..Known::default() });
+        for (&netns, pids) in &inhabited.pids {
+            let is_new = !self.known.contains_key(&netns);
+            if is_new && unnamed >= MOST_UNNAMED {
+                continue;
+            }
+            unnamed += usize::from(is_new);
+            let known = self.known.entry(netns).or_default();
+            known.target.pid = pids.first().copied();
+            if known.pod.name == HOST {
+                continue;
+            }
+            known.pod.netns = netns;
+            known.target.netns = netns;
+            if known.asks_owner(pids) {
+                known.looks = known.looks.saturating_add(1);
+                known.belongs_to(owner(&mut self.owners, pids), pids);
+            }
+            known.pids.clone_from(pids);
+            if known.rename() {
                 changes.up.insert(netns);
             }
         }
@@ -298,11 +345,48 @@ impl PodTable {
     }
 }
 
+/// The owner of the first process that has one.
+fn owner(owners: &mut Owners, pids: &[u32]) -> Option<Owner> {
+    pids.iter().find_map(|&pid| {
+        owners.of(pid).unwrap_or_else(|error| {
+            debug!("whom process {pid} belongs to: {error:#}");
+            None
+        })
+    })
+}
+
 impl Known {
+    /// Notes whose it is, by the processes that are in it now. Another pod's is another namespace, and
+    /// so is nobody's if none of the processes is left.
+    fn belongs_to(&mut self, owner: Option<Owner>, pids: &[u32]) {
+        let is_same = match (&self.owner, &owner) {
+            (None, _) => true,
+            (Some(Owner::Pod { pod: old, .. }), Some(Owner::Pod { pod: new, .. })) => old == new,
+            (Some(Owner::Pod { .. }), Some(_)) => false,
+            (Some(_), Some(_)) => true,
+            (Some(_), None) => pids.iter().any(|pid| self.pids.contains(pid)),
+        };
+        if !is_same && self.target.path.is_none() {
+            self.replace();
+        }
+        self.owner = owner.or(self.owner.take());
+    }
+
+    /// Another namespace under the same number: nothing of the old one holds.
+    fn replace(&mut self) {
+        let target = std::mem::take(&mut self.target);
+        let pod = pod(target.netns, "");
+        *self = Self { pod, target, ..Self::default() };
+    }
+
     /// Takes what was read; `true` when it is news.
     fn update(&mut self, addresses: Vec<IpAddr>, cookie: u64) -> bool {
         // A namespace read through a process has no cookie: keep what is known.
         let cookie = if cookie == 0 { self.pod.cookie } else { cookie };
+        if self.pod.cookie != 0 && self.pod.cookie != cookie && self.target.path.is_none() {
+            self.replace();
+            self.rename();
+        }
         let news = self.pod.addresses != addresses || self.pod.cookie != cookie;
         self.pod.addresses = addresses;
         self.pod.cookie = cookie;
@@ -321,247 +405,5 @@ fn pod(netns: u32, name: &str) -> Pod {
 }
 
 #[cfg(test)]
-mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
-
-    use std::{
-        fs,
-        os::unix::fs::{MetadataExt as _, symlink},
-        path::Path,
-    };
-
-    use proptest::prelude::*;
-
-    use super::*;
-
-    /// A node in a folder. Plain files count as namespaces because `/proc/self/ns/net` is one.
-    struct Fixture(tempfile::TempDir);
-
-    impl Fixture {
-        fn new() -> Self {
-            let this = Self(tempfile::tempdir().unwrap());
-            fs::create_dir_all(this.path("proc/self/ns")).unwrap();
-            fs::write(this.path("proc/self/ns/net"), "").unwrap();
-            fs::create_dir_all(this.path("run/netns")).unwrap();
-            this.process(1, 100, "10.0.0.1");
-            this
-        }
-
-        fn path(&self, path: &str) -> PathBuf {
-            self.0.path().join(path)
-        }
-
-        fn table(&self) -> PodTable {
-            let long = Duration::from_secs(60);
-            let table = PodTable::new(self.0.path());
-            PodTable { read_budget: long, proc_budget: long, ..table }
-        }
-
-        fn name(&self, name: &str) -> u32 {
-            let path = self.path("run/netns").join(name);
-            fs::write(&path, "").unwrap();
-            inode(&path)
-        }
-
-        fn unname(&self, name: &str) {
-            fs::remove_file(self.path("run/netns").join(name)).unwrap();
-        }
-
-        fn process(&self, pid: u32, netns: u32, address: &str) {
-            let dir = self.path(&format!("proc/{pid}"));
-            fs::create_dir_all(dir.join("ns")).unwrap();
-            fs::create_dir_all(dir.join("net")).unwrap();
-            symlink(format!("net:[{netns}]"), dir.join("ns/net")).unwrap();
-            let trie = format!("Local:\n  |-- {address}\n     /32 host LOCAL\n");
-            fs::write(dir.join("net/fib_trie"), trie).unwrap();
-        }
-
-        fn exit(&self, pid: u32) {
-            fs::remove_dir_all(self.path(&format!("proc/{pid}"))).unwrap();
-        }
-    }
-
-    fn inode(path: &Path) -> u32 {
-        u32::try_from(fs::metadata(path).unwrap().ino()).unwrap()
-    }
-
-    fn up(netns: u32, name: &str, addresses: &[&str]) -> PodChange {
-        let addresses = addresses.iter().map(|text| text.parse().unwrap()).collect();
-        PodChange::Up(Pod { netns, cookie: 0, name: name.to_owned(), addresses })
-    }
-
-    #[test]
-    fn tells_differences_only() {
-        let node = Fixture::new();
-        let mut table = node.table();
-        assert_eq!(table.scan(false), [up(100, "host", &["10.0.0.1"])]);
-        assert_eq!(table.scan(true), []);
-
-        let web = node.name("web");
-        assert_eq!(table.scan(false), [up(web, "web", &[])], "no process, cannot be entered");
-        assert!(table.knows(web));
-        node.process(20, web, "10.0.0.2");
-        assert_eq!(table.scan(true), [up(web, "web", &["10.0.0.2"])]);
-        assert_eq!(table.scan(true), []);
-        assert_eq!(table.scan(false), []);
-        assert_eq!(table.get(web).unwrap().addresses.len(), 1);
-        assert_eq!(table.target(web).unwrap().pid, Some(20));
-    }
-
-    #[test]
-    fn namespaces_without_a_name() {
-        let node = Fixture::new();
-        let mut table = node.table();
-        table.scan(true);
-        node.process(30, 500, "10.0.0.5");
-        assert_eq!(table.scan(false), [], "only a deep scan passes over processes");
-        assert_eq!(table.scan(true), [up(500, "netns:500", &["10.0.0.5"])]);
-        node.process(40, 500, "10.0.0.5");
-        node.exit(30);
-        assert_eq!(table.scan(true), [], "another process lives there");
-        assert_eq!(table.target(500).unwrap().pid, Some(40));
-        node.exit(40);
-        assert_eq!(table.scan(false), []);
-        assert_eq!(table.scan(true), [PodChange::Gone { netns: 500 }]);
-        assert!(!table.knows(500));
-    }
-
-    #[test]
-    fn a_removed_name_is_gone_unless_a_process_lives_on() {
-        let node = Fixture::new();
-        let mut table = node.table();
-        let (web, db) = (node.name("web"), node.name("db"));
-        node.process(20, db, "10.0.0.2");
-        table.scan(true);
-        node.unname("web");
-        node.unname("db");
-        assert_eq!(table.scan(false), [PodChange::Gone { netns: web }]);
-        assert_eq!(table.get(db).unwrap().name, "db");
-        node.exit(20);
-        assert_eq!(table.scan(true), [PodChange::Gone { netns: db }]);
-    }
-
-    #[test]
-    fn another_name_for_the_same_number() {
-        let node = Fixture::new();
-        let mut table = node.table();
-        let netns = node.name("old");
-        node.process(20, netns, "10.0.0.2");
-        table.scan(true);
-        fs::rename(node.path("run/netns/old"), node.path("run/netns/new")).unwrap();
-        assert_eq!(inode(&node.path("run/netns/new")), netns);
-        let changes = table.scan(true);
-        assert_eq!(changes, [up(netns, "new", &["10.0.0.2"])]);
-    }
-
-    #[test]
-    fn a_process_namespace_that_gets_a_name() {
-        let node = Fixture::new();
-        let mut table = node.table();
-        let netns = node.name("later");
-        let hidden = node.path("hidden");
-        fs::rename(node.path("run/netns/later"), &hidden).unwrap();
-        node.process(20, netns, "10.0.0.2");
-        assert!(table.scan(true).contains(&up(netns, &format!("netns:{netns}"), &["10.0.0.2"])));
-        fs::rename(&hidden, node.path("run/netns/later")).unwrap();
-        assert_eq!(table.scan(true), [up(netns, "later", &["10.0.0.2"])]);
-    }
-
-    #[test]
-    fn the_host_is_called_host_whatever_its_names() {
-        let node = Fixture::new();
-        let netns = node.name("default");
-        node.exit(1);
-        node.process(1, netns, "10.0.0.1");
-        assert_eq!(node.table().scan(true), [up(netns, "host", &["10.0.0.1"])]);
-    }
-
-    #[test]
-    fn addresses_that_come_late_are_found_by_shallow_scans() {
-        let node = Fixture::new();
-        let mut table = node.table();
-        let web = node.name("web");
-        node.process(20, web, "127.0.0.1");
-        assert!(table.scan(true).contains(&up(web, "web", &[])));
-        node.exit(20);
-        node.process(20, web, "10.0.0.2");
-        assert_eq!(table.scan(false), [up(web, "web", &["10.0.0.2"])]);
-    }
-
-    #[test]
-    fn changed_addresses_of_old_pods() {
-        let node = Fixture::new();
-        let mut table = node.table();
-        let web = node.name("web");
-        node.process(20, web, "10.0.0.2");
-        table.scan(true);
-        for _ in 0..70 {
-            assert_eq!(table.scan(false), []);
-        }
-        node.exit(20);
-        node.process(20, web, "10.0.0.3");
-        assert_eq!(table.scan(false), [], "an old pod is not read in each tick");
-        let news = up(web, "web", &["10.0.0.3"]);
-        assert_eq!(table.refresh(web), Some(news.clone()));
-        assert_eq!(table.refresh(web), None);
-        assert_eq!(table.refresh(12345), None);
-
-        node.exit(20);
-        node.process(20, web, "10.0.0.4");
-        assert_eq!(table.refresh_all(Duration::from_secs(60)), [up(web, "web", &["10.0.0.4"])]);
-        node.exit(20);
-        node.process(20, web, "10.0.0.3");
-        assert_eq!(table.scan(true), [news], "a deep scan reads old ones again");
-    }
-
-    #[test]
-    fn what_cannot_be_listed_is_not_gone() {
-        let node = Fixture::new();
-        let mut table = node.table();
-        let web = node.name("web");
-        table.scan(true);
-        fs::rename(node.path("run/netns"), node.path("run/away")).unwrap();
-        fs::write(node.path("run/netns"), "").unwrap();
-        assert_eq!(table.scan(false), []);
-        assert!(table.knows(web));
-    }
-
-    #[test]
-    fn users_cannot_fill_the_table() {
-        let node = Fixture::new();
-        let mut table = node.table();
-        let pids = (1_u32..=2 * u32::try_from(MOST_UNNAMED).unwrap()).map(|n| (n, n)).collect();
-        let crowd = Inhabited { pids, complete: true };
-        table.apply(None, BTreeMap::new(), Some(&crowd), &mut Changes::default());
-        assert_eq!(table.targets().len(), MOST_UNNAMED);
-    }
-
-    proptest! {
-        /// Whoever adds up the changes knows what is there.
-        #[test]
-        fn changes_add_up(steps in prop::collection::vec(
-            (prop::collection::btree_map(1_u32..6, 0_u8..3, 0..5), any::<bool>()), 1..12,
-        )) {
-            let mut table = PodTable::new("/nonexistent");
-            let mut seen: BTreeMap<u32, String> = BTreeMap::new();
-            for (names, deep) in steps {
-                let named = names.iter().map(|(&netns, name)| {
-                    let (name, path) = (format!("pod{name}"), PathBuf::from("/nonexistent"));
-                    (netns, Named { name, path, stamp: (i64::from(netns), 0) })
-                });
-                let inhabited = Inhabited { pids: BTreeMap::new(), complete: true };
-                let mut changes = Changes::default();
-                table.apply(None, named.collect(), deep.then_some(&inhabited), &mut changes);
-                for change in table.report(changes) {
-                    match change {
-                        PodChange::Up(pod) => { seen.insert(pod.netns, pod.name); }
-                        PodChange::Gone { netns } => { seen.remove(&netns); }
-                    }
-                }
-                let truth: BTreeMap<u32, String> =
-                    names.into_iter().map(|(netns, name)| (netns, format!("pod{name}"))).collect();
-                prop_assert_eq!(&seen, &truth);
-            }
-        }
-    }
-}
+#[path = "table_tests.rs"]
+mod tests;

@@ -10,16 +10,21 @@ pub const MATTER: [&str; 5] = ["nf_conntrack", "nf_nat", "ip_vs", "br_netfilter"
 /// `modules.builtin` of a distribution kernel is 10 to 40 kB; `/proc/modules` less.
 const LIST_MAX: u64 = TEXT_MAX;
 
-/// Those of [`MATTER`] that are loaded (`/proc/modules`) or built in (`/sys/module`, or
+/// Those of [`MATTER`] that are there.
+pub fn read(root: &Path) -> Vec<String> {
+    present(root, &MATTER)
+}
+
+/// Those of `names` that are loaded (`/proc/modules`) or built in (`/sys/module`, or
 /// `/lib/modules/RELEASE/modules.builtin` for those without parameters). What cannot be read
 /// counts as not there.
-pub fn read(root: &Path) -> Vec<String> {
+pub fn present(root: &Path, names: &[&str]) -> Vec<String> {
     let text = |path: &str| read_text(&root.join(path), LIST_MAX).unwrap_or_default();
     let loaded = text("proc/modules");
     let release = text("proc/sys/kernel/osrelease");
     let list = text(&format!("lib/modules/{}/modules.builtin", release.trim()));
-    MATTER
-        .into_iter()
+    names
+        .iter()
         .filter(|name| {
             is_loaded(&loaded, name)
                 // Also there while a module is loaded or just going: /proc/modules decides then.
@@ -27,7 +32,7 @@ pub fn read(root: &Path) -> Vec<String> {
                     && !root.join("sys/module").join(name).join("initstate").exists()
                 || is_built_in(&list, name)
         })
-        .map(str::to_owned)
+        .map(|&name| name.to_owned())
         .collect()
 }
 

@@ -22,6 +22,7 @@ mod module_reload;
 mod nginx;
 mod no_listener;
 mod not_translated;
+mod pod_names;
 mod resolvers;
 mod server_slow;
 mod service_no_backend;
@@ -304,6 +305,7 @@ pub const ALL: &[Case] = &[
     Case::new("service_wrong_port", service_no_backend::wrong_port)
         .kernels(service_no_backend::NFTABLES)
         .elsewhere("kube-proxy's nftables mode needs kernel 5.13"),
+    Case::new("pod_names", pod_names::kubernetes),
     Case::new("healthy", healthy::run_case).limit(300),
     Case::new("folding", folding::run_case).same_everywhere(),
     Case::new("flood", flood::run_case).same_everywhere().limit(300),

@@ -1,0 +1,181 @@
+//! Which pod and which container a process belongs to, by its cgroup path.
+//!
+//! The kubelet makes one cgroup a pod below `kubepods`, and the runtime one a container in it:
+//!
+//! | driver | path |
+//! |---|---|
+//! | cgroupfs | `/kubepods/burstable/pod<UID>/<ID>` |
+//! | systemd | `/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod<UID>.slice/cri-containerd-<ID>.scope` |
+//! | containerd with the wrong driver | `/system.slice/containerd.service/kubepods-pod<UID>.slice:cri-containerd:<ID>` |
+//! | kind | the same below `/docker/<ID of the node>/kubelet/` or `kubelet.slice/kubelet-` |
+//!
+//! The quality-of-service part is missing for guaranteed pods. With systemd a UID has `_` for `-`; that
+//! of a static pod is a hash of 32 digits without either (`pkg/kubelet/cm/cgroup_manager_linux.go`,
+//! `pkg/kubelet/config/common.go`).
+
+/// Length of a container id: SHA-256 in hexadecimal digits, for all runtimes.
+const ID: usize = 64;
+
+/// Where a process belongs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// The pod's UID as the API has it, with `-`.
+    pub pod: Option<String>,
+    /// The container's id, 64 hexadecimal digits.
+    pub container: Option<String>,
+}
+
+/// Reads `/proc/PID/cgroup`: lines `HIERARCHY:CONTROLLERS:PATH`, one with cgroup v2 (`0::PATH`), one
+/// for each hierarchy with v1, both kinds with the hybrid layout. The line that tells most counts: some
+/// hierarchies are not used by the runtime.
+pub fn place(text: &str) -> Place {
+    let paths = text.lines().filter_map(|line| line.splitn(3, ':').nth(2));
+    let rank = |place: &Place| (place.pod.is_some(), place.container.is_some());
+    paths.map(of_path).max_by_key(rank).unwrap_or_default()
+}
+
+fn of_path(path: &str) -> Place {
+    let mut place = Place::default();
+    let mut in_kubepods = false;
+    for part in path.split(['/', ':']) {
+        in_kubepods |= part.contains("kubepods");
+        if in_kubepods && let Some(uid) = pod_uid(part) {
+            // What came before is the node that runs as a container (kind).
+            place = Place { pod: Some(uid), container: None };
+        } else if place.container.is_none() {
+            // The first one: what a container makes below its own cgroup is its own affair.
+            place.container = container_id(part);
+        }
+    }
+    place
+}
+
+/// The UID in `pod<UID>` or `…-pod<UID>.slice`.
+fn pod_uid(part: &str) -> Option<String> {
+    let part = part.strip_suffix(".slice").unwrap_or(part);
+    let uid = match part.rsplit_once("-pod") {
+        Some((before, uid)) if before.contains("kubepods") => uid,
+        _ => part.strip_prefix("pod")?,
+    };
+    let uid = uid.replace('_', "-");
+    let is_hash = uid.len() == 32 && is_hex(&uid);
+    (is_hash || is_uuid(&uid)).then_some(uid)
+}
+
+fn is_uuid(text: &str) -> bool {
+    let lengths: Vec<usize> = text.split('-').map(str::len).collect();
+    lengths == [8, 4, 4, 4, 12] && text.split('-').all(is_hex)
+}
+
+fn is_hex(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// The id in `<ID>`, `cri-containerd-<ID>.scope`, `crio-<ID>.scope`, `docker-<ID>.scope` or
+/// `libpod-<ID>.scope`. A `conmon` scope is the container's monitor, outside of it.
+fn container_id(part: &str) -> Option<String> {
+    let part = part.strip_suffix(".scope").unwrap_or(part);
+    let (runtime, id) = part.rsplit_once('-').unwrap_or(("", part));
+    let is_container = id.len() == ID && is_hex(id) && !runtime.ends_with("conmon");
+    is_container.then(|| id.to_ascii_lowercase())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const UID: &str = "0b8a9e1c-5a3f-4c6e-9d2b-7f1e2a3b4c5d";
+    const UNDERSCORED: &str = "0b8a9e1c_5a3f_4c6e_9d2b_7f1e2a3b4c5d";
+    const HASH: &str = "a79d8c1d3e6f40b2a79d8c1d3e6f40b2";
+
+    fn id(digit: char) -> String {
+        std::iter::repeat_n(digit, ID).collect()
+    }
+
+    fn told(path: &str) -> (Option<String>, Option<String>) {
+        let path = path.replace("UID", UID).replace("U_D", UNDERSCORED).replace("HASH", HASH);
+        let Place { pod, container } =
+            place(&format!("0::{}\n", path.replace("<a>", &id('a')).replace("<b>", &id('b'))));
+        (pod, container)
+    }
+
+    #[test]
+    fn pods_of_every_layout() {
+        for path in [
+            "/kubepods/burstable/podUID/<a>",
+            "/kubepods/besteffort/podUID/<a>",
+            "/kubepods/podUID/<a>",
+            "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podU_D.slice/cri-containerd-<a>.scope",
+            "/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-podU_D.slice/crio-<a>.scope",
+            "/kubepods.slice/kubepods-podU_D.slice/docker-<a>.scope",
+            "/kubepods.slice/kubepods-podU_D.slice/docker-<a>.scope/init",
+            "/system.slice/containerd.service/kubepods-burstable-podU_D.slice:cri-containerd:<a>",
+            "/k3s.service/kubepods/burstable/podUID/<a>",
+            "/docker/<b>/kubelet/kubepods/besteffort/podUID/<a>",
+            "/docker/<b>/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-burstable.slice/kubelet-kubepods-burstable-podU_D.slice/cri-containerd-<a>.scope",
+            "/system.slice/docker-<b>.scope/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-podU_D.slice/cri-containerd-<a>.scope",
+            "/../../kubepods/burstable/podUID/<a>",
+            "/kubepods/burstable/podUID/<a>/docker/<b>",
+        ] {
+            assert_eq!(told(path), (Some(UID.to_owned()), Some(id('a'))), "{path}");
+        }
+        let pod = told("/kubepods/burstable/podHASH/<a>");
+        assert_eq!(pod, (Some(HASH.to_owned()), Some(id('a'))), "a static pod");
+        let pod = told("/kubepods/burstable/podUID");
+        assert_eq!(pod, (Some(UID.to_owned()), None), "before its container");
+        let monitor = told("/kubepods.slice/kubepods-podU_D.slice/crio-conmon-<a>.scope");
+        assert_eq!(monitor, (Some(UID.to_owned()), None));
+    }
+
+    #[test]
+    fn containers_without_a_pod() {
+        for path in [
+            "/docker/<a>",
+            "/system.slice/docker-<a>.scope",
+            "/machine.slice/libpod-<a>.scope/container",
+            "/machine.slice/libpod-<a>.scope",
+            "/default/<a>",
+        ] {
+            assert_eq!(told(path), (None, Some(id('a'))), "{path}");
+        }
+        assert_eq!(told("/machine.slice/libpod-conmon-<a>.scope"), (None, None));
+    }
+
+    #[test]
+    fn what_is_no_container() {
+        for path in [
+            "/",
+            "/init.scope",
+            "/user.slice/user-0.slice/session-3.scope",
+            "/system.slice/podman.service",
+            "/system.slice/pod-UID.slice",
+            "/podUID",
+            "/kubepods/podsomething/else",
+            "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod.slice",
+        ] {
+            assert_eq!(told(path), (None, None), "{path}");
+        }
+    }
+
+    #[test]
+    fn the_line_that_tells_most() {
+        let (a, pod) = (id('a'), format!("/kubepods/podUID/{}", id('a')).replace("UID", UID));
+        let v1 =
+            format!("12:cpuset:/\n11:memory:{pod}\n1:name=systemd:/docker/{}\n0::/\n", id('b'));
+        assert_eq!(place(&v1), Place { pod: Some(UID.to_owned()), container: Some(a) });
+        for garbled in ["", "\n", "0:", "0::", "::::", "x"] {
+            assert_eq!(place(garbled), Place::default(), "{garbled:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_survived(text in "([0-9]{0,2}:|kubepods|pod|-pod|/|\\.slice|[0-9a-f]{64}|\\PC){0,60}") {
+            let found = place(&text);
+            prop_assert!(found.container.is_none_or(|id| id.len() == ID && is_hex(&id)));
+            prop_assert!(found.pod.is_none_or(|uid| uid.len() == 32 || uid.len() == 36));
+        }
+    }
+}

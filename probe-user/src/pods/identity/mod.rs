@@ -1,0 +1,251 @@
+//! Whose process is it: pod and container, without asking the kube API. The process's cgroup path has
+//! the pod's UID and the container's id; the kubelet's log folders and the runtimes' files on disk have
+//! the names. All below a root path; nothing here talks to a runtime.
+
+mod cgroup;
+mod log_folder;
+mod runtimes;
+
+use std::{
+    collections::HashMap,
+    fmt,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Result;
+use log::debug;
+
+pub use self::cgroup::Place;
+use super::procfs::read_optional;
+
+/// A path of 4 KB for each of v1's hierarchies, and then some.
+const CGROUP_MAX: u64 = 128 << 10;
+/// Containers whose files are remembered: those of a full node, many times over.
+const MOST: usize = 4096;
+/// Pods whose names are remembered.
+const MOST_PODS: usize = 65536;
+
+/// A pod as people know it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PodName {
+    pub namespace: String,
+    pub name: String,
+}
+
+impl PodName {
+    /// `None` unless both are names that Kubernetes allows: lower-case letters, digits, `-` and, in the
+    /// pod's name, `.`. So they are safe to print.
+    pub fn new(namespace: &str, name: &str) -> Option<Self> {
+        let is_label = |text: &str, and: &[u8]| {
+            let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || and.contains(&b);
+            !text.is_empty() && text.len() <= 253 && text.bytes().all(fits)
+        };
+        (is_label(namespace, b"-") && is_label(name, b"-."))
+            .then(|| Self { namespace: namespace.to_owned(), name: name.to_owned() })
+    }
+}
+
+impl fmt::Display for PodName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// Whom a process belongs to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// A pod, with the container's name where a runtime tells it.
+    Pod { pod: PodName, container: Option<String> },
+    /// A pod whose name is nowhere on this node (any more).
+    PodUid(String),
+    /// A container that is no pod's, with its name in Docker or podman, or else the start of its id.
+    Container(String),
+}
+
+impl Owner {
+    /// What its network namespace is called.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Pod { pod, .. } => pod.to_string(),
+            Self::PodUid(uid) => format!("pod:{uid}"),
+            Self::Container(name) => name.clone(),
+        }
+    }
+}
+
+/// Owners of processes, and what was read to know them.
+#[derive(Debug)]
+pub struct Owners {
+    root: PathBuf,
+    /// Pods by UID.
+    pods: HashMap<String, PodName>,
+    /// Whether the log folders were listed in this pass already.
+    listed: bool,
+    /// What the runtimes wrote of containers, by id.
+    containers: HashMap<String, runtimes::Container>,
+}
+
+impl Owners {
+    /// Of the node whose files are below `root`. Touches nothing yet.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into(), pods: HashMap::new(), listed: false, containers: HashMap::new() }
+    }
+
+    /// A new pass: log folders may be listed once more if a pod is unknown.
+    pub fn begin(&mut self) {
+        self.listed = false;
+    }
+
+    /// Whom the process belongs to; `None` when it is in no container, or gone.
+    ///
+    /// # Errors
+    /// When a file that is there cannot be read; then another process of the same pod may still tell.
+    pub fn of(&mut self, pid: u32) -> Result<Option<Owner>> {
+        let Place { pod, container } = place(&self.root, pid)?;
+        let known = container.as_deref().map(|id| self.container(id)).unwrap_or_default();
+        let Some(uid) = pod else {
+            let Some(id) = container else { return Ok(None) };
+            let name = known.name.clone().unwrap_or_else(|| id.chars().take(12).collect());
+            let of_pod = |pod| Owner::Pod { pod, container: known.name };
+            return Ok(Some(known.pod.map_or(Owner::Container(name), of_pod)));
+        };
+        let pod = match known.pod {
+            Some(pod) => Some(pod),
+            None => self.by_uid(&uid)?,
+        };
+        let named = |pod| Owner::Pod { pod, container: known.name };
+        Ok(Some(pod.map_or(Owner::PodUid(uid), named)))
+    }
+
+    fn container(&mut self, id: &str) -> runtimes::Container {
+        if let Some(known) = self.containers.get(id) {
+            return known.clone();
+        }
+        let found = runtimes::container(&self.root, id);
+        // One that just starts is not written down yet.
+        if found != runtimes::Container::default() {
+            if self.containers.len() >= MOST {
+                self.containers.clear();
+            }
+            self.containers.insert(id.to_owned(), found.clone());
+        }
+        found
+    }
+
+    fn by_uid(&mut self, uid: &str) -> Result<Option<PodName>> {
+        if !self.pods.contains_key(uid) && !self.listed {
+            self.listed = true;
+            let listed = log_folder::pods(&self.root)?;
+            // The folder of a pod that is being deleted may be gone before its processes are.
+            if self.pods.len() + listed.len() > MOST_PODS {
+                self.pods.clear();
+            }
+            self.pods.extend(listed);
+            debug!("{} pods have log folders", self.pods.len());
+        }
+        Ok(self.pods.get(uid).cloned())
+    }
+}
+
+fn place(root: &Path, pid: u32) -> Result<Place> {
+    let text = read_optional(&root.join(format!("proc/{pid}/cgroup")), CGROUP_MAX)?;
+    Ok(text.map_or_else(Place::default, |text| cgroup::place(&text)))
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use std::fs;
+
+    use super::*;
+
+    const UID: &str = "0b8a9e1c-5a3f-4c6e-9d2b-7f1e2a3b4c5d";
+
+    struct Node(tempfile::TempDir);
+
+    impl Node {
+        fn new() -> Self {
+            Self(tempfile::tempdir().unwrap())
+        }
+
+        fn write(&self, path: &str, text: &str) {
+            let path = self.0.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+
+        fn process(&self, pid: u32, cgroup: &str) {
+            self.write(&format!("proc/{pid}/cgroup"), &format!("0::{cgroup}\n"));
+        }
+
+        fn owners(&self) -> Owners {
+            Owners::new(self.0.path())
+        }
+    }
+
+    fn id(digit: char) -> String {
+        std::iter::repeat_n(digit, 64).collect()
+    }
+
+    fn in_pod(digit: char) -> String {
+        format!("/kubepods/burstable/pod{UID}/{}", id(digit))
+    }
+
+    #[test]
+    fn a_pod_by_its_log_folder() {
+        let node = Node::new();
+        node.process(7, &in_pod('a'));
+        let mut owners = node.owners();
+        assert_eq!(owners.of(7).unwrap(), Some(Owner::PodUid(UID.to_owned())));
+        fs::create_dir_all(node.0.path().join(format!("var/log/pods/shop_web-1_{UID}"))).unwrap();
+        assert_eq!(owners.of(7).unwrap().unwrap().name(), format!("pod:{UID}"), "one look a pass");
+        owners.begin();
+        let owner = owners.of(7).unwrap().unwrap();
+        assert_eq!(owner.name(), "shop/web-1");
+    }
+
+    #[test]
+    fn a_pod_and_its_container_by_the_runtime() {
+        let node = Node::new();
+        node.process(7, &in_pod('a'));
+        node.write(
+            &format!("run/containerd/io.containerd.runtime.v2.task/k8s.io/{}/config.json", id('a')),
+            r#"{"annotations":{"io.kubernetes.cri.sandbox-namespace":"shop",
+                "io.kubernetes.cri.sandbox-name":"web-1","io.kubernetes.cri.container-name":"nginx"}}"#,
+        );
+        let pod = PodName::new("shop", "web-1").unwrap();
+        let owner = Owner::Pod { pod, container: Some("nginx".to_owned()) };
+        assert_eq!(node.owners().of(7).unwrap(), Some(owner));
+    }
+
+    #[test]
+    fn processes_that_are_no_pods() {
+        let node = Node::new();
+        node.process(1, "/init.scope");
+        node.process(2, &format!("/docker/{}", id('b')));
+        let mut owners = node.owners();
+        assert_eq!(owners.of(1).unwrap(), None);
+        assert_eq!(owners.of(2).unwrap(), Some(Owner::Container("bbbbbbbbbbbb".to_owned())));
+        assert_eq!(owners.of(3).unwrap(), None, "gone");
+    }
+
+    #[test]
+    fn names_that_kubernetes_does_not_allow() {
+        assert!(PodName::new("kube-system", "etcd-node.example").is_some());
+        for (namespace, name) in
+            [("", "a"), ("a", ""), ("a.b", "c"), ("a", "\u{1b}[2J"), ("A", "b"), ("a", "b/c")]
+        {
+            assert_eq!(PodName::new(namespace, name), None, "{namespace:?} {name:?}");
+        }
+    }
+
+    #[test]
+    fn a_path_of_four_kilobytes_is_harmless() {
+        let node = Node::new();
+        node.process(7, &format!("/{}{}", "x/".repeat(2048), in_pod('a')));
+        assert_eq!(node.owners().of(7).unwrap(), Some(Owner::PodUid(UID.to_owned())));
+        node.process(8, &"/y".repeat(100_000));
+        assert!(node.owners().of(8).is_err(), "no kernel writes that");
+    }
+}

@@ -1,0 +1,220 @@
+//! What the runtimes write down of a container on disk: names, by its id.
+//!
+//! | runtime | file below the root | checked on |
+//! |---|---|---|
+//! | containerd (also of k3s, RKE2, k0s, MicroK8s) | `run/containerd/io.containerd.runtime.v2.task/k8s.io/ID/config.json` | annotations of `internal/cri/annotations` |
+//! | CRI-O | `run/containers/storage/overlay-containers/ID/userdata/config.json` | `pkg/annotations` |
+//! | Docker | `var/lib/docker/containers/ID/config.v2.json` | labels of cri-dockerd's `core/helpers.go` |
+//! | podman | `var/lib/containers/storage/overlay-containers/containers.json` | containers/storage's `containers.go` |
+
+use std::{collections::HashMap, path::Path};
+
+use log::debug;
+use serde::Deserialize;
+
+use super::{
+    super::procfs::{printable, read_optional},
+    PodName,
+};
+
+/// A pod with many mounts and variables has 100 KB.
+const FILE_MAX: u64 = 4 << 20;
+/// Longest name of a container that is taken over.
+const NAME_MAX: usize = 128;
+
+/// Folders of containerd's state.
+const CONTAINERD: &[&str] = &[
+    "run/containerd",
+    "run/k3s/containerd",
+    "run/k0s/containerd",
+    "var/snap/microk8s/common/run/containerd",
+];
+/// Folders of containers/storage: CRI-O's and podman's.
+const STORAGE: &[&str] = &["run/containers/storage", "var/lib/containers/storage"];
+
+/// What is written of one container.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Container {
+    pub pod: Option<PodName>,
+    /// Its name in the pod, or in Docker or podman; none for a pod's sandbox.
+    pub name: Option<String>,
+}
+
+/// Looks for a container in the files of each runtime; empty when none has it.
+pub fn container(root: &Path, id: &str) -> Container {
+    let bundles = CONTAINERD
+        .iter()
+        .map(|dir| format!("{dir}/io.containerd.runtime.v2.task/k8s.io/{id}/config.json"))
+        .chain(STORAGE.iter().map(|d| format!("{d}/overlay-containers/{id}/userdata/config.json")));
+    for bundle in bundles {
+        let Some(Bundle { annotations }) = read(root, &bundle) else { continue };
+        let found = by_keys(&annotations);
+        if found.pod.is_some() {
+            return found;
+        }
+    }
+    if let Some(docker) =
+        read::<Docker>(root, &format!("var/lib/docker/containers/{id}/config.v2.json"))
+    {
+        let found = by_keys(&docker.config.labels.unwrap_or_default());
+        if found.pod.is_some() {
+            return found;
+        }
+        // Docker's names begin with a slash.
+        return Container { pod: None, name: name(docker.name.trim_start_matches('/')) };
+    }
+    let listed = "var/lib/containers/storage/overlay-containers/containers.json";
+    let all: Vec<Podman> = read(root, listed).unwrap_or_default();
+    let names = all.into_iter().find(|one| one.id == id).map(|one| one.names).unwrap_or_default();
+    Container { pod: None, name: names.first().and_then(|first| name(first)) }
+}
+
+/// An OCI bundle's `config.json`.
+#[derive(Deserialize)]
+struct Bundle {
+    #[serde(default)]
+    annotations: HashMap<String, String>,
+}
+
+#[derive(Deserialize)]
+struct Docker {
+    #[serde(rename = "Name", default)]
+    name: String,
+    #[serde(rename = "Config")]
+    config: DockerConfig,
+}
+
+#[derive(Deserialize)]
+struct DockerConfig {
+    #[serde(rename = "Labels", default)]
+    labels: Option<HashMap<String, String>>,
+}
+
+#[derive(Deserialize)]
+struct Podman {
+    id: String,
+    #[serde(default)]
+    names: Vec<String>,
+}
+
+/// Annotations or labels that name namespace, pod and container.
+const KEYS: &[[&str; 3]] = &[
+    [
+        "io.kubernetes.cri.sandbox-namespace",
+        "io.kubernetes.cri.sandbox-name",
+        "io.kubernetes.cri.container-name",
+    ],
+    ["io.kubernetes.pod.namespace", "io.kubernetes.pod.name", "io.kubernetes.container.name"],
+    [
+        "io.kubernetes.cri-o.Namespace",
+        "io.kubernetes.cri-o.KubeName",
+        "io.kubernetes.container.name",
+    ],
+];
+
+fn by_keys(map: &HashMap<String, String>) -> Container {
+    let found = KEYS.iter().find_map(|[namespace, pod, container]| {
+        let pod = PodName::new(map.get(*namespace)?, map.get(*pod)?)?;
+        // The sandbox calls itself POD.
+        let name = map.get(*container).filter(|name| *name != "POD").and_then(|text| name(text));
+        Some(Container { pod: Some(pod), name })
+    });
+    found.unwrap_or_default()
+}
+
+fn name(text: &str) -> Option<String> {
+    let short: String = text.chars().take(NAME_MAX).collect();
+    (!short.is_empty()).then(|| printable(short.as_bytes()))
+}
+
+/// `None` when there is no such file, or it is not what it should be: it may be just written.
+fn read<T: for<'a> Deserialize<'a>>(root: &Path, path: &str) -> Option<T> {
+    let text = match read_optional(&root.join(path), FILE_MAX) {
+        Ok(text) => text?,
+        Err(error) => {
+            debug!("{error:#}");
+            return None;
+        }
+    };
+    serde_json::from_str(&text).map_err(|error| debug!("cannot understand {path}: {error}")).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use std::fs;
+
+    use super::*;
+
+    fn id() -> String {
+        "c".repeat(64)
+    }
+
+    /// What is found when the node has this one file.
+    fn found(path: &str, text: &str) -> (Option<String>, Option<String>) {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join(path.replace("ID", &id()));
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text.replace("ID", &id())).unwrap();
+        let Container { pod, name } = container(root.path(), &id());
+        (pod.map(|pod| pod.to_string()), name)
+    }
+
+    fn some(pod: &str, name: &str) -> (Option<String>, Option<String>) {
+        let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+        (some(pod), some(name))
+    }
+
+    #[test]
+    fn containerd() {
+        let config = r#"{"ociVersion":"1.1.0","process":{"args":["nginx"]},"annotations":{
+            "io.kubernetes.cri.container-name":"nginx","io.kubernetes.cri.container-type":"container",
+            "io.kubernetes.cri.sandbox-id":"ffff","io.kubernetes.cri.sandbox-name":"web-1",
+            "io.kubernetes.cri.sandbox-namespace":"shop","io.kubernetes.cri.sandbox-uid":"u"}}"#;
+        for dir in CONTAINERD {
+            let path = format!("{dir}/io.containerd.runtime.v2.task/k8s.io/ID/config.json");
+            assert_eq!(found(&path, config), some("shop/web-1", "nginx"), "{dir}");
+        }
+        let sandbox = r#"{"annotations":{"io.kubernetes.cri.container-type":"sandbox",
+            "io.kubernetes.cri.sandbox-name":"web-1","io.kubernetes.cri.sandbox-namespace":"shop"}}"#;
+        let path = "run/containerd/io.containerd.runtime.v2.task/k8s.io/ID/config.json";
+        assert_eq!(found(path, sandbox), some("shop/web-1", ""));
+        for broken in ["", "{", "[]", r#"{"annotations":{}}"#, r#"{"annotations":{"a":7}}"#, "{}"] {
+            assert_eq!(found(path, broken), some("", ""), "{broken}");
+        }
+    }
+
+    #[test]
+    fn cri_o() {
+        let path = "run/containers/storage/overlay-containers/ID/userdata/config.json";
+        let container = r#"{"annotations":{"io.kubernetes.cri-o.ContainerType":"container",
+            "io.kubernetes.pod.name":"web-1","io.kubernetes.pod.namespace":"shop",
+            "io.kubernetes.container.name":"nginx"}}"#;
+        assert_eq!(found(path, container), some("shop/web-1", "nginx"));
+        let sandbox = r#"{"annotations":{"io.kubernetes.cri-o.ContainerType":"sandbox",
+            "io.kubernetes.cri-o.KubeName":"web-1","io.kubernetes.cri-o.Namespace":"shop",
+            "io.kubernetes.container.name":"POD"}}"#;
+        assert_eq!(found(path, sandbox), some("shop/web-1", ""));
+    }
+
+    #[test]
+    fn docker() {
+        let path = "var/lib/docker/containers/ID/config.v2.json";
+        let pod = r#"{"ID":"ID","Name":"/k8s_nginx_web-1_shop_u_0","Config":{"Hostname":"web-1","Labels":{
+            "io.kubernetes.container.name":"nginx","io.kubernetes.docker.type":"container",
+            "io.kubernetes.pod.name":"web-1","io.kubernetes.pod.namespace":"shop"}}}"#;
+        assert_eq!(found(path, pod), some("shop/web-1", "nginx"));
+        let plain = r#"{"Name":"/registry","Config":{"Labels":null}}"#;
+        assert_eq!(found(path, plain), some("", "registry"));
+    }
+
+    #[test]
+    fn podman() {
+        let path = "var/lib/containers/storage/overlay-containers/containers.json";
+        let all =
+            r#"[{"id":"other","names":["no"]},{"id":"ID","names":["we\u001bb"],"layer":"l"}]"#;
+        assert_eq!(found(path, all), some("", "we\\u{1b}b"));
+        assert_eq!(found(path, "[]"), some("", ""));
+    }
+}

@@ -1,0 +1,207 @@
+//! Everything that can be said of the node's pods at one moment, for `stallprobe pods`.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    fs,
+    net::{IpAddr, SocketAddr},
+    os::unix::ffi::OsStrExt as _,
+    path::Path,
+    time::Duration,
+};
+
+use anyhow::Result;
+use log::debug;
+use serde::Serialize;
+
+use super::{
+    PodTable,
+    enter::{Target, visit},
+    identity::{Owner, Owners},
+    links::{self, Link},
+    listening::{self, Listening},
+    netns,
+    process::comm,
+    procfs::{netns_of, numbered, pids},
+};
+
+/// How long all namespaces together may take.
+const BUDGET: Duration = Duration::from_secs(10);
+/// Open files looked at of one process.
+const FILES: usize = 65536;
+
+/// A network namespace and what is in it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Row {
+    pub pod: String,
+    /// Inode number.
+    pub netns: u32,
+    pub addresses: Vec<IpAddr>,
+    /// The node's ends of its veth pairs.
+    pub veth: Vec<String>,
+    /// Lowest process ids first.
+    pub processes: Vec<Process>,
+    pub listeners: Vec<Listener>,
+    /// Why devices or listeners are missing here.
+    pub unread: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Process {
+    pub pid: u32,
+    pub comm: String,
+    /// Its pod if that is another name than the row's, as for hostNetwork pods.
+    pub pod: Option<String>,
+    pub container: Option<String>,
+    /// Whether it is in a container at all.
+    pub contained: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Listener {
+    pub address: SocketAddr,
+    /// Connections that wait for accept(), and how many may (one more than this).
+    pub queue: u32,
+    pub max: Option<u32>,
+    /// The process with the lowest id that holds it.
+    pub pid: Option<u32>,
+}
+
+/// Looks at all namespaces of the node below `root`.
+///
+/// # Errors
+/// When `/proc` cannot be listed.
+pub fn all(root: &Path) -> Result<Vec<Row>> {
+    let mut table = PodTable::new(root);
+    table.scan(true);
+    let mut inside = read(root, &table.targets());
+    let host = netns::host(root).unwrap_or(0);
+    let of_node = inside.get(&host).map(|seen| seen.links.clone()).unwrap_or_default();
+    let mut living = processes(root, &inside)?;
+    let mut rows = Vec::new();
+    for target in table.targets() {
+        let Some(pod) = table.get(target.netns) else { continue };
+        let seen = inside.remove(&target.netns).unwrap_or_default();
+        let listener = |one: &Listening| Listener {
+            address: one.address,
+            queue: one.queue,
+            max: one.max,
+            pid: living.holders.get(&one.ino).copied(),
+        };
+        let mut processes = living.by_netns.remove(&target.netns).unwrap_or_default();
+        for process in &mut processes {
+            process.pod = process.pod.take().filter(|name| *name != pod.name);
+        }
+        let is_node = target.netns == host;
+        rows.push(Row {
+            pod: pod.name.clone(),
+            netns: target.netns,
+            addresses: pod.addresses.clone(),
+            veth: if is_node { Vec::new() } else { links::other_ends(&of_node, &seen.links) },
+            processes,
+            listeners: seen.listeners.iter().map(listener).collect(),
+            unread: seen.unread,
+        });
+    }
+    rows.sort_by(|a, b| (a.pod != netns::HOST, &a.pod).cmp(&(b.pod != netns::HOST, &b.pod)));
+    Ok(rows)
+}
+
+/// What was read inside a namespace.
+#[derive(Default)]
+struct Seen {
+    links: Vec<Link>,
+    listeners: Vec<Listening>,
+    unread: Option<String>,
+}
+
+fn read(root: &Path, targets: &[Target]) -> BTreeMap<u32, Seen> {
+    let diag = listening::has_diag(root);
+    let answers = visit(root, targets, BUDGET, |inside| {
+        let links = if inside.entered { links::links()? } else { Vec::new() };
+        let unread = (!inside.entered).then(|| "it may not be entered".to_owned());
+        Ok(Seen { links, listeners: listening::listening(inside, diag)?, unread })
+    });
+    let mut all: BTreeMap<u32, Seen> = BTreeMap::new();
+    for target in targets {
+        let unread = Some("no time was left for it".to_owned());
+        all.insert(target.netns, Seen { unread, ..Seen::default() });
+    }
+    for (netns, answer) in answers {
+        let unread = |error| Seen { unread: Some(format!("{error:#}")), ..Seen::default() };
+        all.insert(netns, answer.unwrap_or_else(unread));
+    }
+    all
+}
+
+/// What one pass over all processes tells.
+#[derive(Default)]
+struct Living {
+    by_netns: BTreeMap<u32, Vec<Process>>,
+    /// Who holds each of the listeners, by inode number.
+    holders: HashMap<u64, u32>,
+}
+
+fn processes(root: &Path, inside: &BTreeMap<u32, Seen>) -> Result<Living> {
+    let sockets: HashSet<u64> =
+        inside.values().flat_map(|seen| &seen.listeners).map(|one| one.ino).collect();
+    let mut owners = Owners::new(root);
+    owners.begin();
+    let mut living = Living::default();
+    for pid in pids(root)? {
+        let Some(netns) = netns_of(root, &pid.to_string()) else { continue };
+        let owner = owners.of(pid).unwrap_or_else(|error| {
+            debug!("whom process {pid} belongs to: {error:#}");
+            None
+        });
+        // Threads of the kernel itself are everywhere and nobody's.
+        if owner.is_none() && fs::read_link(root.join(format!("proc/{pid}/exe"))).is_err() {
+            continue;
+        }
+        let container = match &owner {
+            Some(Owner::Pod { container, .. }) => container.clone(),
+            _ => None,
+        };
+        living.by_netns.entry(netns).or_default().push(Process {
+            pid,
+            comm: comm(root, pid).unwrap_or_default(),
+            contained: owner.is_some(),
+            pod: owner.map(|owner| owner.name()),
+            container,
+        });
+        for ino in open_sockets(root, pid) {
+            if sockets.contains(&ino) {
+                living.holders.entry(ino).or_insert(pid);
+            }
+        }
+    }
+    Ok(living)
+}
+
+fn open_sockets(root: &Path, pid: u32) -> impl Iterator<Item = u64> {
+    let entries = fs::read_dir(root.join(format!("proc/{pid}/fd"))).into_iter().flatten();
+    entries.take(FILES).filter_map(|entry| {
+        let link = fs::read_link(entry.ok()?.path()).ok()?;
+        numbered(link.as_os_str().as_bytes(), "socket")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    #[test]
+    fn this_machine() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let own = listener.local_addr().unwrap();
+        let root = Path::new("/");
+        let netns = netns_of(root, "self").unwrap();
+        let rows = all(root).unwrap();
+        let row = rows.iter().find(|row| row.netns == netns).unwrap();
+        let me = std::process::id();
+        assert!(row.processes.iter().any(|process| process.pid == me));
+        let found = row.listeners.iter().find(|listener| listener.address == own).unwrap();
+        assert_eq!((found.queue, found.pid), (0, Some(me)));
+    }
+}

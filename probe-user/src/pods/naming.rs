@@ -1,0 +1,72 @@
+//! What a network namespace is called: the best of what is known of it.
+
+use super::identity::Owner;
+
+/// The pod's name first; then what a person called it with `ip netns`; then the container's; then what
+/// a program made up for `/run/netns`; then its number. The last two begin with `netns:`, for they may
+/// still give way to a better one.
+pub fn name(netns: u32, given: Option<&str>, owner: Option<&Owner>) -> String {
+    match (owner, given) {
+        (Some(Owner::Pod { pod, .. }), _) => pod.to_string(),
+        (_, Some(given)) if !is_made_up(given) => given.to_owned(),
+        (Some(owner), _) => owner.name(),
+        (None, Some(given)) => format!("netns:{given}"),
+        (None, None) => format!("netns:{netns}"),
+    }
+}
+
+/// Names that runtimes draw: `cni-UUID` (containerd), `netns-UUID` (podman), `UUID` (CRI-O), or some
+/// digits in place of the UUID.
+fn is_made_up(name: &str) -> bool {
+    let rest = name.strip_prefix("cni-").or_else(|| name.strip_prefix("netns-")).unwrap_or(name);
+    let is_hex = rest.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
+    let digits = rest.bytes().filter(u8::is_ascii_hexdigit).count();
+    is_hex && (digits == 32 || (digits >= 8 && rest.len() < name.len()))
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+    use crate::pods::identity::PodName;
+
+    const MADE_UP: &str = "cni-0b8a9e1c-5a3f-4c6e-9d2b-7f1e2a3b4c5d";
+
+    #[test]
+    fn the_best_of_what_is_known() {
+        let pod = PodName::new("shop", "web-1").unwrap();
+        let pod = Owner::Pod { pod, container: Some("nginx".to_owned()) };
+        let uid = Owner::PodUid("0b8a".to_owned());
+        let container = Owner::Container("registry".to_owned());
+        for (given, owner, called) in [
+            (None, None, "netns:7"),
+            (Some(MADE_UP), None, "netns:cni-0b8a9e1c-5a3f-4c6e-9d2b-7f1e2a3b4c5d"),
+            (Some("blue"), None, "blue"),
+            (Some("blue"), Some(&pod), "shop/web-1"),
+            (Some(MADE_UP), Some(&pod), "shop/web-1"),
+            (None, Some(&pod), "shop/web-1"),
+            (Some("blue"), Some(&uid), "blue"),
+            (Some(MADE_UP), Some(&uid), "pod:0b8a"),
+            (Some("blue"), Some(&container), "blue"),
+            (None, Some(&container), "registry"),
+        ] {
+            assert_eq!(name(7, given, owner), called);
+        }
+    }
+
+    #[test]
+    fn names_that_programs_draw() {
+        for drawn in [
+            MADE_UP,
+            "netns-0b8a9e1c-5a3f-4c6e-9d2b-7f1e2a3b4c5d",
+            "0b8a9e1c-5a3f-4c6e-9d2b-7f1e2a3b4c5d",
+            "cni-12345678",
+        ] {
+            assert!(is_made_up(drawn), "{drawn}");
+        }
+        for chosen in ["web", "cni-blue", "cafe", "netns-1", "12345678", "dead-beef", ""] {
+            assert!(!is_made_up(chosen), "{chosen}");
+        }
+    }
+}

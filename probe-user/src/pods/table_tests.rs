@@ -1,0 +1,331 @@
+//! A node in a folder, and what the table tells of it.
+
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use std::{
+    fs,
+    os::unix::fs::{MetadataExt as _, symlink},
+    path::Path,
+};
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// A node in a folder. Plain files count as namespaces because `/proc/self/ns/net` is one.
+struct Fixture(tempfile::TempDir);
+
+impl Fixture {
+    fn new() -> Self {
+        let this = Self(tempfile::tempdir().unwrap());
+        fs::create_dir_all(this.path("proc/self/ns")).unwrap();
+        fs::write(this.path("proc/self/ns/net"), "").unwrap();
+        fs::create_dir_all(this.path("run/netns")).unwrap();
+        this.process(1, 100, "10.0.0.1");
+        this
+    }
+
+    fn path(&self, path: &str) -> PathBuf {
+        self.0.path().join(path)
+    }
+
+    fn table(&self) -> PodTable {
+        let long = Duration::from_secs(60);
+        let table = PodTable::new(self.0.path());
+        PodTable { read_budget: long, proc_budget: long, ..table }
+    }
+
+    fn name(&self, name: &str) -> u32 {
+        let path = self.path("run/netns").join(name);
+        fs::write(&path, "").unwrap();
+        inode(&path)
+    }
+
+    fn unname(&self, name: &str) {
+        fs::remove_file(self.path("run/netns").join(name)).unwrap();
+    }
+
+    fn process(&self, pid: u32, netns: u32, address: &str) {
+        let dir = self.path(&format!("proc/{pid}"));
+        fs::create_dir_all(dir.join("ns")).unwrap();
+        fs::create_dir_all(dir.join("net")).unwrap();
+        symlink(format!("net:[{netns}]"), dir.join("ns/net")).unwrap();
+        let trie = format!("Local:\n  |-- {address}\n     /32 host LOCAL\n");
+        fs::write(dir.join("net/fib_trie"), trie).unwrap();
+    }
+
+    fn exit(&self, pid: u32) {
+        fs::remove_dir_all(self.path(&format!("proc/{pid}"))).unwrap();
+    }
+}
+
+/// A process of a pod: the pod's UID is made of this digit.
+fn cgroup(digit: char) -> String {
+    let repeat = |n| std::iter::repeat_n(digit, n).collect::<String>();
+    format!("0::/kubepods/pod{}/{}\n", repeat(32), repeat(64))
+}
+
+impl Fixture {
+    fn in_pod(&self, pid: u32, digit: char) {
+        fs::write(self.path(&format!("proc/{pid}/cgroup")), cgroup(digit)).unwrap();
+    }
+
+    fn log_folder(&self, pod: &str, digit: char) {
+        let uid: String = std::iter::repeat_n(digit, 32).collect();
+        fs::create_dir_all(self.path(&format!("var/log/pods/shop_{pod}_{uid}"))).unwrap();
+    }
+}
+
+#[test]
+fn a_pod_is_called_by_its_name() {
+    let node = Fixture::new();
+    let mut table = node.table();
+    node.process(30, 500, "10.0.0.5");
+    node.in_pod(30, 'a');
+    // Its log folder is there before its first process; if not, it is found later.
+    let uid = "a".repeat(32);
+    assert!(table.scan(true).contains(&up(500, &format!("pod:{uid}"), &["10.0.0.5"])));
+    node.log_folder("web-1", 'a');
+    assert_eq!(table.scan(true), [up(500, "shop/web-1", &["10.0.0.5"])]);
+    assert_eq!(table.scan(true), []);
+}
+
+#[test]
+fn a_name_made_up_by_the_runtime_gives_way() {
+    let node = Fixture::new();
+    let mut table = node.table();
+    node.log_folder("web-1", 'a');
+    let netns = node.name("cni-0b8a9e1c-5a3f-4c6e-9d2b-7f1e2a3b4c5d");
+    let made_up = "netns:cni-0b8a9e1c-5a3f-4c6e-9d2b-7f1e2a3b4c5d";
+    assert!(table.scan(false).contains(&up(netns, made_up, &[])));
+    // Somebody looks into it, before the pod's first process is there.
+    node.process(3, netns, "10.0.0.5");
+    table.scan(true);
+    assert_eq!(table.get(netns).unwrap().name, made_up);
+    node.process(30, netns, "10.0.0.5");
+    node.in_pod(30, 'a');
+    assert_eq!(table.scan(true), [up(netns, "shop/web-1", &["10.0.0.5"])]);
+}
+
+#[test]
+fn a_number_used_again_inherits_no_name() {
+    let node = Fixture::new();
+    let mut table = node.table();
+    node.log_folder("old", 'a');
+    node.log_folder("new", 'b');
+    node.process(30, 500, "10.0.0.5");
+    node.in_pod(30, 'a');
+    assert!(table.scan(true).contains(&up(500, "shop/old", &["10.0.0.5"])));
+    node.exit(30);
+    node.process(31, 500, "10.0.0.6");
+    node.in_pod(31, 'b');
+    assert_eq!(table.scan(true), [up(500, "shop/new", &["10.0.0.6"])]);
+    // A container of the same pod that was started again is no other pod.
+    node.exit(31);
+    node.process(32, 500, "10.0.0.6");
+    node.in_pod(32, 'b');
+    assert_eq!(table.scan(true), []);
+    node.exit(32);
+    node.process(33, 500, "10.0.0.6");
+    assert_eq!(table.scan(true), [up(500, "netns:500", &["10.0.0.6"])], "nobody's");
+}
+
+#[test]
+fn another_cookie_is_another_namespace() {
+    let node = Fixture::new();
+    let mut table = node.table();
+    node.log_folder("old", 'a');
+    node.process(30, 500, "10.0.0.5");
+    node.in_pod(30, 'a');
+    table.scan(true);
+    let known = table.known.get_mut(&500).unwrap();
+    known.update(vec![], 7);
+    assert_eq!(known.pod.name, "shop/old", "its cookie was not known");
+    known.update(vec![], 0);
+    assert!(known.update(vec![], 8));
+    assert_eq!((known.pod.name.as_str(), known.pod.cookie), ("netns:500", 8));
+}
+
+fn inode(path: &Path) -> u32 {
+    u32::try_from(fs::metadata(path).unwrap().ino()).unwrap()
+}
+
+fn up(netns: u32, name: &str, addresses: &[&str]) -> PodChange {
+    let addresses = addresses.iter().map(|text| text.parse().unwrap()).collect();
+    PodChange::Up(Pod { netns, cookie: 0, name: name.to_owned(), addresses })
+}
+
+#[test]
+fn tells_differences_only() {
+    let node = Fixture::new();
+    let mut table = node.table();
+    assert_eq!(table.scan(false), [up(100, "host", &["10.0.0.1"])]);
+    assert_eq!(table.scan(true), []);
+
+    let web = node.name("web");
+    assert_eq!(table.scan(false), [up(web, "web", &[])], "no process, cannot be entered");
+    assert!(table.knows(web));
+    node.process(20, web, "10.0.0.2");
+    assert_eq!(table.scan(true), [up(web, "web", &["10.0.0.2"])]);
+    assert_eq!(table.scan(true), []);
+    assert_eq!(table.scan(false), []);
+    assert_eq!(table.get(web).unwrap().addresses.len(), 1);
+    assert_eq!(table.target(web).unwrap().pid, Some(20));
+}
+
+#[test]
+fn namespaces_without_a_name() {
+    let node = Fixture::new();
+    let mut table = node.table();
+    table.scan(true);
+    node.process(30, 500, "10.0.0.5");
+    assert_eq!(table.scan(false), [], "only a deep scan passes over processes");
+    assert_eq!(table.scan(true), [up(500, "netns:500", &["10.0.0.5"])]);
+    node.process(40, 500, "10.0.0.5");
+    node.exit(30);
+    assert_eq!(table.scan(true), [], "another process lives there");
+    assert_eq!(table.target(500).unwrap().pid, Some(40));
+    node.exit(40);
+    assert_eq!(table.scan(false), []);
+    assert_eq!(table.scan(true), [PodChange::Gone { netns: 500 }]);
+    assert!(!table.knows(500));
+}
+
+#[test]
+fn a_removed_name_is_gone_unless_a_process_lives_on() {
+    let node = Fixture::new();
+    let mut table = node.table();
+    let (web, db) = (node.name("web"), node.name("db"));
+    node.process(20, db, "10.0.0.2");
+    table.scan(true);
+    node.unname("web");
+    node.unname("db");
+    assert_eq!(table.scan(false), [PodChange::Gone { netns: web }]);
+    assert_eq!(table.get(db).unwrap().name, "db");
+    node.exit(20);
+    assert_eq!(table.scan(true), [PodChange::Gone { netns: db }]);
+}
+
+#[test]
+fn another_name_for_the_same_number() {
+    let node = Fixture::new();
+    let mut table = node.table();
+    let netns = node.name("old");
+    node.process(20, netns, "10.0.0.2");
+    table.scan(true);
+    fs::rename(node.path("run/netns/old"), node.path("run/netns/new")).unwrap();
+    assert_eq!(inode(&node.path("run/netns/new")), netns);
+    let changes = table.scan(true);
+    assert_eq!(changes, [up(netns, "new", &["10.0.0.2"])]);
+}
+
+#[test]
+fn a_process_namespace_that_gets_a_name() {
+    let node = Fixture::new();
+    let mut table = node.table();
+    let netns = node.name("later");
+    let hidden = node.path("hidden");
+    fs::rename(node.path("run/netns/later"), &hidden).unwrap();
+    node.process(20, netns, "10.0.0.2");
+    assert!(table.scan(true).contains(&up(netns, &format!("netns:{netns}"), &["10.0.0.2"])));
+    fs::rename(&hidden, node.path("run/netns/later")).unwrap();
+    assert_eq!(table.scan(true), [up(netns, "later", &["10.0.0.2"])]);
+}
+
+#[test]
+fn the_host_is_called_host_whatever_its_names() {
+    let node = Fixture::new();
+    let netns = node.name("default");
+    node.exit(1);
+    node.process(1, netns, "10.0.0.1");
+    assert_eq!(node.table().scan(true), [up(netns, "host", &["10.0.0.1"])]);
+}
+
+#[test]
+fn addresses_that_come_late_are_found_by_shallow_scans() {
+    let node = Fixture::new();
+    let mut table = node.table();
+    let web = node.name("web");
+    node.process(20, web, "127.0.0.1");
+    assert!(table.scan(true).contains(&up(web, "web", &[])));
+    node.exit(20);
+    node.process(20, web, "10.0.0.2");
+    assert_eq!(table.scan(false), [up(web, "web", &["10.0.0.2"])]);
+}
+
+#[test]
+fn changed_addresses_of_old_pods() {
+    let node = Fixture::new();
+    let mut table = node.table();
+    let web = node.name("web");
+    node.process(20, web, "10.0.0.2");
+    table.scan(true);
+    for _ in 0..70 {
+        assert_eq!(table.scan(false), []);
+    }
+    node.exit(20);
+    node.process(20, web, "10.0.0.3");
+    assert_eq!(table.scan(false), [], "an old pod is not read in each tick");
+    let news = up(web, "web", &["10.0.0.3"]);
+    assert_eq!(table.refresh(web), Some(news.clone()));
+    assert_eq!(table.refresh(web), None);
+    assert_eq!(table.refresh(12345), None);
+
+    node.exit(20);
+    node.process(20, web, "10.0.0.4");
+    assert_eq!(table.refresh_all(Duration::from_secs(60)), [up(web, "web", &["10.0.0.4"])]);
+    node.exit(20);
+    node.process(20, web, "10.0.0.3");
+    assert_eq!(table.scan(true), [news], "a deep scan reads old ones again");
+}
+
+#[test]
+fn what_cannot_be_listed_is_not_gone() {
+    let node = Fixture::new();
+    let mut table = node.table();
+    let web = node.name("web");
+    table.scan(true);
+    fs::rename(node.path("run/netns"), node.path("run/away")).unwrap();
+    fs::write(node.path("run/netns"), "").unwrap();
+    assert_eq!(table.scan(false), []);
+    assert!(table.knows(web));
+}
+
+#[test]
+fn users_cannot_fill_the_table() {
+    let node = Fixture::new();
+    let mut table = node.table();
+    let pids = (1_u32..=2 * u32::try_from(MOST_UNNAMED).unwrap()).map(|n| (n, vec![n])).collect();
+    let crowd = Inhabited { pids, complete: true };
+    table.apply(None, BTreeMap::new(), Some(&crowd), &mut Changes::default());
+    assert_eq!(table.targets().len(), MOST_UNNAMED);
+}
+
+proptest! {
+    /// Whoever adds up the changes knows what is there.
+    #[test]
+    fn changes_add_up(steps in prop::collection::vec(
+        (prop::collection::btree_map(1_u32..6, 0_u8..3, 0..5), any::<bool>()), 1..12,
+    )) {
+        let mut table = PodTable::new("/nonexistent");
+        let mut seen: BTreeMap<u32, String> = BTreeMap::new();
+        for (names, deep) in steps {
+            let named = names.iter().map(|(&netns, name)| {
+                let (name, path) = (format!("pod{name}"), PathBuf::from("/nonexistent"));
+                (netns, Named { name, path, stamp: (i64::from(netns), 0) })
+            });
+            let inhabited = Inhabited { pids: BTreeMap::new(), complete: true };
+            let mut changes = Changes::default();
+            table.apply(None, named.collect(), deep.then_some(&inhabited), &mut changes);
+            for change in table.report(changes) {
+                match change {
+                    PodChange::Up(pod) => { seen.insert(pod.netns, pod.name); }
+                    PodChange::Gone { netns } => { seen.remove(&netns); }
+                }
+            }
+            let truth: BTreeMap<u32, String> =
+                names.into_iter().map(|(netns, name)| (netns, format!("pod{name}"))).collect();
+            prop_assert_eq!(&seen, &truth);
+        }
+    }
+}

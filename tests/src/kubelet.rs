@@ -1,0 +1,102 @@
+//! What the kubelet and containerd leave on a node of a pod: its cgroups, its log folder, the
+//! runtime's files, and what its network namespace is called.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result};
+
+use crate::{
+    process::Process,
+    wait::{SOON, until},
+};
+
+const CGROUP: &str = "/sys/fs/cgroup/kubepods.slice/kubepods-burstable.slice";
+const LOGS: &str = "/var/log/pods";
+const CONTAINERD: &str = "/run/containerd/io.containerd.runtime.v2.task/k8s.io";
+
+/// A pod as the API knows it.
+pub struct Kubernetes {
+    pub namespace: &'static str,
+    pub name: &'static str,
+    /// Told from others by this digit, in all its ids.
+    digit: char,
+    cgroup: PathBuf,
+}
+
+impl Kubernetes {
+    /// Makes the pod's folders; nothing is in it yet.
+    pub fn new(namespace: &'static str, name: &'static str, digit: char) -> Result<Self> {
+        let underscored = uid(digit).replace('-', "_");
+        let cgroup =
+            PathBuf::from(CGROUP).join(format!("kubepods-burstable-pod{underscored}.slice"));
+        let pod = Self { namespace, name, digit, cgroup };
+        make(&PathBuf::from(LOGS).join(format!("{namespace}_{name}_{}", uid(digit))))?;
+        Ok(pod)
+    }
+
+    /// Puts a process into a container of the pod, as runc does it.
+    pub fn add(&self, container: &str, process: &Process) -> Result<()> {
+        let id: String = std::iter::repeat_n(self.digit, 64).collect();
+        let scope = self.cgroup.join(format!("cri-containerd-{id}.scope"));
+        make(&scope)?;
+        write(&scope.join("cgroup.procs"), &process.pid().to_string())?;
+        let bundle = PathBuf::from(CONTAINERD).join(&id);
+        make(&bundle)?;
+        let annotations = format!(
+            r#"{{"annotations":{{"io.kubernetes.cri.sandbox-namespace":"{}",
+            "io.kubernetes.cri.sandbox-name":"{}","io.kubernetes.cri.container-name":"{container}"}}}}"#,
+            self.namespace, self.name
+        );
+        write(&bundle.join("config.json"), &annotations)
+    }
+
+    /// What the runtime calls the pod's network namespace.
+    pub fn netns(&self) -> String {
+        format!("cni-{}", uid(self.digit))
+    }
+}
+
+/// Removes what the pods of a case left behind.
+pub fn clean() -> Result<()> {
+    for dir in [LOGS, "/run/containerd"] {
+        match fs::remove_dir_all(dir) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("cannot remove {dir}"));
+            }
+            _ => {}
+        }
+    }
+    let Some(top) = PathBuf::from(CGROUP).parent().map(PathBuf::from) else { return Ok(()) };
+    until("the pods' cgroups are empty and gone", SOON, || Ok(remove(&top).is_ok().then_some(())))
+}
+
+/// A cgroup goes by `rmdir`, innermost first; its files cannot be removed.
+fn remove(dir: &Path) -> io::Result<()> {
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            remove(&entry.path())?;
+        }
+    }
+    fs::remove_dir(dir)
+}
+
+fn uid(digit: char) -> String {
+    let part = |n| std::iter::repeat_n(digit, n).collect::<String>();
+    [8, 4, 4, 4, 12].map(part).join("-")
+}
+
+fn make(dir: &PathBuf) -> Result<()> {
+    fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))
+}
+
+fn write(path: &PathBuf, text: &str) -> Result<()> {
+    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+}
