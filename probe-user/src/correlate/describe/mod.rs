@@ -1,29 +1,25 @@
 //! Events in words, for the lines of evidence.
 
-use std::net::SocketAddr;
+mod conntrack;
+mod ipvs;
 
 use probe_common::{
     event::{
-        CT_UNTRACKED, Clash, CtEntry, DROP_INSERT_FAILED, DROP_TABLE_FULL, Dns, IPVS_FOUND,
-        IPVS_GONE, IPVS_LOOKED, IPVS_NO_DEST, Ipvs, Listen, NF_ACCEPT, NF_DROP, NF_INET_FORWARD,
-        NF_INET_LOCAL_IN, NF_INET_LOCAL_OUT, NF_STOLEN, Reject, STAGE_ACK, STAGE_SYN_PRESSURE,
-        SynAck, VERDICT_ACCEPT, VERDICT_DROP, kind,
+        DROP_INSERT_FAILED, DROP_TABLE_FULL, Dns, Listen, NF_INET_FORWARD, NF_INET_LOCAL_IN,
+        NF_INET_LOCAL_OUT, Reject, STAGE_ACK, STAGE_SYN_PRESSURE, SynAck, kind,
     },
-    net::{FAMILY_V6, ips},
+    net::FAMILY_V6,
 };
 
+pub use self::ipvs::{ipvs_ends, state_name};
 use super::{
     evidence::{Seen, SeenDrop},
-    flow::address,
     join::{Case, Direction},
     symptom::seconds,
     world::overflowed,
 };
 use crate::{
-    event::{
-        IpvsEntry,
-        armed::{Armed, Set, Step},
-    },
+    event::armed::{Armed, Set, Step},
     finding::{Evidence, Flow},
     output::sanitize,
 };
@@ -74,21 +70,6 @@ impl Case<'_> {
         Evidence { ts: synack.ts, kind: "synack-retransmit", text }
     }
 
-    pub fn say_clash(&self, clash: &Seen<Clash>) -> Evidence {
-        let e = &clash.event;
-        let what = match e.verdict {
-            VERDICT_DROP => "dropped the packet",
-            VERDICT_ACCEPT if e.status_after & ips::NAT_CLASH != 0 => {
-                "keeps its translation for one second"
-            }
-            VERDICT_ACCEPT => "merged both and let the packet pass",
-            _ => "did something that was not seen",
-        };
-        let place = self.world.place(&e.header, clash.ts);
-        let text = format!("conntrack clash in {place}: {}; the kernel {what}", clashing(e));
-        Evidence { ts: clash.ts, kind: "conntrack-clash", text }
-    }
-
     pub fn say_drop(&self, drop: &SeenDrop, direction: Direction) -> Evidence {
         let e = &drop.event;
         let flow = Flow::of(&e.tuple);
@@ -123,76 +104,6 @@ impl Case<'_> {
             self.world.place(&e.header, drop.ts)
         );
         Evidence { ts: drop.ts, kind: "packet-dropped", text }
-    }
-
-    pub fn say_ipvs(&self, decision: &Seen<Ipvs>) -> Evidence {
-        let e = &decision.event;
-        let (service, server) = ipvs_ends(e);
-        let flow = Flow::of(&e.tuple);
-        let who = self.world.who(server.ip(), decision.ts);
-        let (kind, text) = match e.header.kind {
-            kind::IPVS_HIJACK if server.port() == 0 => (
-                "ipvs-syn-ack-taken",
-                format!("IPVS took the SYN-ACK from {} for service {service}", flow.src),
-            ),
-            kind::IPVS_HIJACK => (
-                "ipvs-syn-ack-taken",
-                format!(
-                    "IPVS took the SYN-ACK from {} for service {service} and sent it to {server} \
-                     ({who})",
-                    flow.src
-                ),
-            ),
-            kind::IPVS_NO_SERVER => (
-                "ipvs-no-server",
-                format!("IPVS found no server for service {service} ({} listed)", e.dests),
-            ),
-            kind::IPVS_VERDICT => ("ipvs-verdict", self.verdict_words(e, (service, server), &who)),
-            _ => (
-                "ipvs-old-connection",
-                format!(
-                    "IPVS knew {} to {service} from before ({} packets) and sent the SYN to its \
-                     old server {server} ({who}), {}",
-                    flow.src,
-                    e.in_pkts,
-                    if e.flags & (IPVS_GONE | IPVS_NO_DEST) != 0 {
-                        "which the service does not list any more"
-                    } else {
-                        "which has weight 0: drained"
-                    }
-                ),
-            ),
-        };
-        Evidence { ts: decision.ts, kind, text }
-    }
-
-    /// What the armed hook saw of a SYN.
-    fn verdict_words(&self, e: &Ipvs, ends: (SocketAddr, SocketAddr), who: &str) -> String {
-        let did = match e.verdict {
-            NF_DROP => "dropped the SYN".to_owned(),
-            NF_ACCEPT => "let the SYN pass".to_owned(),
-            NF_STOLEN => "sent the SYN on".to_owned(),
-            other => format!("gave the SYN verdict {other}"),
-        };
-        if e.flags & IPVS_LOOKED == 0 {
-            return format!("IPVS {did} (armed hook; its search was not seen)");
-        }
-        if e.flags & IPVS_FOUND == 0 {
-            return format!("IPVS knew no connection for it and {did} (armed hook)");
-        }
-        let (service, server) = ends;
-        let dest = match e.flags {
-            f if f & IPVS_GONE != 0 => "which was taken out of the service".to_owned(),
-            f if f & IPVS_NO_DEST != 0 => "of which the service knows nothing".to_owned(),
-            _ => format!("which has weight {}", e.weight),
-        };
-        format!(
-            "IPVS found its connection of {} to {service} ({}, {} packets) with server {server} \
-             ({who}), {dest}, and {did} (armed hook)",
-            Flow::of(&e.tuple).src,
-            state_name(e.state),
-            e.in_pkts
-        )
     }
 
     /// When a set was armed for this flow, and what came of it.
@@ -230,55 +141,6 @@ impl Case<'_> {
             code_name(e.tuple.family, e.code)
         );
         Evidence { ts: reject.ts, kind: "packet-rejected", text }
-    }
-
-    pub fn say_ipvs_entry(&self, entry: &Seen<IpvsEntry>) -> Evidence {
-        let e = &entry.event;
-        let text = format!(
-            "/proc/net/ip_vs_conn: {} to {} is an old connection ({}) to server {}, {}",
-            e.client,
-            e.service,
-            sanitize::text(&e.state),
-            e.server,
-            match e.weight {
-                None => "which the service does not list any more".to_owned(),
-                Some(weight) => format!("which has weight {weight}"),
-            }
-        );
-        Evidence { ts: entry.ts, kind: "ipvs-connection", text }
-    }
-
-    /// What conntrack made of a packet.
-    pub fn say_ct_entry(&self, seen: &Seen<CtEntry>, way: Direction) -> Evidence {
-        let e = &*seen.event;
-        let flow = Flow::of(&e.tuple);
-        let what = match (way, matches!(self.symptom.join, super::symptom::Join::Dns { .. })) {
-            (Direction::ToServer, true) => format!("the query to {}", flow.dst),
-            (Direction::ToClient, true) => format!("an answer from {}", flow.src),
-            (Direction::ToServer, false) => format!("the SYN to {}", flow.dst),
-            (Direction::ToClient, false) => format!("the SYN-ACK from {}", flow.src),
-        };
-        let place = self.world.place(&e.header, seen.ts);
-        let made_of_it = if e.ct.present != 0 {
-            let (orig, target) = (Flow::of(&e.ct.orig), Flow::of(&e.ct.reply).src);
-            let answered = if e.ct.status & ips::SEEN_REPLY != 0 {
-                "it was answered before"
-            } else {
-                "no answer has come by it"
-            };
-            if target == orig.dst {
-                format!("has an entry without translation; {answered}")
-            } else {
-                let who = self.world.who(target.ip(), seen.ts);
-                format!("has an entry that translates {} to {target} ({who}); {answered}", orig.dst)
-            }
-        } else if e.info == CT_UNTRACKED {
-            "is not tracked, by a rule".to_owned()
-        } else {
-            "is INVALID: it belongs to no connection it knows".to_owned()
-        };
-        let text = format!("conntrack in {place}: {what} {made_of_it}");
-        Evidence { ts: seen.ts, kind: "conntrack-entry", text }
     }
 
     pub fn say_stray(&self, stray: &Seen<Dns>) -> Evidence {
@@ -369,33 +231,8 @@ fn code_name(family: u8, code: u32) -> String {
     name.map_or_else(|| format!("{icmp} code {code}"), |name| format!("{icmp}-{name}"))
 }
 
-/// Service and real server; the latter has port 0 when there is none.
-pub fn ipvs_ends(e: &Ipvs) -> (SocketAddr, SocketAddr) {
-    let end = |bytes, port| SocketAddr::new(address(bytes, e.tuple.family), port);
-    (end(&e.service, e.service_port), end(&e.server, e.server_port))
-}
-
 /// The kind of the lines that tell of armed hooks.
 pub const ARMED: &str = "armed";
-
-/// `IP_VS_TCP_S_*` as `/proc/net/ip_vs_conn` names it (ip_vs_proto_tcp.c, `tcp_state_name_table`).
-pub fn state_name(state: u32) -> String {
-    const NAMES: [&str; 11] = [
-        "NONE",
-        "ESTABLISHED",
-        "SYN_SENT",
-        "SYN_RECV",
-        "FIN_WAIT",
-        "TIME_WAIT",
-        "CLOSE",
-        "CLOSE_WAIT",
-        "LAST_ACK",
-        "LISTEN",
-        "SYNACK",
-    ];
-    let name = usize::try_from(state).ok().and_then(|at| NAMES.get(at));
-    name.map_or_else(|| format!("state {state}"), |&name| name.to_owned())
-}
 
 /// How many lines of evidence a finding carries.
 const LINES: usize = 12;
@@ -406,20 +243,4 @@ pub fn sorted(mut lines: Vec<Evidence>) -> Vec<Evidence> {
     lines.dedup_by(|a, b| a.text == b.text);
     lines.truncate(LINES);
     lines
-}
-
-/// Who ran into whom: the same flow translated to two servers, or two flows to one source port.
-fn clashing(e: &Clash) -> String {
-    let (loser, winner) = (Flow::of(&e.loser.orig), Flow::of(&e.winner.orig));
-    let (reply, other) = (Flow::of(&e.loser.reply), Flow::of(&e.winner.reply));
-    if loser == winner {
-        format!(
-            "two packets {loser} at once, this one sent to {}, the other to {}",
-            reply.src, other.src
-        )
-    } else if reply.dst == other.dst && reply.dst != loser.src {
-        format!("{loser} and {winner}, both to leave as {}", reply.dst)
-    } else {
-        format!("{loser} against {winner}")
-    }
 }
