@@ -14,6 +14,8 @@ wire! {
     pub struct Config {
         /// Nanoseconds from which a lookup or handshake counts as a stall.
         pub min_stall: u64,
+        /// Nanoseconds from which a connect that the program itself gives up counts as one.
+        pub min_given_up: u64,
         /// First address of `nf_hook_slow` and the address behind its end; both 0 when kallsyms
         /// could not be read.
         pub nf_hook_slow: [u64; 2],

@@ -23,6 +23,7 @@ static OFFSETS: Offsets = Offsets::UNKNOWN;
 #[unsafe(no_mangle)]
 static CONFIG: Config = Config {
     min_stall: 0,
+    min_given_up: 0,
     nf_hook_slow: [0; 2],
     token_ns: 0,
     burst: 0,

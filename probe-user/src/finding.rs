@@ -19,6 +19,8 @@ pub enum SymptomKind {
     ConnectStall,
     /// The handshake was answered with a reset.
     ConnectRefused,
+    /// Either of these to a health probe: a connect of the kubelet to a pod of this node.
+    ProbeFailure,
 }
 
 impl SymptomKind {
@@ -27,6 +29,7 @@ impl SymptomKind {
             Self::DnsStall => "dns-stall",
             Self::ConnectStall => "connect-stall",
             Self::ConnectRefused => "connect-refused",
+            Self::ProbeFailure => "probe-failure",
         }
     }
 }

@@ -150,7 +150,7 @@ fn end(sk: Ptr, established: bool) -> Option<()> {
         if started.retransmits == 0 && took < setting!(min_stall) {
             return None;
         }
-    } else if err == 0 && started.retransmits == 0 && took < setting!(min_stall) {
+    } else if err == 0 && started.retransmits == 0 && took < setting!(min_given_up) {
         // Given up by the program itself before it could be called a stall.
         return None;
     }

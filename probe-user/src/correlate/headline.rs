@@ -3,6 +3,7 @@
 use probe_common::net::IPPROTO_TCP;
 
 use super::{
+    probe,
     rules::client_ports_exhausted::EADDRNOTAVAIL,
     symptom::{Side, Symptom, seconds},
     world::World,
@@ -11,6 +12,9 @@ use crate::finding::{Party, SymptomKind};
 
 /// The one who suffers.
 pub fn victim(symptom: &Symptom, world: &World) -> Party {
+    if let Some(probed) = probe::probed(symptom, world) {
+        return probed;
+    }
     let address = symptom.flow.src.ip();
     let mut party = world.party(address, None, symptom.first);
     if symptom.side == Side::Packet && address.is_loopback() && symptom.netns != 0 {
@@ -31,6 +35,9 @@ pub fn victim(symptom: &Symptom, world: &World) -> Party {
 }
 
 pub fn headline(symptom: &Symptom, world: &World) -> String {
+    if let Some(probed) = probe::probed(symptom, world) {
+        return probe::headline(symptom, world, &probed);
+    }
     let who = who(symptom, world);
     let server = symptom.server();
     let waited = symptom.waited(world.now);
@@ -83,7 +90,7 @@ pub fn headline(symptom: &Symptom, world: &World) -> String {
         SymptomKind::ConnectStall if symptom.err == EADDRNOTAVAIL => {
             format!("{who} could not connect to {server} for want of a local port")
         }
-        SymptomKind::ConnectStall => {
+        SymptomKind::ConnectStall | SymptomKind::ProbeFailure => {
             let after = symptom.ended.map(|ts| symptom.after(ts)).unwrap_or_default();
             format!("{who} could not connect to {server} and gave up{after}")
         }

@@ -3,6 +3,7 @@
 use super::{
     Correlator, fold, headline,
     join::Case,
+    probe,
     rules::{self, Verdict},
     stalls::{Stall, State},
     symptom::{Side, Symptom, Worth},
@@ -172,7 +173,10 @@ impl Correlator {
         let finding = Finding {
             id: String::new(),
             ts: symptom.first,
-            symptom: symptom.kind,
+            symptom: match probe::probed(symptom, &self.world) {
+                Some(_) => SymptomKind::ProbeFailure,
+                None => symptom.kind,
+            },
             cause: verdict.cause,
             confidence: verdict.confidence,
             victim,

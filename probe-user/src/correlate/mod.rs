@@ -16,6 +16,7 @@ mod evidence;
 mod headline;
 mod join;
 mod judge;
+mod probe;
 mod recent;
 mod stalls;
 mod symptom;
@@ -35,6 +36,7 @@ use self::{
 };
 pub use self::{
     losses::sum,
+    watch::given_up_after,
     watched::{Watched, watched},
     world::Watch,
 };

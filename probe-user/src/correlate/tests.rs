@@ -14,6 +14,7 @@ mod ipvs_nodeport;
 mod ipvs_stale;
 mod no_listener;
 mod polled;
+mod probe;
 mod processes;
 mod service_no_backend;
 mod snat_clash;

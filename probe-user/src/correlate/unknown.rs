@@ -79,7 +79,7 @@ fn hint_class(case: &Case<'_>) -> String {
 pub fn looked_for(symptom: SymptomKind) -> &'static [(Cause, &'static [u16])] {
     match symptom {
         SymptomKind::DnsStall => DNS,
-        SymptomKind::ConnectStall | SymptomKind::ConnectRefused => TCP,
+        SymptomKind::ConnectStall | SymptomKind::ConnectRefused | SymptomKind::ProbeFailure => TCP,
     }
 }
 

@@ -24,6 +24,14 @@ use crate::{
 };
 
 const ECONNREFUSED: u32 = 111;
+
+/// How long a connect must have waited to count as a stall when the program itself gives it up, in
+/// nanoseconds: a little less than the least stall, for a program that waits for just as long looks at
+/// its clock before it connects. The kubelet's probes do, with their one second.
+pub const fn given_up_after(min_stall: u64) -> u64 {
+    min_stall - min_stall / 8
+}
+
 /// A client on this node sends its SYN again after one second: it is then seen at its own socket.
 const ELSEWHERE: u64 = 1_200_000_000;
 /// The same for a client that is known to be here, whose retransmit may be reported late.
@@ -168,12 +176,20 @@ impl Correlator {
         };
         let known = self.stalls.client(key);
         let waited = if e.started == 0 { 0 } else { ts.saturating_sub(e.started) };
-        let slow = waited >= self.min_stall() || e.retransmits > 0;
+        let min_stall = self.min_stall();
+        let slow = waited >= min_stall || e.retransmits > 0;
         let kind = match e.outcome {
             OUTCOME_FAILED if e.err == ECONNREFUSED => SymptomKind::ConnectRefused,
             // Given up in no time by the program itself (the slower of two addresses, say).
             // Unless its SYN is known to have been refused or dropped.
-            OUTCOME_FAILED if e.err == 0 && !slow && self.stalls.id(key).is_none() => return,
+            OUTCOME_FAILED
+                if e.err == 0
+                    && !slow
+                    && waited < given_up_after(min_stall)
+                    && self.stalls.id(key).is_none() =>
+            {
+                return;
+            }
             OUTCOME_ESTABLISHED if !slow && known.is_none() => return,
             OUTCOME_TRYING if e.header.kind != kind::SYN_RETRANSMIT => return,
             _ => SymptomKind::ConnectStall,

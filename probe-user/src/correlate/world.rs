@@ -19,7 +19,7 @@ use super::{
     watched::{Watched, watched},
 };
 use crate::{
-    event::{Body, Event, Hook, Listener, LocalPorts, Node, PodChange, Service},
+    event::{Body, Event, Hook, Listener, LocalPorts, Node, PodChange, Process, Service},
     finding::{Cause, Flow, Party},
     output::sanitize,
 };
@@ -44,7 +44,7 @@ pub struct World {
     symbols: Bounded<u64, String>,
     listeners: Bounded<u64, Listener>,
     /// Pods of processes in the network of the node itself.
-    processes: Bounded<u32, String>,
+    processes: Bounded<u32, Process>,
     local_ports: Bounded<u32, LocalPorts>,
     services: Bounded<(u8, SocketAddr), Service>,
     service_addresses: Bounded<IpAddr, ()>,
@@ -95,7 +95,10 @@ impl World {
                 let comm = sanitize::text(&l.comm);
                 self.listeners.insert(l.ino, Listener { comm, ..l.clone() });
             }
-            Body::Process(p) => self.processes.insert(p.pid, sanitize::text(&p.pod)),
+            Body::Process(p) => {
+                let pod = p.pod.as_deref().map(sanitize::text);
+                self.processes.insert(p.pid, Process { pod, ..p.clone() });
+            }
             Body::LocalPorts(ports) => self.local_ports.insert(ports.netns, ports.clone()),
             Body::Service(s) => {
                 let name = s.name.as_deref().map(sanitize::text);
@@ -208,10 +211,15 @@ impl World {
     pub fn by_process(&self, party: Party) -> Party {
         let is_host = party.pod.as_deref() == Some("host");
         let owner = party.pid.filter(|_| is_host).and_then(|pid| self.processes.get(&pid));
-        match owner {
-            Some(pod) => Party { pod: Some(pod.clone()), ..party },
+        match owner.and_then(|process| process.pod.clone()) {
+            Some(pod) => Party { pod: Some(pod), ..party },
             None => party,
         }
+    }
+
+    /// Whether the process is the node's kubelet.
+    pub fn is_kubelet(&self, pid: u32) -> bool {
+        self.processes.get(&pid).is_some_and(|process| process.kubelet)
     }
 
     /// Name of the namespace an event happened in.

@@ -195,13 +195,15 @@ pub struct Listener {
     pub comm: String,
 }
 
-/// Whose a process of the node's own network namespace is: that of a hostNetwork pod, or of a container
-/// that shares the node's network. Told once for each process that an event names.
+/// What a process of the node's own network namespace is. Told once for each that an event names, if
+/// there is anything to tell.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
     pub pid: u32,
-    /// As [`Pod::name`].
-    pub pod: String,
+    /// The hostNetwork pod or the container that it is of, as [`Pod::name`].
+    pub pod: Option<String>,
+    /// It is the kubelet: its connects to pods are health probes.
+    pub kubelet: bool,
 }
 
 /// An IPVS connection whose client's SYN was dropped, read right after that.

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::Path,
     time::Duration,
 };
 
@@ -13,11 +14,17 @@ use super::Live;
 use crate::{
     event::{Body, Event, PodChange, Process, Symbol},
     kernel::symbols::Symbols,
-    pods::{process::listener_process, procfs::read_text},
+    pods::{
+        process::{comm, listener_process},
+        procfs::read_text,
+    },
 };
 
 /// How long the search for a listener's process may take.
 const LISTENER_BUDGET: Duration = Duration::from_millis(50);
+/// What the kubelet is called, on its own and as a part of k3s and MicroK8s (`/proc/PID/comm`, at most 15
+/// bytes).
+const KUBELETS: [&str; 4] = ["kubelet", "k3s-server", "k3s-agent", "kubelite"];
 /// How many names of each kind are remembered.
 const MOST: usize = 16384;
 /// The least time between two searches for an unknown namespace. Each is searched for once as
@@ -159,6 +166,11 @@ impl Known {
     }
 }
 
+/// Whether that process, which is no pod's, is the kubelet or a program that contains it.
+fn is_kubelet(root: &Path, pid: u32) -> bool {
+    comm(root, pid).is_some_and(|comm| KUBELETS.contains(&comm.as_str()))
+}
+
 /// The namespace an event happened in.
 pub fn netns(body: &Body) -> Option<u32> {
     match body {
@@ -204,8 +216,8 @@ impl Live {
         }
     }
 
-    /// Tells whose a process of the node's own network is, if it is a pod's; looks again only after
-    /// the number may have been given to another.
+    /// Tells what a process of the node's own network is, if it is a pod's or the kubelet; looks again
+    /// only after the number may have been given to another.
     pub(super) fn name_process(
         &mut self,
         pid: u32,
@@ -224,8 +236,10 @@ impl Live {
             processes.clear();
         }
         processes.insert(pid, now.saturating_add(TRY_AGAIN));
-        if let Some(pod) = self.pods.owner_of(pid) {
-            events.push(Event { ts, body: Body::Process(Process { pid, pod }) });
+        let pod = self.pods.owner_of(pid);
+        let kubelet = pod.is_none() && is_kubelet(&self.root, pid);
+        if pod.is_some() || kubelet {
+            events.push(Event { ts, body: Body::Process(Process { pid, pod, kubelet }) });
         }
     }
 

@@ -10,6 +10,7 @@ use thiserror::Error;
 use super::{Live, armed::Arming, enrich::Known, ipvs::Ipvs, poll::Poller, services::Services};
 use crate::{
     bpf::Probes,
+    correlate::given_up_after,
     event::{Body, Event, HookState, Node, Rung},
     kernel::{
         btf::{Btf, load_vmlinux},
@@ -185,6 +186,7 @@ fn config(btf: &Btf, symbols: Option<&Symbols>, min_stall: u64) -> Config {
     };
     Config {
         min_stall,
+        min_given_up: given_up_after(min_stall),
         nf_hook_slow: [range.start, range.end],
         burst: BURST,
         token_ns: 1_000_000_000 / RATE,

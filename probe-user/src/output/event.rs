@@ -113,7 +113,9 @@ fn loader_words(body: &Body) -> Option<(&'static str, Option<String>, String)> {
             ("listener", None, format!("socket={} pid={} comm={comm}", l.ino, l.pid))
         }
         Body::Process(p) => {
-            ("process", None, format!("pid={} of {}", p.pid, sanitize::text(&p.pod)))
+            let of = p.pod.as_deref().map(|pod| format!(" of {}", sanitize::text(pod)));
+            let kubelet = if p.kubelet { " kubelet" } else { "" };
+            ("process", None, format!("pid={}{}{kubelet}", p.pid, of.unwrap_or_default()))
         }
         Body::IpvsEntry(e) => {
             let weight =

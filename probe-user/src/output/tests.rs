@@ -122,6 +122,7 @@ fn raw_events_of_every_kind() {
         armed(Step::Refused { why: "ip_vs is not loaded".to_owned() }),
         up(CLIENT, "evil\x1b[2J", "10.244.1.2"),
         process_of(4711, "kube-system/evil\x1b[2J"),
+        kubelet(640),
         Body::Tick,
     ];
     let mut run = Run::new();

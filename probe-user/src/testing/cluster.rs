@@ -73,7 +73,11 @@ pub fn local_ports(low: u16, high: u16, reserved: &[(u16, u16)]) -> Body {
 
 /// A process of the node's own network is this pod's.
 pub fn process_of(pid: u32, pod: &str) -> Body {
-    Body::Process(Process { pid, pod: pod.to_owned() })
+    Body::Process(Process { pid, pod: Some(pod.to_owned()), kubelet: false })
+}
+
+pub fn kubelet(pid: u32) -> Body {
+    Body::Process(Process { pid, pod: None, kubelet: true })
 }
 
 /// What a pod knows of a service.
