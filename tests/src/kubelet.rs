@@ -3,17 +3,23 @@
 
 use std::{
     fs, io,
+    net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
+    thread,
+    time::Duration,
 };
 
 use anyhow::{Context, Result};
 
 use crate::{
-    process::Process,
+    args::Flags,
+    process::{Process, READY, set_name},
     wait::{SOON, until},
 };
 
 const CGROUP: &str = "/sys/fs/cgroup/kubepods.slice/kubepods-burstable.slice";
+/// Whoever writes a process id here moves the process; 0 is the writer.
+const PROCS: &str = "cgroup.procs";
 const LOGS: &str = "/var/log/pods";
 const CONTAINERD: &str = "/run/containerd/io.containerd.runtime.v2.task/k8s.io";
 
@@ -39,10 +45,21 @@ impl Kubernetes {
 
     /// Puts a process into a container of the pod, as runc does it.
     pub fn add(&self, container: &str, process: &Process) -> Result<()> {
+        write(&self.container(container)?.join(PROCS), &process.pid().to_string())
+    }
+
+    /// Like [`probe`], by a process of a container of the pod in the node's network.
+    pub fn connect(&self, container: &str, name: &str, to: SocketAddr) -> Result<Process> {
+        let scope = self.container(container)?;
+        let scope = scope.to_str().context("odd path")?;
+        Process::on_node(&["connect", "--name", name, "--to", &to.to_string(), "--cgroup", scope])
+    }
+
+    /// Makes a container's cgroup and files.
+    fn container(&self, container: &str) -> Result<PathBuf> {
         let id: String = std::iter::repeat_n(self.digit, 64).collect();
         let scope = self.cgroup.join(format!("cri-containerd-{id}.scope"));
         make(&scope)?;
-        write(&scope.join("cgroup.procs"), &process.pid().to_string())?;
         let bundle = PathBuf::from(CONTAINERD).join(&id);
         make(&bundle)?;
         let annotations = format!(
@@ -50,12 +67,34 @@ impl Kubernetes {
             "io.kubernetes.cri.sandbox-name":"{}","io.kubernetes.cri.container-name":"{container}"}}}}"#,
             self.namespace, self.name
         );
-        write(&bundle.join("config.json"), &annotations)
+        write(&bundle.join("config.json"), &annotations)?;
+        Ok(scope)
     }
 
     /// What the runtime calls the pod's network namespace.
     pub fn netns(&self) -> String {
         format!("cni-{}", uid(self.digit))
+    }
+}
+
+/// A program on the node that connects once and gives up after a second, as the kubelet's probes do by
+/// default, and then stays. Ready when the connect is over.
+pub fn probe(name: &str, to: SocketAddr) -> Result<Process> {
+    Process::on_node(&["connect", "--name", name, "--to", &to.to_string()])
+}
+
+/// The helper `lab connect`.
+pub fn connect_main(flags: &Flags) -> Result<()> {
+    let to: SocketAddr = flags.parse("--to")?;
+    set_name(flags.value("--name")?)?;
+    if let Some(cgroup) = flags.optional("--cgroup") {
+        write(&Path::new(cgroup).join(PROCS), "0")?;
+    }
+    // What becomes of it is for stallprobe to tell.
+    drop(TcpStream::connect_timeout(&to, Duration::from_secs(1)));
+    crate::cli::say(READY)?;
+    loop {
+        thread::park();
     }
 }
 
@@ -97,6 +136,6 @@ fn make(dir: &PathBuf) -> Result<()> {
     fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))
 }
 
-fn write(path: &PathBuf, text: &str) -> Result<()> {
+fn write(path: &Path, text: &str) -> Result<()> {
     fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }

@@ -23,6 +23,7 @@ mod nginx;
 mod no_listener;
 mod not_translated;
 mod pod_names;
+mod pods_command;
 mod resolvers;
 mod server_slow;
 mod service_no_backend;
@@ -306,6 +307,9 @@ pub const ALL: &[Case] = &[
         .kernels(service_no_backend::NFTABLES)
         .elsewhere("kube-proxy's nftables mode needs kernel 5.13"),
     Case::new("pod_names", pod_names::kubernetes),
+    Case::new("pods_command", pods_command::run_case),
+    Case::new("probe_failure", pod_names::probe_failure),
+    Case::new("probe_lookalikes", pod_names::no_probe),
     Case::new("healthy", healthy::run_case).limit(300),
     Case::new("folding", folding::run_case).same_everywhere(),
     Case::new("flood", flood::run_case).same_everywhere().limit(300),

@@ -4,8 +4,13 @@ use std::{net::SocketAddr, time::Duration};
 
 use anyhow::Result;
 
-use super::accept_queue::{LISTENER, PORT, refuse_syn};
-use crate::{kubelet::Kubernetes, lab::Lab, process::Process, tcp};
+use super::accept_queue::{LISTENER, PORT, queued, refuse_syn};
+use crate::{
+    kubelet::{self, Kubernetes},
+    lab::Lab,
+    process::Process,
+    tcp,
+};
 
 const STALL: Duration = Duration::from_secs(20);
 
@@ -32,4 +37,60 @@ pub fn kubernetes(lab: &Lab) -> Result<()> {
         .is("/culprit/process", LISTENER)?;
     probe.stop()?;
     probe.only(&["accept-queue-overflow"])
+}
+
+/// The kubelet's probe loses its only SYN: nothing is sent again within its second.
+pub fn probe_failure(lab: &Lab) -> Result<()> {
+    let stage = Full::new(lab)?;
+    let probe = lab.probe(&[])?;
+
+    let kubelet = kubelet::probe("kubelet", stage.to)?;
+
+    probe
+        .finding("the kubelet's probe", STALL, |f| f["symptom"] == "probe-failure")?
+        .is("/cause", "accept-queue-overflow")?
+        .is("/confidence", "certain")?
+        .is("/victim/pod", "shop/api-7d4f9c-x2x5k")?
+        .is("/victim/port", PORT)?
+        .is("/culprit/process", LISTENER)?;
+    probe.stop()?;
+    drop(kubelet);
+    probe.only(&["accept-queue-overflow"])
+}
+
+/// Look-alikes: another program of the node, and a hostNetwork pod that calls its program so.
+pub fn no_probe(lab: &Lab) -> Result<()> {
+    let stage = Full::new(lab)?;
+    let probe = lab.probe(&[])?;
+    let other = kubelet::probe("curl", stage.to)?;
+    probe.cause("accept-queue-overflow", "host", STALL)?.is("/symptom", "connect-stall")?;
+    let agent = Kubernetes::new("kube-system", "agent-x1", 'c')?;
+    let so_called = agent.connect("agent", "kubelet", stage.to)?;
+    probe
+        .cause("accept-queue-overflow", "kube-system/agent-x1", STALL)?
+        .is("/symptom", "connect-stall")?
+        .is("/confidence", "certain")?;
+    probe.stop()?;
+    drop((other, so_called));
+    probe.only(&["accept-queue-overflow"])
+}
+
+/// A pod whose accept queue is full.
+struct Full {
+    to: SocketAddr,
+    _listener: Process,
+    _queued: Vec<tcp::Attempt>,
+}
+
+impl Full {
+    fn new(lab: &Lab) -> Result<Self> {
+        let shop = Kubernetes::new("shop", "api-7d4f9c-x2x5k", 'a')?;
+        let server = lab.pod(&shop.netns())?;
+        let to = SocketAddr::new(server.address(false), PORT);
+        let listener = tcp::listen(&server, LISTENER, ([0, 0, 0, 0], PORT).into(), 1, false)?;
+        shop.add("api", &listener)?;
+        let filler = lab.pod("filler")?;
+        let queued = queued(&filler, to, 2)?;
+        Ok(Self { to, _listener: listener, _queued: queued })
+    }
 }

@@ -1,0 +1,69 @@
+//! `stallprobe pods`: what runs and listens where, with the accept queues.
+
+use std::net::SocketAddr;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use super::accept_queue::{LISTENER, PORT, queued};
+use crate::{
+    case::Skip, command::run, kubelet::Kubernetes, lab::Lab, probe::STALLPROBE, process::Process,
+    tcp,
+};
+
+pub fn run_case(lab: &Lab) -> Result<()> {
+    if lab.faults_only() {
+        return Err(Skip("looks at stallprobe itself".to_owned()).into());
+    }
+    let shop = Kubernetes::new("shop", "api-7d4f9c-x2x5k", 'a')?;
+    let server = lab.pod(&shop.netns())?;
+    let to = SocketAddr::new(server.address(false), PORT);
+    let listener = tcp::listen(&server, LISTENER, ([0, 0, 0, 0], PORT).into(), 1, false)?;
+    shop.add("api", &listener)?;
+    let client = lab.pod("client")?;
+    let stray = tcp::listen(&client, "stray", ([0, 0, 0, 0], PORT).into(), 5, false)?;
+    let _queued = queued(&client, to, 2)?;
+    let agent = Kubernetes::new("kube-system", "agent-x1", 'c')?;
+    let idle = Process::on_node(&["idle", "--name", "agent"])?;
+    agent.add("agent", &idle)?;
+
+    let rows = rows(&[])?;
+    let row = of(&rows, "shop/api-7d4f9c-x2x5k")?;
+    is(row, "/addresses/0", server.v4.to_string())?;
+    is(row, "/veth/0", server.host_link())?;
+    is(row, "/listeners/0/address", format!("0.0.0.0:{PORT}"))?;
+    is(row, "/listeners/0/queue", 2)?;
+    is(row, "/listeners/0/pid", listener.pid())?;
+    is(row, "/processes/0/comm", LISTENER)?;
+    is(row, "/processes/0/container", "api")?;
+    let row = of(&rows, "client")?;
+    is(row, "/listeners/0/pid", stray.pid())?;
+    is(row, "/processes/0/contained", false)?;
+    let of_agent = |process: &&Value| process["pid"] == idle.pid();
+    let processes = of(&rows, "host")?["processes"].as_array().context("processes")?;
+    let process = processes.iter().find(of_agent).context("the agent is not listed")?;
+    is(process, "/pod", "kube-system/agent-x1")?;
+
+    let some = self::rows(&["-n", "shop", "-p", "api"])?;
+    ensure!(some.len() == 1, "the filter shows {} rows", some.len());
+    let by_pid = self::rows(&["--netns", &listener.pid().to_string()])?;
+    ensure!(by_pid.len() == 1 && by_pid == some, "another row by process id");
+    let table = run(STALLPROBE, &["pods"])?;
+    ensure!(table.contains("in no container"), "odd table:\n{table}");
+    Ok(())
+}
+
+fn rows(filters: &[&str]) -> Result<Vec<Value>> {
+    let all = run(STALLPROBE, &[&["pods", "-o", "json"], filters].concat())?;
+    all.lines().map(|line| serde_json::from_str(line).context("no JSON")).collect()
+}
+
+fn of<'a>(rows: &'a [Value], pod: &str) -> Result<&'a Value> {
+    rows.iter().find(|row| row["pod"] == pod).with_context(|| format!("{pod} is not listed"))
+}
+
+fn is(row: &Value, at: &str, wanted: impl Into<Value>) -> Result<()> {
+    let (found, wanted) = (row.pointer(at).unwrap_or(&Value::Null), wanted.into());
+    ensure!(*found == wanted, "{at} is {found}, not {wanted}\n  {row}");
+    Ok(())
+}
