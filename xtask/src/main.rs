@@ -5,6 +5,7 @@ mod cache;
 mod check;
 mod cpio;
 mod demo;
+mod dist;
 mod guest;
 mod initramfs;
 mod judge;
@@ -13,6 +14,7 @@ mod kernels;
 mod lab;
 mod ladder;
 mod matrix;
+mod oci;
 mod progress;
 mod qemu;
 mod readme;
@@ -44,6 +46,8 @@ enum Command {
     Run(run::Options),
     /// Run a command in a virtual machine.
     Vm(vm::Options),
+    /// Build what is given to people: a static binary, and an image with it alone.
+    Dist(dist::Options),
     /// Check formatting, lints and dependencies.
     Check(check::Options),
 }
@@ -55,6 +59,7 @@ fn main() -> ExitCode {
         Command::Test(options) => test::run(options),
         Command::Run(options) => run::run(options),
         Command::Vm(options) => vm::run(options),
+        Command::Dist(options) => dist::run(options),
         Command::Check(options) => check::run(options),
     };
     match result {
