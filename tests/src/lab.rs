@@ -1,6 +1,6 @@
 //! What a case works with: pods, programs in them, and stallprobe on the node.
 
-use std::{cell::RefCell, fs, rc::Rc};
+use std::{cell::RefCell, fs, process::Command, rc::Rc};
 
 use anyhow::{Context, Result, ensure};
 
@@ -8,7 +8,7 @@ use crate::{
     counters,
     finding::ORDER,
     netns::Pod,
-    probe::{Heed, Probe},
+    probe::{Heed, Probe, STALLPROBE},
     rung::Rung,
     sysctl,
 };
@@ -76,10 +76,15 @@ impl Lab {
     /// Starts `stallprobe watch -o json` on the node and waits until it watches. With
     /// `--faults-only`, gives a probe that agrees with everything.
     pub fn probe(&self, args: &[&str]) -> Result<Rc<Probe>> {
+        self.probe_by(Command::new(STALLPROBE), args)
+    }
+
+    /// The same by a command that becomes stallprobe.
+    pub fn probe_by(&self, command: Command, args: &[&str]) -> Result<Rc<Probe>> {
         let all = [self.rung.arguments().as_slice(), args].concat();
         let probe = Rc::new(match self.heed {
             Heed::Absent => Probe::absent(),
-            heed => Probe::start(&all, heed)?,
+            heed => Probe::start(command, &all, heed)?,
         });
         *self.probe.borrow_mut() = Some(Rc::clone(&probe));
         Ok(probe)

@@ -72,9 +72,9 @@ impl Probe {
         Self { child: RefCell::new(None), shared: Arc::default(), heed: Heed::Absent }
     }
 
-    /// Starts stallprobe and waits until it watches.
-    pub fn start(args: &[&str], heed: Heed) -> Result<Self> {
-        let mut child = Command::new(STALLPROBE)
+    /// Starts stallprobe by this command and waits until it watches.
+    pub fn start(mut command: Command, args: &[&str], heed: Heed) -> Result<Self> {
+        let mut child = command
             .args(["watch", "-o", "json"])
             .args(args)
             .stdin(Stdio::null())

@@ -5,6 +5,7 @@ mod armed;
 mod armed_limits;
 mod clash_lookalikes;
 mod client_ports;
+mod debug_pod;
 pub mod dnat_clash;
 mod dropped;
 mod flood;
@@ -308,6 +309,7 @@ pub const ALL: &[Case] = &[
         .elsewhere("kube-proxy's nftables mode needs kernel 5.13"),
     Case::new("pod_names", pod_names::kubernetes),
     Case::new("pods_command", pods_command::run_case),
+    Case::new("debug_pod", debug_pod::run_case),
     Case::new("probe_failure", pod_names::probe_failure),
     Case::new("probe_lookalikes", pod_names::no_probe),
     Case::new("healthy", healthy::run_case).limit(300),
