@@ -18,6 +18,7 @@ mod join;
 mod judge;
 mod probe;
 mod recent;
+mod refusals;
 mod stalls;
 mod symptom;
 mod tally;

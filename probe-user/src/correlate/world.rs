@@ -15,6 +15,7 @@ use super::{
     losses::Losses,
     pods::Pods,
     polled::Polled,
+    refusals::Refusals,
     tally::{PerNetns, Tally},
     watched::{Watched, watched},
 };
@@ -51,6 +52,7 @@ pub struct World {
     /// Networks that hold addresses of services.
     service_nets: Bounded<IpAddr, ()>,
     pub counters: PerNetns,
+    pub refusals: Refusals,
     pub losses: Losses,
     /// What looks at namespaces in turn showed.
     pub polled: Polled,
@@ -86,6 +88,7 @@ impl World {
             Body::Pod(change) => {
                 if let PodChange::Gone { netns } = change {
                     self.counters.forget(*netns);
+                    self.refusals.forget(*netns);
                     self.polled.forget(*netns);
                 }
                 self.pods.change(event.ts, change);
@@ -112,6 +115,7 @@ impl World {
                 }
                 let is_new = self.pods.since(c.netns).is_some_and(|since| since > start);
                 self.counters.note(c, is_new);
+                self.refusals.note(event.ts, c);
             }
             Body::ListenQueues(q) => {
                 self.polled.queues_of(event.ts, q);

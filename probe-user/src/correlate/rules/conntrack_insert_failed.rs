@@ -15,6 +15,7 @@ use crate::{
         describe::sorted,
         evidence::SeenDrop,
         join::Case,
+        refusals::Refused,
         world::{Watch, World},
     },
     finding::{
@@ -31,15 +32,14 @@ pub fn judge(case: &Case<'_>) -> Option<Verdict> {
     let world = case.world;
     let header = &refused.event.header;
     let details = details(world, refused);
-    // A clash that nobody saw looks the same; the counter of long chains tells of some packet, not
-    // of this one.
+    // A clash that nobody saw looks the same, unless the kernel's counters leave no room for one.
     let start = *case.symptom.span().start();
     let is_clash_watched = world.watch(Cause::ConntrackSnatClash) == Watch::Watched
         && world.losses.since(start, &[kind::CLASH]).is_none();
     let confidence = match details.exit {
         InsertExit::Dying => Confidence::Certain,
-        InsertExit::ChainTooLong if is_clash_watched => Confidence::Certain,
-        InsertExit::ChainTooLong if case.last_word => Confidence::Likely,
+        InsertExit::ChainTooLong if is_for_length_alone(world, refused) => Confidence::Certain,
+        InsertExit::ChainTooLong if case.last_word && is_clash_watched => Confidence::Likely,
         InsertExit::Other if case.last_word && is_clash_watched => Confidence::Likely,
         InsertExit::ChainTooLong | InsertExit::Other => return None,
     };
@@ -76,6 +76,16 @@ fn is_of_clash(case: &Case<'_>, drop: &SeenDrop) -> bool {
     })
 }
 
+/// What the table refused about when the packet was dropped.
+fn around(world: &World, drop: &SeenDrop) -> Option<Refused> {
+    world.refusals.around(drop.event.header.netns, drop.ts)
+}
+
+/// Whether the table refused nothing then but for the length of a chain.
+fn is_for_length_alone(world: &World, drop: &SeenDrop) -> bool {
+    around(world, drop).is_some_and(Refused::is_for_length_alone)
+}
+
 fn details(world: &World, drop: &SeenDrop) -> InsertFailed {
     let netns = drop.event.header.netns;
     let table = world.counters.latest(netns).and_then(|c| c.conntrack);
@@ -84,9 +94,11 @@ fn details(world: &World, drop: &SeenDrop) -> InsertFailed {
         .counters
         .grown(netns, |c| Some(c.conntrack.and_then(|table| table.chain_too_long).unwrap_or(0)));
     let chain_too_long = table.and_then(|t| t.chain_too_long).and(grown);
-    let exit = match chain_too_long {
-        _ if drop.event.ct.status & ips::DYING != 0 => InsertExit::Dying,
-        Some(grown) if grown > 0 => InsertExit::ChainTooLong,
+    let exit = match drop.event.ct.status {
+        status if status & ips::DYING != 0 => InsertExit::Dying,
+        _ if around(world, drop).is_some_and(|refused| refused.too_long > 0) => {
+            InsertExit::ChainTooLong
+        }
         _ => InsertExit::Other,
     };
     InsertFailed {

@@ -12,11 +12,17 @@ use crate::{
 
 const OUTSIDE: &str = "198.51.100.7:443";
 
+/// All refusals are for long chains.
 fn table(chain_too_long: Option<u64>) -> Body {
+    counted(chain_too_long, chain_too_long.unwrap_or(0))
+}
+
+fn counted(chain_too_long: Option<u64>, insert_failed: u64) -> Body {
     let conntrack = ConntrackCounters {
         entries: 22_000,
         buckets: 512,
         chain_too_long,
+        insert_failed,
         ..ConntrackCounters::default()
     };
     Body::Counters(Counters { netns: HOST, conntrack: Some(conntrack), ..Counters::default() })
@@ -52,6 +58,31 @@ fn a_chain_that_is_too_long() {
     run.until(9000);
     insta::assert_snapshot!(text(&run));
     insta::assert_snapshot!(json(&run, &run.out[0]));
+}
+
+#[test]
+fn a_long_chain_of_before_says_nothing_of_this_packet() {
+    let mut run = Run::new();
+    run.at(0, table(Some(7)));
+    run.at(100, table(Some(8)));
+    run.at(500, refused_entry(0));
+    run.at(600, counted(Some(8), 9));
+    recovers(&mut run);
+    run.until(9000);
+    let other = (Cause::ConntrackInsertFailed, Confidence::Likely, InsertExit::Other);
+    assert_eq!(exit(&run), other);
+}
+
+#[test]
+fn a_long_chain_beside_other_refusals_is_likely() {
+    let mut run = Run::new();
+    run.at(100, counted(Some(7), 7));
+    run.at(500, refused_entry(0));
+    run.at(600, counted(Some(8), 9));
+    recovers(&mut run);
+    run.until(9000);
+    let likely = (Cause::ConntrackInsertFailed, Confidence::Likely, InsertExit::ChainTooLong);
+    assert_eq!(exit(&run), likely);
 }
 
 #[test]
