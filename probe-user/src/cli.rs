@@ -48,7 +48,8 @@ pub struct Watch {
     /// Stop after this time, for example 30s or 10m; without it, run until Ctrl-C.
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub duration: Option<Duration>,
-    /// A lookup or handshake that takes this long is a stall.
+    /// A lookup or handshake that takes this long is a stall. A health probe that was given up a
+    /// moment before is one too.
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "1s")]
     pub min_stall: Duration,
     #[command(flatten)]

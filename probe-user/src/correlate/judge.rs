@@ -162,21 +162,23 @@ impl Correlator {
     ) -> Option<(fold::Key, Finding)> {
         let stall = self.stalls.get(id)?;
         let symptom = &stall.symptom;
+        let kind = match probe::probed(symptom, &self.world) {
+            Some(_) => SymptomKind::ProbeFailure,
+            None => symptom.kind,
+        };
         let victim = headline::victim(symptom, &self.world);
         // Clients elsewhere are one victim: a flood from many addresses stays one finding.
         let who = victim.pod.clone().unwrap_or_else(|| "elsewhere".to_owned());
         let culprit = match verdict.cause {
-            Cause::Unknown => format!("{} {}", symptom.kind.id(), verdict.fold),
+            Cause::Unknown => format!("{} {}", kind.id(), verdict.fold),
+            _ if kind == SymptomKind::ProbeFailure => format!("probe {}", verdict.fold),
             _ => verdict.fold,
         };
         let key = fold::Key { cause: verdict.cause, victim: who, culprit };
         let finding = Finding {
             id: String::new(),
             ts: symptom.first,
-            symptom: match probe::probed(symptom, &self.world) {
-                Some(_) => SymptomKind::ProbeFailure,
-                None => symptom.kind,
-            },
+            symptom: kind,
             cause: verdict.cause,
             confidence: verdict.confidence,
             victim,

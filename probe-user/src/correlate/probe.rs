@@ -1,6 +1,9 @@
-//! Health probes: connects of the kubelet to a pod of this node.
+//! Health probes: connects of the kubelet to a pod of this node. Where the kubelet is a part of another
+//! program (k3s, MicroK8s) its probes cannot be told from what else that program asks of pods, and are
+//! called connects.
 
 use super::{
+    rules::client_ports_exhausted::EADDRNOTAVAIL,
     symptom::{Side, Symptom, seconds},
     world::World,
 };
@@ -11,8 +14,10 @@ use crate::finding::{Party, SymptomKind};
 pub fn probed(symptom: &Symptom, world: &World) -> Option<Party> {
     let is_connect =
         matches!(symptom.kind, SymptomKind::ConnectStall | SymptomKind::ConnectRefused);
+    // Without a local port nothing was sent: that is the node's own trouble.
     let of_kubelet = symptom.side == Side::Client
         && symptom.netns == world.node.netns
+        && symptom.err != EADDRNOTAVAIL
         && world.is_kubelet(symptom.pid);
     let server = symptom.server();
     let pod = world.pods.owner(server.ip(), symptom.first).filter(|_| is_connect && of_kubelet)?;
@@ -27,6 +32,9 @@ pub fn headline(symptom: &Symptom, world: &World, probed: &Party) -> String {
     let waited = seconds(symptom.waited(world.now));
     match (symptom.kind, symptom.answered, symptom.ended) {
         (SymptomKind::ConnectRefused, ..) => format!("{what}, was refused"),
+        _ if symptom.err != 0 => {
+            format!("{what}, failed after {waited} (error {})", symptom.err)
+        }
         (_, Some(_), _) => format!("{what}, was connected only after {waited}"),
         (_, None, Some(_)) => format!("{what}, could not connect and gave up after {waited}"),
         (_, None, None) => format!("{what}, has tried to connect for {waited}"),

@@ -14,6 +14,7 @@ use probe_common::{
 use super::{
     Correlator, dns,
     join::{Case, Direction, TCP_ACK, TCP_SYN},
+    probe,
     rules::{self, client_ports_exhausted::EADDRNOTAVAIL},
     stalls::{Key, Stall, State},
     symptom::{Join, Symptom, Worth},
@@ -25,9 +26,10 @@ use crate::{
 
 const ECONNREFUSED: u32 = 111;
 
-/// How long a connect must have waited to count as a stall when the program itself gives it up, in
+/// How long a connect must have waited to be looked at when the program itself gives it up, in
 /// nanoseconds: a little less than the least stall, for a program that waits for just as long looks at
-/// its clock before it connects. The kubelet's probes do, with their one second.
+/// its clock before it connects. The kubelet's probes do, with their one second. Below the least stall
+/// such a connect is told only if it is a probe, or its cause is known.
 pub const fn given_up_after(min_stall: u64) -> u64 {
     min_stall - min_stall / 8
 }
@@ -197,7 +199,12 @@ impl Correlator {
         let id = match known {
             Some(id) => id,
             None => {
-                let symptom = Symptom::connect(ts, kind, e);
+                let mut symptom = Symptom::connect(ts, kind, e);
+                if e.outcome == OUTCOME_FAILED && e.err == 0 && !slow {
+                    // A little too early to be a stall by itself, unless it is a probe that failed.
+                    let is_probe = probe::probed(&symptom, &self.world).is_some();
+                    symptom.worth = if is_probe { Worth::Stall } else { Worth::OnlyNamed };
+                }
                 let Some(id) = self.open_stall(symptom, vec![key], None) else { return };
                 id
             }

@@ -171,9 +171,10 @@ pub struct Pod {
 }
 
 impl Pod {
-    /// Whether it is known by more than a number, or a name that a program made up.
+    /// Whether it is known by more than a number, or a name that a program made up: such a name may
+    /// still give way to a better one.
     pub fn is_named(&self) -> bool {
-        !self.name.starts_with("netns:")
+        !self.name.starts_with("netns:") && !self.name.starts_with("pod:")
     }
 }
 
@@ -195,14 +196,14 @@ pub struct Listener {
     pub comm: String,
 }
 
-/// What a process of the node's own network namespace is. Told once for each that an event names, if
-/// there is anything to tell.
+/// What a process of the node's own network namespace is. Told when an event names it and it is another
+/// than was told of that number before.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
     pub pid: u32,
     /// The hostNetwork pod or the container that it is of, as [`Pod::name`].
     pub pod: Option<String>,
-    /// It is the kubelet: its connects to pods are health probes.
+    /// It is the kubelet, run by root: its connects to pods are health probes.
     pub kubelet: bool,
 }
 

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    os::unix::fs::MetadataExt as _,
     path::Path,
     time::Duration,
 };
@@ -22,15 +23,15 @@ use crate::{
 
 /// How long the search for a listener's process may take.
 const LISTENER_BUDGET: Duration = Duration::from_millis(50);
-/// What the kubelet is called, on its own and as a part of k3s and MicroK8s (`/proc/PID/comm`, at most 15
-/// bytes).
-const KUBELETS: [&str; 4] = ["kubelet", "k3s-server", "k3s-agent", "kubelite"];
+/// What the kubelet is called (`/proc/PID/comm`).
+const KUBELET: &str = "kubelet";
 /// How many names of each kind are remembered.
 const MOST: usize = 16384;
-/// The least time between two searches for an unknown namespace. Each is searched for once as
-/// unknown and once as nameless, so what this costs is bounded by how many are made; a pod that lives
-/// for a moment is found.
+/// The least time between two searches for an unknown or nameless namespace, of which each is searched
+/// for once: a pod that lives for a moment is found.
 const HASTE: u64 = 200_000_000;
+/// And so many times as long as the last search took: any user can make namespaces.
+const REST: u64 = 10;
 /// The least time between two searches for an unknown address.
 const PATIENCE: u64 = 1_000_000_000;
 /// The longest time between two searches for an unknown address.
@@ -44,8 +45,8 @@ pub struct Known {
     symbols: HashSet<u64>,
     /// Listening sockets, and when to search for their process again.
     listeners: HashMap<u64, u64>,
-    /// Processes of the node's own network whose owner was looked for, and when.
-    processes: HashMap<u32, u64>,
+    /// Processes of the node's own network: when to look again whose each is, and what was told.
+    processes: HashMap<u32, (u64, Option<Process>)>,
     /// How many searches for a process are left in this call.
     pub searches: usize,
     /// Namespaces whose counters findings may need.
@@ -62,6 +63,8 @@ pub struct Known {
     /// at all but the internet's.
     unknown_address: bool,
     searched_at: u64,
+    /// How long the last search took.
+    took: u64,
     /// How long to wait between two searches for addresses: doubles while they are in vain.
     patience: u64,
     /// Modules loaded when the kernel's names were read again last.
@@ -88,13 +91,15 @@ impl Known {
         self.counted.union(&fresh).copied().collect()
     }
 
-    pub fn pod(&mut self, change: &PodChange) {
+    /// Takes in a change of the pod table. `deep`: it was found in a pass over all processes, which
+    /// would have found a name too.
+    pub fn pod(&mut self, change: &PodChange, deep: bool) {
         match change {
             PodChange::Up(pod) => {
                 if pod.is_named() {
                     self.nameless.remove(&pod.netns);
                 } else {
-                    self.nameless.entry(pod.netns).or_default();
+                    *self.nameless.entry(pod.netns).or_default() |= deep;
                 }
                 if self.pods.insert(pod.netns, pod.addresses.clone()).is_none() {
                     self.fresh.insert(pod.netns);
@@ -149,7 +154,7 @@ impl Known {
     /// Whether to search now; the answer is yes once.
     pub fn due(&mut self, now: u64) -> bool {
         let since = now.saturating_sub(self.searched_at);
-        let due = (self.unknown_netns && since >= HASTE)
+        let due = (self.unknown_netns && since >= HASTE.max(self.took.saturating_mul(REST)))
             || (self.unknown_address && since >= self.patience.max(PATIENCE));
         if due {
             self.unknown_netns = false;
@@ -160,15 +165,20 @@ impl Known {
     }
 
     /// A search was made; `found`: it brought something new.
-    pub fn searched(&mut self, found: bool) {
+    pub fn searched(&mut self, found: bool, took: Duration) {
+        self.took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         let longer = self.patience.max(PATIENCE) * 2;
         self.patience = if found { PATIENCE } else { longer.min(LONGEST_PATIENCE) };
     }
 }
 
-/// Whether that process, which is no pod's, is the kubelet or a program that contains it.
+/// Whether that process, which is no pod's, is the kubelet: any user's program may call itself so.
 fn is_kubelet(root: &Path, pid: u32) -> bool {
-    comm(root, pid).is_some_and(|comm| KUBELETS.contains(&comm.as_str()))
+    let is_root = || {
+        let dir = root.join(format!("proc/{pid}"));
+        std::fs::metadata(dir).is_ok_and(|meta| meta.uid() == 0)
+    };
+    comm(root, pid).is_some_and(|comm| comm == KUBELET) && is_root()
 }
 
 /// The namespace an event happened in.
@@ -228,18 +238,29 @@ impl Live {
         if pid == 0 || netns != self.netns {
             return;
         }
-        let processes = &mut self.known.processes;
-        if processes.get(&pid).is_some_and(|again| now < *again) {
+        let known = &mut self.known;
+        let before = known.processes.get(&pid).cloned();
+        if known.searches == 0 || before.as_ref().is_some_and(|(again, _)| now < *again) {
             return;
         }
+        known.searches -= 1;
+        let pod = self.pods.owner_of(pid);
+        let kubelet = pod.is_none() && is_kubelet(&self.root, pid);
+        let process = Process { pid, pod, kubelet };
+        let told = before.and_then(|(_, told)| told);
+        // Of most there is nothing to tell; of a number given to another process that too is news.
+        let is_news = match &told {
+            Some(told) => *told != process,
+            None => process.pod.is_some() || kubelet,
+        };
+        let told = if is_news { Some(process.clone()) } else { told };
+        let processes = &mut self.known.processes;
         if processes.len() >= MOST {
             processes.clear();
         }
-        processes.insert(pid, now.saturating_add(TRY_AGAIN));
-        let pod = self.pods.owner_of(pid);
-        let kubelet = pod.is_none() && is_kubelet(&self.root, pid);
-        if pod.is_some() || kubelet {
-            events.push(Event { ts, body: Body::Process(Process { pid, pod, kubelet }) });
+        processes.insert(pid, (now.saturating_add(TRY_AGAIN), told));
+        if is_news {
+            events.push(Event { ts, body: Body::Process(process) });
         }
     }
 
@@ -276,5 +297,54 @@ impl Live {
             Ok(symbols) => self.symbols = Some(symbols),
             Err(err) => warn!("places in the kernel have no names any more: {err}"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Pod;
+
+    const S: u64 = 1_000_000_000;
+
+    fn up(netns: u32, name: &str) -> PodChange {
+        PodChange::Up(Pod { netns, name: name.to_owned(), ..Pod::default() })
+    }
+
+    #[test]
+    fn each_namespace_is_searched_for_once() {
+        let mut known = Known::default();
+        assert!(!known.due(10 * S), "nothing is unknown");
+        known.netns(7);
+        assert!(known.due(10 * S));
+        known.pod(&up(7, "netns:7"), true);
+        known.searched(true, Duration::ZERO);
+        known.netns(7);
+        assert!(!known.due(20 * S), "the search would have found its name");
+
+        known.pod(&up(8, "netns:cni-0b8a"), false);
+        known.netns(8);
+        assert!(known.due(30 * S), "it is known by a name from a list only");
+        known.netns(8);
+        assert!(!known.due(40 * S));
+        known.pod(&up(8, "shop/web-0"), true);
+        known.pod(&PodChange::Gone { netns: 8 }, true);
+        known.netns(8);
+        assert!(known.due(50 * S), "another one under the same number");
+    }
+
+    #[test]
+    fn searches_rest_longer_than_they_take() {
+        let mut known = Known::default();
+        known.netns(7);
+        assert!(known.due(10 * S));
+        known.searched(true, Duration::from_millis(100));
+        known.netns(8);
+        assert!(!known.due(10 * S + S / 2));
+        assert!(known.due(11 * S));
+        known.searched(true, Duration::from_millis(1));
+        known.netns(9);
+        assert!(!known.due(11 * S + HASTE - 1));
+        assert!(known.due(11 * S + HASTE));
     }
 }

@@ -8,7 +8,11 @@ mod poll;
 mod services;
 mod start;
 
-use std::{collections::BTreeSet, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeSet,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use anyhow::Result;
 use log::{debug, error};
@@ -112,8 +116,9 @@ impl Live {
             && now.saturating_sub(self.swept) >= SWEEP
         {
             self.swept = now;
-            for dns in probes.sweep(now).unwrap_or_else(failed) {
-                events.push(Event { ts: now, body: Body::Dns(Box::new(dns)) });
+            let swept = probes.sweep(now).unwrap_or_else(failed);
+            for dns in swept {
+                self.enrich(Event { ts: now, body: Body::Dns(Box::new(dns)) }, now, &mut events);
             }
         }
         if now.saturating_sub(self.looked) >= LOOK {
@@ -227,7 +232,7 @@ impl Live {
             self.deep = now;
         }
         for change in self.pods.scan(deep) {
-            self.known.pod(&change);
+            self.known.pod(&change, deep);
             if let PodChange::Gone { netns } = &change {
                 self.poller.forget(*netns);
             }
@@ -235,19 +240,19 @@ impl Live {
         }
     }
 
-    /// An event named a namespace or an address that nobody has a name for: look again, at most
-    /// once a second, and ever more seldom while it is in vain.
+    /// An event named a namespace or an address that nobody has a name for: look again, for each
+    /// namespace once, for addresses ever more seldom while it is in vain.
     fn look_for_unknown(&mut self, now: u64, events: &mut Vec<Event>) {
         if !self.known.due(now) {
             return;
         }
-        let before = events.len();
+        let (before, start) = (events.len(), Instant::now());
         self.scan_pods(now, true, events);
         for change in self.pods.refresh_all(ADDRESSES_BUDGET) {
-            self.known.pod(&change);
+            self.known.pod(&change, true);
             events.push(Event { ts: now, body: Body::Pod(change) });
         }
-        self.known.searched(events.len() > before);
+        self.known.searched(events.len() > before, start.elapsed());
     }
 
     /// Adds what the loader knows to what the kernel told, before it.

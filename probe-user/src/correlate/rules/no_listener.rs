@@ -4,7 +4,7 @@
 
 use std::net::SocketAddr;
 
-use probe_common::event::Drop;
+use probe_common::event::{Drop, kind};
 
 use super::Verdict;
 use crate::{
@@ -76,12 +76,20 @@ pub fn judge(case: &Case<'_>) -> Option<Verdict> {
     })
 }
 
-/// Whether IPVS, unwatched, may have sent the SYN by an old connection to a server that is drained
-/// and whose program has ended: then that is what to mend.
+/// Whether IPVS, unwatched or with events of it lost, may have sent the SYN by an old connection to a
+/// server that is drained and whose program has ended: then that is what to mend.
 fn may_be_drained(case: &Case<'_>, at: SocketAddr) -> bool {
     let is_tcp = matches!(case.symptom.join, Join::Tcp { .. });
     let ipvs = case.world.watch(Cause::IpvsStaleConnection);
-    is_tcp && at != case.symptom.flow.dst && matches!(ipvs, Watch::CannotSee(_))
+    let is_unseen = match ipvs {
+        Watch::CannotSee(_) => true,
+        Watch::CannotHappen(_) => false,
+        Watch::Watched => {
+            let since = *case.symptom.span().start();
+            case.world.losses.since(since, &[kind::IPVS_STALE, kind::IPVS_VERDICT]).is_some()
+        }
+    };
+    is_tcp && at != case.symptom.flow.dst && is_unseen
 }
 
 /// Whether a dropped packet seems to have met no socket, from what the kernel says of it alone.

@@ -2,6 +2,7 @@ use probe_common::event::{OUTCOME_FAILED, kind};
 
 use super::text;
 use crate::{
+    event::Body,
     finding::{Cause, Confidence, SymptomKind},
     testing::*,
 };
@@ -10,12 +11,12 @@ use crate::{
 const PID: u32 = 901;
 
 /// A connect of the host to the web pod that the program gave up after so many ms.
-fn given_up(ms: u64) -> crate::event::Body {
-    let crate::event::Body::Connect(mut connect) = host_syn_again(500, 0) else { unreachable!() };
+fn given_up(ms: u64) -> Body {
+    let Body::Connect(mut connect) = host_syn_again(500, 0) else { unreachable!() };
     connect.header.kind = kind::CONNECT_END;
     connect.outcome = OUTCOME_FAILED;
     connect.header.ts = START + (500 + ms) * MS;
-    crate::event::Body::Connect(connect)
+    Body::Connect(connect)
 }
 
 #[test]
@@ -50,10 +51,50 @@ fn a_probe_whose_syn_vanished() {
 fn another_program_of_the_node_does_not_probe() {
     let mut run = Run::new();
     run.at(1498, kubelet(PID + 1));
-    run.at(1499, given_up(999));
+    run.at(1501, given_up(1001));
     run.until(9000);
     assert_eq!(run.only().symptom, SymptomKind::ConnectStall);
     assert_eq!(run.only().victim.pod.as_deref(), Some("host"));
+}
+
+#[test]
+fn below_the_least_stall_another_program_is_told_only_with_a_cause() {
+    let mut run = Run::new();
+    run.at(1499, given_up(999));
+    run.until(9000);
+    assert!(run.out.is_empty(), "{:?}", run.out);
+    let mut run = Run::new();
+    run.at(501, refused(NODE_PORT, ISN));
+    run.at(1499, given_up(999));
+    run.until(9000);
+    assert_eq!(run.only().cause, Cause::AcceptQueueOverflow);
+}
+
+#[test]
+fn a_node_without_a_port_did_not_probe() {
+    let mut run = Run::new();
+    run.at(499, kubelet(PID));
+    let Body::Connect(mut connect) = given_up(0) else { unreachable!() };
+    (connect.err, connect.tuple.sport) = (99, 0);
+    run.at(500, Body::Connect(connect));
+    run.until(9000);
+    let found = run.only();
+    assert_eq!(
+        (found.symptom, found.cause),
+        (SymptomKind::ConnectStall, Cause::ClientPortsExhausted)
+    );
+    assert_eq!(found.victim.pod.as_deref(), Some("host"));
+}
+
+#[test]
+fn a_number_that_is_another_process_now() {
+    let mut run = Run::new();
+    run.at(400, kubelet(PID));
+    run.at(500, process_of(PID, "kube-system/agent"));
+    run.at(1501, given_up(1001));
+    run.until(9000);
+    assert_eq!(run.only().symptom, SymptomKind::ConnectStall);
+    assert_eq!(run.only().victim.pod.as_deref(), Some("kube-system/agent"));
 }
 
 #[test]
