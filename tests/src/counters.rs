@@ -23,6 +23,11 @@ pub fn net(pod: &Pod, name: &str) -> Result<u64> {
     pod.inside(|| net_here(name)).with_context(|| format!("in pod {}", pod.name))
 }
 
+/// The same of the node itself.
+pub fn node(name: &str) -> Result<u64> {
+    net_here(name)
+}
+
 fn net_here(name: &str) -> Result<u64> {
     let (group, name) = match name.split_once(':') {
         Some((group, name)) => (Some(group), name),

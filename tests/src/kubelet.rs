@@ -77,8 +77,8 @@ impl Kubernetes {
     }
 }
 
-/// A program on the node that connects once and gives up after a second, as the kubelet's probes do by
-/// default, and then stays. Ready when the connect is over.
+/// A program on the node that connects once and gives up a moment before a second is over, as the
+/// kubelet's probes do by default, and then stays. Ready when the connect is over.
 pub fn probe(name: &str, to: SocketAddr) -> Result<Process> {
     Process::on_node(&["connect", "--name", name, "--to", &to.to_string()])
 }
@@ -91,7 +91,7 @@ pub fn connect_main(flags: &Flags) -> Result<()> {
         write(&Path::new(cgroup).join(PROCS), "0")?;
     }
     // What becomes of it is for stallprobe to tell.
-    drop(TcpStream::connect_timeout(&to, Duration::from_secs(1)));
+    drop(TcpStream::connect_timeout(&to, Duration::from_millis(900)));
     crate::cli::say(READY)?;
     loop {
         thread::park();
