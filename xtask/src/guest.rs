@@ -4,6 +4,7 @@ use std::{
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
 
@@ -25,6 +26,9 @@ use crate::{
 const BOOTS: u32 = 3;
 /// Variables of the caller that count in the guest too.
 const PASSED_ON: [&str; 4] = ["TERM", "NO_COLOR", "RUST_LOG", "RUST_BACKTRACE"];
+
+/// Runs begun by this process.
+static RUNS: AtomicU32 = AtomicU32::new(0);
 
 /// What a guest is to do.
 pub struct Task {
@@ -113,8 +117,9 @@ impl Guest {
         let script = format!("#!/bin/bash\n{}\n", task.line);
         self.run.bytes("vm/command", 0o755, script);
 
-        // Named after the kernel: machines of one process run side by side.
-        let folder = Staging::beside(&self.runs.join(format!("vm-{}", self.kernel)))?;
+        // Machines of one process run side by side, also several of one kernel.
+        let number = RUNS.fetch_add(1, Ordering::Relaxed);
+        let folder = Staging::beside(&self.runs.join(format!("vm-{}-{number}", self.kernel)))?;
         let initramfs = folder.path().join("initramfs.cpio");
         initramfs::with_run(&self.base, &self.run, &initramfs)?;
         let machine = Machine {
@@ -131,6 +136,9 @@ impl Guest {
                 report.output.extend_from_slice(chunk);
                 output(chunk);
             })?;
+            if let Some(crash) = &ended.crash {
+                self.note(&format!("the console tells of a crash:\n{}", crash.text));
+            }
             let failure = match judge::judge(&ended, &report.output) {
                 Judgement::Counts { status, remark } => {
                     if ended.outcome == Outcome::TimedOut {

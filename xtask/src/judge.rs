@@ -86,7 +86,8 @@ mod tests {
     }
 
     fn crashed(boot: Boot, of_qemu: bool) -> Boot {
-        Boot { crash: Some(Crash { line: "Oops: 0002".to_owned(), of_qemu }), ..boot }
+        let line = "Oops: 0002".to_owned();
+        Boot { crash: Some(Crash { text: line.clone(), line, of_qemu }), ..boot }
     }
 
     fn broken(boot: &Boot, output: &[u8]) -> Option<i32> {

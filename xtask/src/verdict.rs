@@ -51,10 +51,15 @@ pub fn last_words(console: &[u8]) -> String {
     line.chars().filter(|c| !c.is_control()).collect()
 }
 
+/// Lines of a crash that are shown.
+const CRASH_LINES: usize = 60;
+
 /// A crash of the kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Crash {
     pub line: String,
+    /// That line and what follows: registers and the stack.
+    pub text: String,
     /// QEMU's emulation of code that changes itself went wrong: `int3` in sched_clock_cpu(), when
     /// the kernel patches its own text.
     pub of_qemu: bool,
@@ -68,12 +73,14 @@ pub fn crash(console: &[u8]) -> Option<Crash> {
         let words = ["Oops:", "Kernel panic", "BUG:", "kernel BUG at", " [#1]"];
         words.iter().any(|word| line.contains(word)) && !line.contains("lockup")
     };
-    let mut lines = text.lines().skip_while(|line| !telling(line));
-    let line = lines.next()?;
-    let place = lines.find(|line| line.contains("RIP: "));
+    let lines = || text.lines().skip_while(|line| !telling(line));
+    let line = lines().next()?;
+    let place = lines().find(|line| line.contains("RIP: "));
     let in_clock = place.is_some_and(|line| line.contains("sched_clock"));
+    let clean = |line: &str| line.trim().chars().filter(|c| !c.is_control()).collect::<String>();
     Some(Crash {
-        line: line.trim().chars().filter(|c| !c.is_control()).collect(),
+        line: clean(line),
+        text: lines().take(CRASH_LINES).map(clean).collect::<Vec<_>>().join("\n"),
         of_qemu: line.contains("int3") && in_clock,
     })
 }
