@@ -45,8 +45,41 @@ struct Choice {
     causes_only: bool,
     /// Each thing once, where it would show the same again.
     short: bool,
-    /// Causes whose fault was made where they cannot be named.
-    blind: Vec<&'static str>,
+    /// Faults that were made where they cannot be named.
+    blind: Vec<Blind>,
+}
+
+/// A cause that cannot be named and why, with what its fault is: `ipvs_gone` and `ipvs_gone_v6` are
+/// the same.
+#[derive(PartialEq, Eq)]
+struct Blind {
+    cause: &'static str,
+    why: &'static str,
+    mechanism: &'static str,
+}
+
+impl Blind {
+    /// What a case shows there, if it cannot be named.
+    fn of(case: &Case, expected: Option<(&'static str, Expect)>) -> Option<Self> {
+        let (cause, Expect::Unseen(why)) = expected? else { return None };
+        // The name up to its second `_`.
+        let end = case.name.match_indices('_').nth(1).map_or(case.name.len(), |(at, _)| at);
+        Some(Self { cause, why, mechanism: case.name.get(..end).unwrap_or(case.name) })
+    }
+}
+
+/// A case that is not run.
+#[derive(Debug, PartialEq, Eq)]
+struct LeftOut {
+    why: String,
+    /// What programs are told: nothing, where another case tells it.
+    told: String,
+}
+
+impl LeftOut {
+    fn because(why: &str) -> Option<Self> {
+        Some(Self { why: why.to_owned(), told: String::new() })
+    }
 }
 
 impl Choice {
@@ -65,29 +98,39 @@ impl Choice {
         Ok(Self { release: kernel_release()?, rung, causes_only, short, blind: Vec::new() })
     }
 
-    /// Why a case is not run.
-    fn leaves_out(&self, case: &Case) -> Option<String> {
+    /// Whether and why a case is not run.
+    fn leaves_out(&self, case: &Case) -> Option<LeftOut> {
         let expected = case.expects(&self.release, self.rung);
         let with_all_hooks = case.expects(&self.release, Rung::Fentry);
         match expected {
             _ if !case.applies(&self.release) => {
                 let kernels = case.kernels.join(", ");
-                Some(format!("for kernel {kernels} only: {}", case.elsewhere))
+                let told = expected.map(|(cause, _)| format!("absent {cause} {}", case.elsewhere));
+                Some(LeftOut {
+                    why: format!("for kernel {kernels} only: {}", case.elsewhere),
+                    told: told.unwrap_or_default(),
+                })
             }
             _ if case.same_everywhere && (self.short || self.causes_only) => {
-                Some("a short run leaves it out: it shows the same anywhere".to_owned())
+                LeftOut::because("a short run leaves it out: it shows the same anywhere")
             }
             None if self.causes_only => {
-                Some("only the cases that show a cause are run here".to_owned())
+                LeftOut::because("only the cases that show a cause are run here")
             }
-            Some((_, Expect::Unseen(why))) if expected == with_all_hooks => {
-                Some(format!("cannot be seen: {why}"))
-            }
-            Some((cause, Expect::Unseen(_))) if self.short && self.blind.contains(&cause) => {
-                Some("a short run leaves it out: its cause has been left unnamed".to_owned())
+            Some((cause, Expect::Unseen(why))) if expected == with_all_hooks => Some(LeftOut {
+                why: format!("cannot be seen: {why}"),
+                told: format!("unseen {cause} {why}"),
+            }),
+            _ if self.short && self.has_been_blind_to(case) => {
+                LeftOut::because("a short run leaves it out: its like has been left unnamed")
             }
             _ => None,
         }
+    }
+
+    fn has_been_blind_to(&self, case: &Case) -> bool {
+        let fault = Blind::of(case, case.expects(&self.release, self.rung));
+        fault.is_some_and(|fault| self.blind.contains(&fault))
     }
 }
 
@@ -109,25 +152,20 @@ pub fn test(flags: &Flags) -> Result<bool> {
     for case in cases {
         let started = Instant::now();
         let expected = case.expects(&release, rung);
-        let verdict = match choice.leaves_out(case) {
-            Some(why) => Verdict::Skipped(why),
+        let left_out = choice.leaves_out(case);
+        let verdict = match &left_out {
+            Some(left_out) => Verdict::Skipped(left_out.why.clone()),
             None => run(case, flags.has("--faults-only"), rung),
         };
-        if let (Verdict::Ok(_), Some((cause, Expect::Unseen(_)))) = (&verdict, expected) {
-            choice.blind.push(cause);
+        if matches!(verdict, Verdict::Ok(_)) {
+            choice.blind.extend(Blind::of(case, expected));
         }
         let seconds = started.elapsed().as_secs_f32();
         // For programs: `named CAUSE CONFIDENCE`, `unseen CAUSE WHY`, `absent CAUSE WHY`,
         // `failed CAUSE`.
         let mut told = match (&verdict, expected) {
             (Verdict::Failed(_), Some((cause, _))) => format!("failed {cause}"),
-            (Verdict::Skipped(_), Some((cause, _))) if !case.applies(&release) => {
-                format!("absent {cause} {}", case.elsewhere)
-            }
-            (Verdict::Skipped(_), Some((cause, Expect::Unseen(why)))) => {
-                format!("unseen {cause} {why}")
-            }
-            _ => String::new(),
+            _ => left_out.map_or(String::new(), |left_out| left_out.told),
         };
         let word = match verdict {
             Verdict::Ok(said) => {
@@ -248,16 +286,35 @@ mod tests {
     }
 
     #[test]
-    fn a_short_run_leaves_each_cause_unnamed_once() {
+    fn only_a_fault_that_was_made_is_told() {
+        let told = |flags, case: &Case| choice(flags).leaves_out(case).map(|left| left.told);
+        let absent = Case::new("x", |_| Ok(())).kernels(&["5.10"]).elsewhere("too new");
+        assert_eq!(told("", &absent).as_deref(), Some(""));
+        let absent = absent.names("no-listener", Expect::Certain);
+        assert_eq!(told("", &absent).as_deref(), Some("absent no-listener too new"));
+        let never = Case::new("x", |_| Ok(())).names("no-listener", Expect::Unseen("no hook"));
+        assert_eq!(told("", &never).as_deref(), Some("unseen no-listener no hook"));
         let case = Case::new("x", |_| Ok(())).names("no-listener", Expect::Certain);
         let mut low = choice("--rungs snapshot --short");
-        assert_eq!(low.leaves_out(&case), None);
-        low.blind.push("no-listener");
-        assert!(low.leaves_out(&case).is_some());
-        low.short = false;
-        assert_eq!(low.leaves_out(&case), None);
-        let named = case.low(&[(Rung::Snapshot, Expect::Likely)]);
-        low.short = true;
+        low.blind.extend(Blind::of(&case, case.expects("6.12.1", Rung::Snapshot)));
+        assert_eq!(low.leaves_out(&case).unwrap().told, "");
+    }
+
+    #[test]
+    fn a_short_run_leaves_each_fault_unnamed_once() {
+        let case = |name| Case::new(name, |_| Ok(())).names("no-listener", Expect::Certain);
+        let mut low = choice("--rungs snapshot --short");
+        let first = case("ipvs_gone");
+        assert_eq!(low.leaves_out(&first), None);
+        low.blind.extend(Blind::of(&first, first.expects("6.12.1", Rung::Snapshot)));
+        assert!(low.leaves_out(&case("ipvs_gone_v6")).is_some());
+        // Another fault, another reason.
+        assert_eq!(low.leaves_out(&case("ipvs_drained")), None);
+        let other = case("ipvs_gone").low(&[(Rung::Snapshot, Expect::Unseen("something else"))]);
+        assert_eq!(low.leaves_out(&other), None);
+        let named = case("ipvs_gone").low(&[(Rung::Snapshot, Expect::Likely)]);
         assert_eq!(low.leaves_out(&named), None);
+        low.short = false;
+        assert_eq!(low.leaves_out(&first), None);
     }
 }

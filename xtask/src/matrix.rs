@@ -51,7 +51,8 @@ pub fn run(options: &vm::Options) -> Result<ExitCode> {
     // Only the cases that show a cause; `cargo xtask test` runs look-alikes and all else.
     let job = |series| Job::on(series, Vec::new(), "").causes_only();
     let main = wanted.ready.iter().copied().find(|series| series.name == MAIN);
-    let rungs = main.filter(|_| options.kernels.is_empty()).into_iter().flat_map(ladder::jobs);
+    let main = main.filter(|_| options.kernels.is_empty());
+    let rungs = main.into_iter().flat_map(|series| ladder::jobs(series, true));
     let rungs = rungs.map(Job::causes_only);
     let jobs: Vec<Job> = wanted.ready.iter().copied().map(job).chain(rungs).collect();
     let done = lab::run(&jobs, &artifacts, &options.machine, options.at_once);

@@ -85,7 +85,7 @@ mod tests {
         let mut other = Job::on(series("7.2"), Vec::new(), "");
         tables.add(&other, "7.2", "named a certain\n");
         // From the lowest rung to the topmost.
-        for job in ladder::jobs(series(MAIN)).iter().rev() {
+        for job in ladder::jobs(series(MAIN), true).iter().rev() {
             let told = match job.rung {
                 Rung::Snapshot => "unseen a no hooks\nnamed b likely\n",
                 Rung::Tracepoint => "",

@@ -145,7 +145,8 @@ fn jobs(mut ready: Vec<&'static Series>, options: &Options) -> Vec<Job> {
         let arguments = flag.into_iter().chain(options.filters.iter().cloned()).collect();
         Job::on(series, arguments, part.remark(options))
     };
-    ready.into_iter().map(job).chain(main.into_iter().flat_map(ladder::jobs)).collect()
+    let ladder = |series| ladder::jobs(series, !options.everything);
+    ready.into_iter().map(job).chain(main.into_iter().flat_map(ladder)).collect()
 }
 
 /// `cargo test` of the workspace's default members.
@@ -330,8 +331,8 @@ mod tests {
                 "5.10 ",
                 "6.12 ",
                 "6.12 kprobe --rungs kprobe --causes-only",
-                "6.12 tracepoint --rungs tracepoint --short",
-                "6.12 locked --lockdown --short"
+                "6.12 tracepoint --rungs tracepoint",
+                "6.12 locked --lockdown"
             ]
         );
         assert_eq!(planned(&[], &["5.10"]), ["5.10 --causes-only"]);
