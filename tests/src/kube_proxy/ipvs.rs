@@ -97,7 +97,8 @@ pub fn entry(at: SocketAddr) -> String {
 }
 
 fn nat(v6: bool, balancers: &[&Balancer]) -> String {
-    // A rule that names a set is written only when there is something in it (`isEmpty`).
+    // Of kube-proxy's sets, that of balancers alone may be empty here: then no rule of this table
+    // names it (`isEmpty`). The other sets are taken to have something in them.
     let (to_balancer, accept) = match balancers {
         [] => (String::new(), String::new()),
         _ => {
@@ -229,7 +230,13 @@ mod tests {
         assert!(all.contains(drop), "{all}");
         let entry = "add KUBE-LOAD-BALANCER-SOURCE-CIDR 10.96.0.30,tcp:80,10.0.0.0/8\n";
         assert!(all.contains(entry), "{all}");
-        assert!(all.find("-j RETURN") < all.find("-A KUBE-SOURCE-RANGES-FIREWALL -j DROP"));
+        let place = |ends: &str| {
+            let is_it =
+                |l: &str| l.starts_with("-A KUBE-SOURCE-RANGES-FIREWALL") && l.ends_with(ends);
+            all.lines().position(is_it)
+        };
+        let (returns, drops) = (place("-j RETURN"), place("-j DROP"));
+        assert!(returns.is_some() && drops.is_some() && returns < drops, "{all}");
     }
 
     #[test]
