@@ -4,6 +4,7 @@
 
 mod again;
 mod args;
+mod background;
 mod bpf;
 mod case;
 mod cleanup;

@@ -12,8 +12,10 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::{
     args::Flags,
+    counters,
     netns::Pod,
     process::{Process, READY, set_name},
+    wait::{SOON, until},
 };
 
 /// Starts a listener in a pod as a process of the given name. One that does not accept lets its
@@ -31,6 +33,13 @@ pub fn listen(
         args.push("--accept");
     }
     Process::helper(pod, &args)
+}
+
+/// Waits until a pod that had no trouble before has sent a SYN again.
+pub fn sent_again(client: &Pod) -> Result<()> {
+    until("the SYN is sent again", SOON, || {
+        Ok((counters::net(client, "TCPSynRetrans")? > 0).then_some(()))
+    })
 }
 
 /// The helper `lab tcp-server`: listens until it is killed.

@@ -10,7 +10,7 @@ use crate::{
     kube_proxy::{self, Mode, Service},
     lab::Lab,
     netns::Pod,
-    tcp::{self, Attempt, State},
+    tcp::{self, Attempt, State, sent_again},
     wait::{SOON, until},
 };
 
@@ -223,12 +223,6 @@ pub fn queued(client: &Pod, to: SocketAddr, count: usize) -> Result<Vec<Attempt>
 fn drop_syns(client: &Pod, server: &Pod, v6: bool) -> Result<()> {
     let (tool, from) = (if v6 { "ip6tables" } else { "iptables" }, client.address(v6).to_string());
     server.run(tool, &["-A", "INPUT", "-s", &from, "-j", "DROP"]).map(drop)
-}
-
-pub fn sent_again(client: &Pod) -> Result<()> {
-    until("the SYN is sent again", SOON, || {
-        Ok((counters::net(client, "TCPSynRetrans")? > 0).then_some(()))
-    })
 }
 
 fn any(v6: bool) -> SocketAddr {

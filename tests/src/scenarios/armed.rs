@@ -5,7 +5,7 @@ use std::net::{SocketAddr, UdpSocket};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::ipvs_stale::{Stage, sent_again};
+use super::ipvs_stale::Stage;
 use crate::{
     bpf,
     case::Skip,
@@ -13,7 +13,7 @@ use crate::{
     lab::Lab,
     netns::Pod,
     probe::Probe,
-    tcp::Attempt,
+    tcp::{Attempt, sent_again},
     wait::{SOON, until},
 };
 

@@ -7,12 +7,12 @@ use std::{
 
 use anyhow::{Result, bail, ensure};
 
-use super::accept_queue::{PORT, sent_again};
+use super::accept_queue::PORT;
 use crate::{
     lab::Lab,
     netns::Pod,
     sysctl,
-    tcp::{self, Attempt, State},
+    tcp::{self, Attempt, State, sent_again},
     wait::SOON,
 };
 

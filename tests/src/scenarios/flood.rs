@@ -1,21 +1,13 @@
 //! 100,000 refused SYNs beside another tool's busy kprobe, under which the kernel misses the probes
 //! of others: totals are the kernel's all the same, memory is bounded, one finding.
 
-use std::{
-    fs,
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread,
-    time::Duration,
-};
+use std::{fs, net::SocketAddr, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 
 use super::accept_queue::{LISTENER, PORT};
 use crate::{
+    background::Background,
     bpf::BusyKprobe,
     counters,
     lab::Lab,
@@ -47,20 +39,21 @@ pub fn run_case(lab: &Lab) -> Result<()> {
         ensure!(attempt.wait(SOON)? == State::Connected, "the queue had room, yet no connection");
         fitting.push(attempt);
     }
-    let other_tool = OtherTool::start()?;
+    let mut other_tool = OtherTool::start()?;
     let victim = Attempt::start(&client, to)?;
     let sender = client.inside(|| SynSender::new(client.v4, server.v4, PORT))?;
     race::pin(0)?;
     let mut sent = 0;
     while counters::net(&server, "ListenOverflows")? < REFUSED {
         // The receiving CPU may drop some when its backlog is full; those are not refused SYNs.
+        other_tool.thread.check()?;
         ensure!(u64::from(sent) < REFUSED * 6, "{sent} SYNs sent, too few refused");
         for _ in 0..250 {
             sender.send(sent)?;
             sent += 1;
         }
     }
-    drop(other_tool);
+    other_tool.thread.stop()?;
     ensure!(victim.wait(Duration::ZERO)? == State::Pending, "a connect got through");
     drop(victim);
 
@@ -103,33 +96,21 @@ fn peak_kib(pid: u32) -> Result<u64> {
 
 /// A program on a kprobe, and a thread that runs into it all the time.
 struct OtherTool {
-    stop: Arc<AtomicBool>,
-    thread: Option<thread::JoinHandle<Result<()>>>,
+    thread: Background,
     _kprobe: BusyKprobe,
 }
 
 impl OtherTool {
     fn start() -> Result<Self> {
         let kprobe = BusyKprobe::attach("__x64_sys_getppid", 20_000)?;
-        let stop = Arc::new(AtomicBool::new(false));
-        let seen = Arc::clone(&stop);
-        let thread = thread::spawn(move || {
+        let thread = Background::start("keeping a CPU busy", |wanted| {
             race::pin(BUSY_CPU)?;
-            while !seen.load(Ordering::Relaxed) {
+            while wanted.still() {
                 // SAFETY: a plain system call.
                 unsafe { libc::getppid() };
             }
             Ok(())
-        });
-        Ok(Self { stop, thread: Some(thread), _kprobe: kprobe })
-    }
-}
-
-impl Drop for OtherTool {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+        })?;
+        Ok(Self { thread, _kprobe: kprobe })
     }
 }

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::accept_queue::{queued, sent_again};
+use super::accept_queue::queued;
 use crate::{
     command::run,
     counters,
@@ -22,7 +22,7 @@ use crate::{
     probe::Probe,
     process::Process,
     sysctl,
-    tcp::{self, Attempt},
+    tcp::{self, Attempt, sent_again},
     wait::{SOON, until},
 };
 

@@ -5,7 +5,6 @@ use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 
-use super::ipvs_stale::sent_again;
 use crate::{
     command::run,
     ipvs,
@@ -13,7 +12,7 @@ use crate::{
     lab::Lab,
     netns::Pod,
     process::Process,
-    tcp::{self, Attempt, State},
+    tcp::{self, Attempt, State, sent_again},
     wait::{SOON, until},
 };
 

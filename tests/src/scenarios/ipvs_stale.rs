@@ -8,11 +8,11 @@ use anyhow::{Context, Result, ensure};
 use crate::{
     case::Skip,
     command::run,
-    counters, ipvs,
+    ipvs,
     lab::Lab,
     netns::Pod,
     process::Process,
-    tcp::{self, Attempt, State},
+    tcp::{self, Attempt, State, sent_again},
     wait::{SOON, until},
 };
 
@@ -301,12 +301,6 @@ pub fn unreachable(lab: &Lab) -> Result<()> {
     probe.unknown("connect-stall", "client")?;
     probe.stop()?;
     probe.only(&["unknown"])
-}
-
-pub fn sent_again(client: &Pod) -> Result<()> {
-    until("the SYN is sent again", SOON, || {
-        Ok((counters::net(client, "TCPSynRetrans")? > 0).then_some(()))
-    })
 }
 
 /// Waits until stallprobe has seen that IPVS is loaded now.

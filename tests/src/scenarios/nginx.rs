@@ -11,7 +11,7 @@ use crate::{
     lab::Lab,
     netns::Pod,
     process::{Process, listens},
-    tcp::{Attempt, State},
+    tcp::{Attempt, State, sent_again},
     wait::{SOON, until},
 };
 
@@ -93,7 +93,7 @@ pub fn queue_has_room(lab: &Lab) -> Result<()> {
     stop_workers(&nginx)?;
     let _queued = queued(&client, to, 100)?;
     let _attempt = Attempt::start(&stopped, to)?;
-    super::accept_queue::sent_again(&stopped)?;
+    sent_again(&stopped)?;
     ensure!(counters::net(&server, "ListenDrops")? == 0, "nginx's listener refused something");
 
     probe.unknown("connect-stall", "stopped")?;

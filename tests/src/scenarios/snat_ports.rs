@@ -9,7 +9,6 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
-use super::accept_queue::sent_again;
 use crate::{
     command::run,
     counters,
@@ -25,8 +24,8 @@ use crate::{
     netns::Pod,
     probe::Probe,
     process::Process,
-    services,
-    tcp::{self, Attempt, State},
+    services, sysctl,
+    tcp::{self, Attempt, State, sent_again},
     wait::{SOON, until},
 };
 
@@ -137,6 +136,8 @@ fn kube_proxy_masquerades(lab: &Lab, start: impl Fn(Service) -> Result<Process>)
     let service = Service::dns(false, std::slice::from_ref(&dns));
     let to = service.address;
     let _kube_proxy = start(service)?;
+    // They are to live until all has been told: so many take a while.
+    sysctl::set("net.netfilter.nf_conntrack_udp_timeout", "600")?;
 
     for port in LOW {
         let (socket, name) = (holder.inside(|| client::connect(to, port))?, "first.example.com");

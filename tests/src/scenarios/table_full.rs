@@ -7,7 +7,6 @@ use std::{
 
 use anyhow::{Context, Error, Result, ensure};
 
-use super::accept_queue::sent_again;
 use crate::{
     command::run,
     counters,
@@ -20,7 +19,7 @@ use crate::{
     lab::Lab,
     netns::Pod,
     services, sysctl,
-    tcp::{self, Attempt, State},
+    tcp::{self, Attempt, State, sent_again},
     wait::{SOON, until},
 };
 
