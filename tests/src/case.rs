@@ -17,6 +17,8 @@ pub struct Case {
     pub names: Option<Names>,
     /// Rungs without hooks on functions on which it runs although it shows no cause.
     pub also_at: &'static [Rung],
+    /// Rungs on which its fault is named by another cause (see [`Self::taken_for`]).
+    pub taken_for: &'static [(Rung, &'static str)],
     /// It shows the same on every kernel, so that a short run leaves it out.
     pub same_everywhere: bool,
     /// A case still running then has failed.
@@ -32,6 +34,7 @@ impl Case {
             elsewhere: "",
             names: None,
             also_at: &[],
+            taken_for: &[],
             same_everywhere: false,
             limit: Duration::from_secs(240),
             run,
@@ -75,6 +78,13 @@ impl Case {
     /// For look-alikes of what is named without hooks on functions: they run on these rungs too.
     pub const fn also_at(mut self, rungs: &'static [Rung]) -> Self {
         self.also_at = rungs;
+        self
+    }
+
+    /// On these rungs nothing tells its fault from another cause's: that is what must be named, and
+    /// never as certain.
+    pub const fn taken_for(mut self, causes: &'static [(Rung, &'static str)]) -> Self {
+        self.taken_for = causes;
         self
     }
 
@@ -195,8 +205,13 @@ pub fn main(name: &str, faults_only: bool, rung: Rung) -> Result<i32> {
     };
     let release = kernel_release()?;
     let heed = if faults_only { Heed::Absent } else { case.heed(&release, rung) };
-    let lab = Lab::new(heed, rung)?;
-    let checks = || lab.on_its_rung().and_then(|()| named(&lab, case.expects(&release, rung)));
+    let taken_for = case.taken_for.iter().find(|(at, _)| *at == rung).map(|(_, cause)| *cause);
+    let lab = Lab::new(heed, rung, taken_for)?;
+    let checks = || -> Result<()> {
+        lab.on_its_rung()?;
+        taken_for.map_or(Ok(()), |cause| mistaken(&lab, cause))?;
+        named(&lab, case.expects(&release, rung))
+    };
     let Err(error) = (case.run)(&lab).and_then(|()| checks()) else { return Ok(0) };
     if let Some(Skip(why)) = error.downcast_ref() {
         crate::cli::say(why)?;
@@ -204,6 +219,18 @@ pub fn main(name: &str, faults_only: bool, rung: Rung) -> Result<i32> {
     }
     crate::cli::say(&format!("{error:#}\n{}", lab.report()))?;
     Ok(EXIT_FAILED)
+}
+
+/// Checks that the cause which the fault is taken for was named, and that nothing was sure of it.
+fn mistaken(lab: &Lab, cause: &str) -> Result<()> {
+    if lab.started().is_none() {
+        return Ok(());
+    }
+    let best = lab.best_confidence(cause);
+    let best =
+        best.with_context(|| format!("{cause} was not named, for which it is taken here"))?;
+    ensure!(best != Expect::Certain.confidence(), "{cause} was named as {best}: it is another");
+    crate::cli::say(&format!("taken for {cause}, {best}"))
 }
 
 /// Checks with which confidence the case's cause was named, and says it: `named CAUSE CONFIDENCE`.

@@ -51,7 +51,7 @@ pub fn run() -> Result<()> {
 }
 
 fn show() -> Result<()> {
-    let lab = Lab::new(Heed::Absent, Rung::Fentry)?;
+    let lab = Lab::new(Heed::Absent, Rung::Fentry, None)?;
     let stage = Stage::build(&lab)?;
     let mut stallprobe = start()?;
     let result = stage.play();

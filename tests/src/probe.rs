@@ -20,7 +20,8 @@ pub const STALLPROBE: &str = "stallprobe";
 /// How long stallprobe may take to attach, under emulation and beside other loads.
 const START: Duration = Duration::from_secs(120);
 
-/// How long a stallprobe that cannot tell the fault is listened to.
+/// How long a stallprobe on a low rung is listened to for a wrong name. A client that sends its SYN
+/// again and again is judged again for longer: this is what a run has the time for.
 const BLIND: Duration = Duration::from_secs(8);
 
 #[derive(Default)]
@@ -64,16 +65,24 @@ pub struct Probe {
     child: RefCell<Option<Child>>,
     shared: Arc<Shared>,
     heed: Heed,
+    /// What the fault is named on this rung, though it is another.
+    taken_for: Option<&'static str>,
 }
 
 impl Probe {
     /// A probe that agrees with everything.
     pub fn absent() -> Self {
-        Self { child: RefCell::new(None), shared: Arc::default(), heed: Heed::Absent }
+        let (child, shared) = (RefCell::new(None), Arc::default());
+        Self { child, shared, heed: Heed::Absent, taken_for: None }
     }
 
     /// Starts stallprobe by this command and waits until it watches.
-    pub fn start(mut command: Command, args: &[&str], heed: Heed) -> Result<Self> {
+    pub fn start(
+        mut command: Command,
+        args: &[&str],
+        heed: Heed,
+        taken_for: Option<&'static str>,
+    ) -> Result<Self> {
         let mut child = command
             .args(["watch", "-o", "json"])
             .args(args)
@@ -93,7 +102,7 @@ impl Probe {
                 reader.lock().stderr.push_str(&format!("{line}\n"));
             }
         });
-        let probe = Self { child: RefCell::new(Some(child)), shared, heed };
+        let probe = Self { child: RefCell::new(Some(child)), shared, heed, taken_for };
         probe.wait_line("stallprobe says that it watches", START, |line| {
             line["type"] == "status" && line["state"] == "watching"
         })?;
@@ -158,13 +167,18 @@ impl Probe {
         self.line(&format!("the event {name}"), limit, is_it)
     }
 
-    /// Waits for a stall of this pod whose cause is not known: look-alikes end so.
+    /// Waits for a stall of this pod whose cause is not known: look-alikes end so, but where they
+    /// cannot be told apart.
     pub fn unknown(&self, symptom: &str, victim: &str) -> Result<Finding> {
-        let what = format!("unknown {symptom} of {victim}");
+        let (cause, at_most) = match self.taken_for {
+            Some(cause) => (cause, "likely"),
+            None => ("unknown", "possible"),
+        };
+        let what = format!("{cause}: {symptom} of {victim}");
         let finding = self.finding(&what, wait::SOON, |f| {
-            f["cause"] == "unknown" && f["symptom"] == symptom && f["victim"]["pod"] == victim
+            f["cause"] == cause && f["symptom"] == symptom && f["victim"]["pod"] == victim
         })?;
-        finding.is("/confidence", "possible")?;
+        finding.is("/confidence", at_most)?;
         Ok(finding)
     }
 
@@ -248,11 +262,22 @@ impl Probe {
         Ok(Finding { line, less: self.heed == Heed::Less })
     }
 
-    /// Every finding so far, and every update, names one of these causes. On a low rung a stall may be
-    /// told before it has a name.
+    /// No stall of this pod has a cause, from the beginning or by an update.
+    pub fn unnamed(&self, victim: &str) -> Result<()> {
+        let told = [self.lines("finding"), self.lines("update")].concat();
+        let is_wrong = |f: &&Value| f["cause"] != "unknown" && f["victim"]["pod"] == victim;
+        match told.iter().find(is_wrong) {
+            Some(f) => bail!("{} was named for {victim}\n  {f}", f["cause"]),
+            None => Ok(()),
+        }
+    }
+
+    /// Every finding so far, and every update, names one of these causes, or the one that the fault
+    /// is taken for here. On a low rung a stall may be told before it has a name.
     pub fn only(&self, causes: &[&str]) -> Result<()> {
         let unknown = matches!(self.heed, Heed::Blind | Heed::Less).then_some("unknown");
-        let allowed = |cause: &str| causes.contains(&cause) || unknown == Some(cause);
+        let others = [unknown, self.taken_for];
+        let allowed = |cause: &str| causes.contains(&cause) || others.contains(&Some(cause));
         let other = |f: &&Value| !f["cause"].as_str().is_some_and(allowed);
         let told = [self.lines("finding"), self.lines("update")].concat();
         match told.iter().find(other) {
@@ -261,17 +286,39 @@ impl Probe {
         }
     }
 
+    /// Names may come late on a low rung, where counters and tables are read now and then and an
+    /// unknown stall is judged again: gives it the time for a wrong one. The checks that follow say
+    /// what is wrong; this ends when there is something for them.
+    fn listen(&self) {
+        let is_told = |line: &Value| line["type"] == "finding" || line["type"] == "update";
+        let is_named = |line: &Value| is_told(line) && line["cause"] != "unknown";
+        match self.heed {
+            Heed::Blind => {
+                let _wrong = self.wait_line("a name", BLIND, is_named);
+            }
+            Heed::Less => {
+                let told: Vec<Value> = self.said().into_iter().filter(is_told).collect();
+                let (named, unknown): (Vec<_>, Vec<_>) = told.iter().partition(|l| is_named(l));
+                let has_name = |line: &Value| named.iter().any(|n| n["id"] == line["id"]);
+                if unknown.iter().all(|line| has_name(line)) {
+                    return;
+                }
+                let _wrong = self.wait_line("another name", BLIND, |line| {
+                    let is_new = named.iter().all(|n| n["cause"] != line["cause"]);
+                    let was_unknown = unknown.iter().any(|u| u["id"] == line["id"]);
+                    is_named(line) && (is_new || (was_unknown && !has_name(line)))
+                });
+            }
+            Heed::Absent | Heed::All => {}
+        }
+    }
+
     /// Ends stallprobe with SIGTERM and gives its summary line.
     pub fn stop(&self) -> Result<Value> {
         if self.heed == Heed::Absent {
             return Ok(Value::Null);
         }
-        if self.heed == Heed::Blind {
-            // Names may come late: give it the time for a wrong one.
-            let is_told = |line: &Value| line["type"] == "finding" || line["type"] == "update";
-            let is_named = |line: &Value| is_told(line) && line["cause"] != "unknown";
-            let _wrong = self.wait_line("a name", BLIND, is_named);
-        }
+        self.listen();
         let status = self.end(libc::SIGTERM)?;
         if !status.success() {
             bail!("stallprobe ended with {status}\n{}", self.shared.lock().stderr.trim_end());

@@ -57,6 +57,8 @@ const BY_ACK: &[(Rung, Expect)] = &[
     (Rung::Tracepoint, Expect::Likely),
     (Rung::Snapshot, Expect::Unseen("of a dropped final ACK the client's socket shows nothing")),
 ];
+/// A RST is all that a tracepoint shows of it.
+const NO_LISTENER: &[(Rung, &str)] = &[(Rung::Tracepoint, "no-listener")];
 /// Named by what tracepoints tell.
 const BY_TRACEPOINTS: &[(Rung, Expect)] = &[(Rung::Tracepoint, Expect::Certain)];
 
@@ -239,9 +241,12 @@ pub const ALL: &[Case] = &[
     Case::new("resolvers_answered", resolvers::answered).same_everywhere(),
     Case::new("ipvs_gone", ipvs_stale::gone).names("ipvs-stale-connection", Expect::Certain),
     Case::new("ipvs_gone_v6", ipvs_stale::gone_v6).names("ipvs-stale-connection", Expect::Certain),
-    Case::new("ipvs_drained", ipvs_stale::drained).names("ipvs-stale-connection", Expect::Certain),
+    Case::new("ipvs_drained", ipvs_stale::drained)
+        .names("ipvs-stale-connection", Expect::Certain)
+        .taken_for(NO_LISTENER),
     Case::new("ipvs_drained_v6", ipvs_stale::drained_v6)
-        .names("ipvs-stale-connection", Expect::Certain),
+        .names("ipvs-stale-connection", Expect::Certain)
+        .taken_for(NO_LISTENER),
     Case::new("ipvs_removed", ipvs_stale::removed)
         .names("ipvs-stale-connection", Expect::Certain)
         .low(BY_PROC),
@@ -251,9 +256,10 @@ pub const ALL: &[Case] = &[
     Case::new("ipvs_reused", ipvs_stale::reused),
     Case::new("ipvs_rule_drops", ipvs_stale::rule_drops).also_at(LOW),
     Case::new("ipvs_rule_drops_v6", ipvs_stale::rule_drops_v6).same_everywhere(),
-    // Without the armed hook this looks like the drop by IPVS, to which it would have come next:
-    // `likely` is said there.
-    Case::new("ipvs_rule_drops_first", ipvs_stale::rule_drops_first),
+    Case::new("ipvs_rule_drops_first", ipvs_stale::rule_drops_first).also_at(LOW).taken_for(&[
+        (Rung::Tracepoint, "ipvs-stale-connection"),
+        (Rung::Snapshot, "ipvs-stale-connection"),
+    ]),
     Case::new("ipvs_rule_drops_after", ipvs_stale::rule_drops_after),
     Case::new("ipvs_source_ranges_v6", ipvs_balancer::other_range_v6).same_everywhere(),
     Case::new("ipvs_balancer_from_node", ipvs_balancer::from_node),
