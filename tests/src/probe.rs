@@ -292,21 +292,27 @@ impl Probe {
     fn listen(&self) {
         let is_told = |line: &Value| line["type"] == "finding" || line["type"] == "update";
         let is_named = |line: &Value| is_told(line) && line["cause"] != "unknown";
+        // What the fault is taken for must not be certain.
+        let is_mistaken = |line: &Value| self.taken_for.is_some_and(|cause| line["cause"] == cause);
+        let is_wrong = |line: &Value| {
+            is_named(line) && (!is_mistaken(line) || line["confidence"] == "certain")
+        };
         match self.heed {
             Heed::Blind => {
-                let _wrong = self.wait_line("a name", BLIND, is_named);
+                let _wrong = self.wait_line("a wrong name", BLIND, is_wrong);
             }
             Heed::Less => {
                 let told: Vec<Value> = self.said().into_iter().filter(is_told).collect();
                 let (named, unknown): (Vec<_>, Vec<_>) = told.iter().partition(|l| is_named(l));
                 let has_name = |line: &Value| named.iter().any(|n| n["id"] == line["id"]);
-                if unknown.iter().all(|line| has_name(line)) {
+                if self.taken_for.is_none() && unknown.iter().all(|line| has_name(line)) {
                     return;
                 }
-                let _wrong = self.wait_line("another name", BLIND, |line| {
+                let _wrong = self.wait_line("a wrong name", BLIND, |line| {
                     let is_new = named.iter().all(|n| n["cause"] != line["cause"]);
                     let was_unknown = unknown.iter().any(|u| u["id"] == line["id"]);
-                    is_named(line) && (is_new || (was_unknown && !has_name(line)))
+                    is_wrong(line)
+                        && (is_new || is_mistaken(line) || (was_unknown && !has_name(line)))
                 });
             }
             Heed::Absent | Heed::All => {}
