@@ -401,3 +401,53 @@ fn read_lines(stdout: impl Read, shared: &Shared) {
     shared.lock().closed = true;
     shared.news.notify_all();
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use serde_json::json;
+
+    /// A probe that has said this and ended.
+    fn said(lines: &[Value], heed: Heed, taken_for: Option<&'static str>) -> Probe {
+        let (child, shared) = (RefCell::new(None), Arc::default());
+        let probe = Probe { child, shared, heed, taken_for };
+        probe.shared.lock().lines = lines.to_vec();
+        probe.shared.lock().closed = true;
+        probe
+    }
+
+    fn line(kind: &str, cause: &str, confidence: &str) -> Value {
+        json!({
+            "type": kind, "id": "f1", "cause": cause, "confidence": confidence,
+            "symptom": "connect-stall", "victim": {"pod": "client"},
+        })
+    }
+
+    #[test]
+    fn what_a_fault_is_taken_for_is_asked_for_instead_of_unknown() {
+        let (cause, taken_for) = ("no-listener", Some("no-listener"));
+        let unknown = line("finding", "unknown", "possible");
+        let likely = [unknown.clone(), line("update", cause, "likely")];
+        let probe = said(&likely, Heed::Less, taken_for);
+        probe.unknown("connect-stall", "client").unwrap();
+        probe.only(&["unknown"]).unwrap();
+        let certain = [line("finding", cause, "certain")];
+        assert!(said(&certain, Heed::Less, taken_for).unknown("connect-stall", "client").is_err());
+        // It is that, or another thing is wrong.
+        assert!(
+            said(&[unknown], Heed::Less, taken_for).unknown("connect-stall", "client").is_err()
+        );
+        assert!(said(&likely, Heed::Less, None).only(&["unknown"]).is_err());
+    }
+
+    #[test]
+    fn a_name_that_comes_late_is_seen() {
+        let unknown = line("finding", "unknown", "possible");
+        said(std::slice::from_ref(&unknown), Heed::Less, None).unnamed("client").unwrap();
+        let late = [unknown, line("update", "accept-queue-overflow", "likely")];
+        let probe = said(&late, Heed::Less, None);
+        assert!(probe.unnamed("client").is_err());
+        probe.unnamed("another").unwrap();
+    }
+}
