@@ -16,7 +16,7 @@ use serde::Serialize;
 use super::{
     PodTable,
     enter::{Target, visit},
-    identity::{Owner, Owners},
+    identity::Owners,
     links::{self, Link},
     listening::{self, Listening},
     netns,
@@ -157,10 +157,9 @@ fn processes(root: &Path, inside: &BTreeMap<u32, Seen>) -> Result<Living> {
         if owner.is_none() && fs::read_link(root.join(format!("proc/{pid}/exe"))).is_err() {
             continue;
         }
-        let container = match &owner {
-            Some(Owner::Pod { container, .. }) => container.clone(),
-            _ => None,
-        };
+        // One that is no pod's stands in the place of the pod.
+        let of_pod = owner.as_ref().filter(|owner| owner.pod.is_some());
+        let container = of_pod.and_then(|owner| owner.container.clone());
         living.by_netns.entry(netns).or_default().push(Process {
             pid,
             comm: comm(root, pid).unwrap_or_default(),

@@ -7,7 +7,7 @@ use super::identity::Owner;
 /// still give way to a better one.
 pub fn name(netns: u32, given: Option<&str>, owner: Option<&Owner>) -> String {
     match (owner, given) {
-        (Some(Owner::Pod { pod, .. }), _) => pod.to_string(),
+        (Some(Owner { pod: Some(pod), .. }), _) => pod.to_string(),
         (_, Some(given)) if !is_made_up(given) => given.to_owned(),
         (Some(owner), _) => owner.name(),
         (None, Some(given)) => format!("netns:{given}"),
@@ -26,19 +26,18 @@ fn is_made_up(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
-
     use super::*;
-    use crate::pods::identity::PodName;
+    use crate::pods::identity::{Id, PodName};
 
     const MADE_UP: &str = "cni-0b8a9e1c-5a3f-4c6e-9d2b-7f1e2a3b4c5d";
 
     #[test]
     fn the_best_of_what_is_known() {
-        let pod = PodName::new("shop", "web-1").unwrap();
-        let pod = Owner::Pod { pod, container: Some("nginx".to_owned()) };
-        let uid = Owner::PodUid("0b8a".to_owned());
-        let container = Owner::Container("registry".to_owned());
+        let uid = Owner { id: Id::Pod("0b8a".to_owned()), pod: None, container: None };
+        let pod = PodName::new("shop", "web-1");
+        let pod = Owner { pod, container: Some("nginx".to_owned()), ..uid.clone() };
+        let id = Id::Container("c".repeat(64));
+        let container = Owner { id, pod: None, container: Some("registry".to_owned()) };
         for (given, owner, called) in [
             (None, None, "netns:7"),
             (Some(MADE_UP), None, "netns:cni-0b8a9e1c-5a3f-4c6e-9d2b-7f1e2a3b4c5d"),

@@ -12,7 +12,7 @@ use log::{debug, warn};
 use super::{
     addresses,
     enter::{Target, cookie, visit},
-    identity::{Owner, Owners},
+    identity::{Id, Owner, Owners},
     naming,
     netns::{self, HOST, Inhabited, Named},
     procfs::netns_of,
@@ -69,9 +69,17 @@ impl Known {
     /// come some time after its first process. If none of the processes is left that were in it before,
     /// it may be another namespace under the same number.
     fn asks_owner(&self, pids: &[u32]) -> bool {
-        let is_known = matches!(self.owner, Some(Owner::Pod { .. } | Owner::Container(_)));
+        let is_known = self
+            .owner
+            .as_ref()
+            .is_some_and(|owner| owner.pod.is_some() || matches!(owner.id, Id::Container(_)));
         let again = self.looks == 0 || (self.looks <= 64 && self.looks.is_power_of_two());
-        (!is_known && again) || !pids.iter().any(|pid| self.pids.contains(pid))
+        (!is_known && again) || !self.shares(pids)
+    }
+
+    /// Whether one of these processes was in it at the last deep scan.
+    fn shares(&self, pids: &[u32]) -> bool {
+        pids.iter().any(|pid| self.pids.contains(pid))
     }
 
     /// Calls it by the best name; `true` when that is another one.
@@ -125,17 +133,17 @@ impl PodTable {
         let mut changes = Changes::default();
         self.apply(host, named, inhabited.as_ref(), &mut changes);
         let due = self.due(deep);
-        self.read(&due, self.read_budget, &mut changes.up);
+        self.read(&due, self.read_budget, &mut changes);
         self.report(changes)
     }
 
     /// Reads the addresses of one namespace again, for example when an unknown address was seen in
     /// it. The caller limits how often.
-    pub fn refresh(&mut self, netns: u32) -> Option<PodChange> {
-        let target = self.target(netns)?;
-        let mut up = BTreeSet::new();
-        self.read(&[target], self.read_budget, &mut up);
-        self.report(Changes { up, gone: BTreeSet::new() }).pop()
+    pub fn refresh(&mut self, netns: u32) -> Vec<PodChange> {
+        let targets: Vec<Target> = self.target(netns).into_iter().collect();
+        let mut changes = Changes::default();
+        self.read(&targets, self.read_budget, &mut changes);
+        self.report(changes)
     }
 
     /// Reads the addresses of all namespaces again, those read longest ago first, for as long as
@@ -143,9 +151,9 @@ impl PodTable {
     pub fn refresh_all(&mut self, budget: Duration) -> Vec<PodChange> {
         self.scans += 1;
         let targets = self.oldest(usize::MAX);
-        let mut up = BTreeSet::new();
-        self.read(&targets, budget, &mut up);
-        self.report(Changes { up, gone: BTreeSet::new() })
+        let mut changes = Changes::default();
+        self.read(&targets, budget, &mut changes);
+        self.report(changes)
     }
 
     /// Whose process it is by its cgroup, whatever its network namespace.
@@ -182,8 +190,14 @@ impl PodTable {
         inhabited: Option<&Inhabited>,
         changes: &mut Changes,
     ) {
-        for known in self.known.values_mut() {
+        // Before processes are looked at: what has no name any more is kept by none.
+        let mut nameless = BTreeSet::new();
+        for (&netns, known) in &mut self.known {
             known.age = known.age.saturating_add(1);
+            let is_named = Some(netns) == host || named.contains_key(&netns);
+            if !is_named && known.target.path.take().is_some() {
+                nameless.insert(netns);
+            }
         }
         if let Some(host) = host {
             let path = named.remove(&host).map(|named| named.path);
@@ -199,6 +213,9 @@ impl PodTable {
             let known = self.known.entry(netns).or_default();
             if known.pod.netns != netns || known.stamp != named.stamp {
                 // New, or another namespace under a number used before: nothing of the old holds.
+                if known.pod.netns == netns {
+                    changes.gone.insert(netns);
+                }
                 *known = Known { stamp: named.stamp, ..Known::default() };
             }
             known.pod.netns = netns;
@@ -212,7 +229,7 @@ impl PodTable {
         if let Some(inhabited) = inhabited {
             self.apply_processes(inhabited, changes);
         }
-        self.remove_gone(host, &named, inhabited, changes);
+        self.remove_gone(host, &named, inhabited, &nameless, changes);
     }
 
     /// Notes which process lives where, and adds namespaces that only processes show.
@@ -232,9 +249,14 @@ impl PodTable {
             }
             known.pod.netns = netns;
             known.target.netns = netns;
-            if known.asks_owner(pids) {
+            if is_new || known.asks_owner(pids) {
+                let owner = owner(&mut self.owners, pids);
+                if !is_new && known.is_another(owner.as_ref(), pids) {
+                    known.replace();
+                    changes.gone.insert(netns);
+                }
                 known.looks = known.looks.saturating_add(1);
-                known.belongs_to(owner(&mut self.owners, pids), pids);
+                known.owner = owner.or(known.owner.take());
             }
             known.pids.clone_from(pids);
             if known.rename() {
@@ -244,12 +266,14 @@ impl PodTable {
     }
 
     /// A namespace is gone when it has no name and no process any more. A name that was removed
-    /// while processes live on is kept: it is what people know the pod by.
+    /// (`nameless` have lost theirs just now) while processes live on is kept: it is what people know
+    /// the pod by.
     fn remove_gone(
         &mut self,
         host: Option<u32>,
         named: &BTreeMap<u32, Named>,
         inhabited: Option<&Inhabited>,
+        nameless: &BTreeSet<u32>,
         changes: &mut Changes,
     ) {
         let root = &self.root;
@@ -257,12 +281,11 @@ impl PodTable {
             if Some(netns) == host || named.contains_key(&netns) {
                 return true;
             }
-            let lost_its_name = known.target.path.take().is_some();
             let stays = match inhabited {
                 Some(inhabited) if inhabited.complete => inhabited.pids.contains_key(&netns),
                 // Only the process known to live there is looked at, and only now: others, and
                 // its end, show in the next deep scan.
-                _ if lost_its_name => known
+                _ if nameless.contains(&netns) => known
                     .target
                     .pid
                     .is_some_and(|pid| netns_of(root, &pid.to_string()) == Some(netns)),
@@ -297,8 +320,8 @@ impl PodTable {
         all.into_iter().take(most).map(|known| known.target.clone()).collect()
     }
 
-    /// Reads addresses and cookie; what changed is added to `up`.
-    fn read(&mut self, targets: &[Target], budget: Duration, up: &mut BTreeSet<u32>) {
+    /// Reads addresses and cookie; what changed is added to `changes`.
+    fn read(&mut self, targets: &[Target], budget: Duration, changes: &mut Changes) {
         let answers = visit(&self.root, targets, budget, |inside| {
             let cookie = if inside.entered { cookie() } else { 0 };
             Ok((addresses::read(inside)?, cookie))
@@ -309,9 +332,7 @@ impl PodTable {
             known.read_at = self.scans;
             match answer {
                 Ok((addresses, cookie)) => {
-                    if known.update(addresses, cookie) {
-                        up.insert(netns);
-                    }
+                    known.update(addresses, cookie, changes);
                 }
                 // It may just have gone; the next scan tells.
                 Err(error) if known.target.path.as_ref().is_some_and(|path| !path.exists()) => {
@@ -356,47 +377,46 @@ fn owner(owners: &mut Owners, pids: &[u32]) -> Option<Owner> {
 }
 
 impl Known {
-    /// Notes whose it is, by the processes that are in it now. Another pod's is another namespace, and
-    /// so is nobody's if none of the processes is left.
-    fn belongs_to(&mut self, owner: Option<Owner>, pids: &[u32]) {
-        let is_same = match (&self.owner, &owner) {
-            (None, _) => true,
-            (Some(Owner::Pod { pod: old, .. }), Some(Owner::Pod { pod: new, .. })) => old == new,
-            (Some(Owner::Pod { .. }), Some(_)) => false,
-            (Some(_), Some(_)) => true,
-            (Some(_), None) => pids.iter().any(|pid| self.pids.contains(pid)),
+    /// Whether it must be another namespace under the same number, by the processes that are in it now
+    /// and their owner. A name below `/run/netns` would have kept the old one; else a process that is
+    /// still there has, or the same pod's next container: its sandbox was there all the time.
+    fn is_another(&self, owner: Option<&Owner>, pids: &[u32]) -> bool {
+        let is_same_owner = match (&self.owner, owner) {
+            (Some(old), Some(new)) => old.id == new.id,
+            _ => false,
         };
-        if !is_same && self.target.path.is_none() {
-            self.replace();
-        }
-        self.owner = owner.or(self.owner.take());
+        self.target.path.is_none() && !self.shares(pids) && !is_same_owner
     }
 
     /// Another namespace under the same number: nothing of the old one holds.
     fn replace(&mut self) {
         let target = std::mem::take(&mut self.target);
         let pod = pod(target.netns, "");
-        *self = Self { pod, target, ..Self::default() };
+        let pids = target.pid.into_iter().collect();
+        *self = Self { pod, target, pids, ..Self::default() };
     }
 
-    /// Takes what was read; `true` when it is news.
-    fn update(&mut self, addresses: Vec<IpAddr>, cookie: u64) -> bool {
+    /// Takes what was read, and notes what is news.
+    fn update(&mut self, addresses: Vec<IpAddr>, cookie: u64, changes: &mut Changes) {
         // A namespace read through a process has no cookie: keep what is known.
         let cookie = if cookie == 0 { self.pod.cookie } else { cookie };
         if self.pod.cookie != 0 && self.pod.cookie != cookie && self.target.path.is_none() {
             self.replace();
             self.rename();
+            changes.gone.insert(self.pod.netns);
         }
-        let news = self.pod.addresses != addresses || self.pod.cookie != cookie;
+        if self.pod.addresses != addresses || self.pod.cookie != cookie {
+            changes.up.insert(self.pod.netns);
+        }
         self.pod.addresses = addresses;
         self.pod.cookie = cookie;
-        news
     }
 }
 
 #[derive(Debug, Default)]
 struct Changes {
     up: BTreeSet<u32>,
+    /// Told before `up`: a number in both is another namespace now.
     gone: BTreeSet<u32>,
 }
 

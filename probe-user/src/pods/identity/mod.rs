@@ -53,22 +53,32 @@ impl fmt::Display for PodName {
 
 /// Whom a process belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Owner {
-    /// A pod, with the container's name where a runtime tells it.
-    Pod { pod: PodName, container: Option<String> },
-    /// A pod whose name is nowhere on this node (any more).
-    PodUid(String),
-    /// A container that is no pod's, with its name in Docker or podman, or else the start of its id.
+pub struct Owner {
+    pub id: Id,
+    /// `None` for a container that is no pod's, and for a pod whose name is nowhere on this node (any
+    /// more).
+    pub pod: Option<PodName>,
+    /// The container's name in the pod, or in Docker or podman, where a runtime tells it.
+    pub container: Option<String>,
+}
+
+/// What no other pod or container ever has again, unlike a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Id {
+    /// A pod's UID.
+    Pod(String),
+    /// A container's id, where its pod is not known.
     Container(String),
 }
 
 impl Owner {
     /// What its network namespace is called.
     pub fn name(&self) -> String {
-        match self {
-            Self::Pod { pod, .. } => pod.to_string(),
-            Self::PodUid(uid) => format!("pod:{uid}"),
-            Self::Container(name) => name.clone(),
+        match (&self.pod, &self.id, &self.container) {
+            (Some(pod), _, _) => pod.to_string(),
+            (None, Id::Pod(uid), _) => format!("pod:{uid}"),
+            (None, Id::Container(_), Some(name)) => name.clone(),
+            (None, Id::Container(id), None) => id.chars().take(12).collect(),
         }
     }
 }
@@ -101,20 +111,15 @@ impl Owners {
     /// # Errors
     /// When a file that is there cannot be read; then another process of the same pod may still tell.
     pub fn of(&mut self, pid: u32) -> Result<Option<Owner>> {
-        let Place { pod, container } = place(&self.root, pid)?;
+        let Place { pod: uid, container } = place(&self.root, pid)?;
         let known = container.as_deref().map(|id| self.container(id)).unwrap_or_default();
-        let Some(uid) = pod else {
-            let Some(id) = container else { return Ok(None) };
-            let name = known.name.clone().unwrap_or_else(|| id.chars().take(12).collect());
-            let of_pod = |pod| Owner::Pod { pod, container: known.name };
-            return Ok(Some(known.pod.map_or(Owner::Container(name), of_pod)));
+        let by_log_folder = match &uid {
+            Some(uid) if known.pod.is_none() => self.by_uid(uid)?,
+            _ => None,
         };
-        let pod = match known.pod {
-            Some(pod) => Some(pod),
-            None => self.by_uid(&uid)?,
-        };
-        let named = |pod| Owner::Pod { pod, container: known.name };
-        Ok(Some(pod.map_or(Owner::PodUid(uid), named)))
+        let id = uid.or(known.uid).map(Id::Pod).or(container.map(Id::Container));
+        let pod = known.pod.or(by_log_folder);
+        Ok(id.map(|id| Owner { id, pod, container: known.name }))
     }
 
     fn container(&mut self, id: &str) -> runtimes::Container {
@@ -188,6 +193,11 @@ mod tests {
         std::iter::repeat_n(digit, 64).collect()
     }
 
+    /// A pod of which only the UID is known.
+    fn nameless() -> Owner {
+        Owner { id: Id::Pod(UID.to_owned()), pod: None, container: None }
+    }
+
     fn in_pod(digit: char) -> String {
         format!("/kubepods/burstable/pod{UID}/{}", id(digit))
     }
@@ -197,7 +207,7 @@ mod tests {
         let node = Node::new();
         node.process(7, &in_pod('a'));
         let mut owners = node.owners();
-        assert_eq!(owners.of(7).unwrap(), Some(Owner::PodUid(UID.to_owned())));
+        assert_eq!(owners.of(7).unwrap(), Some(nameless()));
         fs::create_dir_all(node.0.path().join(format!("var/log/pods/shop_web-1_{UID}"))).unwrap();
         assert_eq!(owners.of(7).unwrap().unwrap().name(), format!("pod:{UID}"), "one look a pass");
         owners.begin();
@@ -214,8 +224,8 @@ mod tests {
             r#"{"annotations":{"io.kubernetes.cri.sandbox-namespace":"shop",
                 "io.kubernetes.cri.sandbox-name":"web-1","io.kubernetes.cri.container-name":"nginx"}}"#,
         );
-        let pod = PodName::new("shop", "web-1").unwrap();
-        let owner = Owner::Pod { pod, container: Some("nginx".to_owned()) };
+        let pod = PodName::new("shop", "web-1");
+        let owner = Owner { pod, container: Some("nginx".to_owned()), ..nameless() };
         assert_eq!(node.owners().of(7).unwrap(), Some(owner));
     }
 
@@ -226,7 +236,8 @@ mod tests {
         node.process(2, &format!("/docker/{}", id('b')));
         let mut owners = node.owners();
         assert_eq!(owners.of(1).unwrap(), None);
-        assert_eq!(owners.of(2).unwrap(), Some(Owner::Container("bbbbbbbbbbbb".to_owned())));
+        let owner = owners.of(2).unwrap().unwrap();
+        assert_eq!((owner.name().as_str(), owner.id), ("bbbbbbbbbbbb", Id::Container(id('b'))));
         assert_eq!(owners.of(3).unwrap(), None, "gone");
     }
 
@@ -244,7 +255,7 @@ mod tests {
     fn a_path_of_four_kilobytes_is_harmless() {
         let node = Node::new();
         node.process(7, &format!("/{}{}", "x/".repeat(2048), in_pod('a')));
-        assert_eq!(node.owners().of(7).unwrap(), Some(Owner::PodUid(UID.to_owned())));
+        assert_eq!(node.owners().of(7).unwrap(), Some(nameless()));
         node.process(8, &"/y".repeat(100_000));
         assert!(node.owners().of(8).is_err(), "no kernel writes that");
     }
