@@ -88,10 +88,10 @@ pub fn all(root: &Path) -> Result<Vec<Row>> {
             pid: living.holders.get(&one.ino).copied(),
         };
         let mut processes = living.by_netns.remove(&target.netns).unwrap_or_default();
-        for process in &mut processes {
-            process.pod = process.pod.take().filter(|name| *name != pod.name);
-        }
         let is_node = target.netns == host;
+        for process in &mut processes {
+            process.pod = process.pod.take().filter(|name| is_node || *name != pod.name);
+        }
         rows.push(Row {
             pod: pod.name.clone(),
             netns: target.netns,
@@ -102,7 +102,7 @@ pub fn all(root: &Path) -> Result<Vec<Row>> {
             unread: seen.unread,
         });
     }
-    rows.sort_by(|a, b| (a.pod != netns::HOST, &a.pod).cmp(&(b.pod != netns::HOST, &b.pod)));
+    rows.sort_by(|a, b| (a.netns != host, &a.pod).cmp(&(b.netns != host, &b.pod)));
     Ok(rows)
 }
 

@@ -33,6 +33,8 @@ const MOST_UNNAMED: usize = 4096;
 pub struct PodTable {
     root: PathBuf,
     known: BTreeMap<u32, Known>,
+    /// The node's own, which is the only one called [`HOST`].
+    host: Option<u32>,
     owners: Owners,
     /// Counts scans, to know what was read longest ago.
     scans: u64,
@@ -99,6 +101,7 @@ impl PodTable {
             owners: Owners::new(&root),
             root,
             known: BTreeMap::new(),
+            host: None,
             scans: 0,
             read_budget: READ_BUDGET,
             proc_budget: PROC_BUDGET,
@@ -129,7 +132,7 @@ impl PodTable {
                 None
             }
         };
-        let host = netns::host(&self.root);
+        let host = netns::host(&self.root).or(self.host);
         let mut changes = Changes::default();
         self.apply(host, named, inhabited.as_ref(), &mut changes);
         let due = self.due(deep);
@@ -203,7 +206,10 @@ impl PodTable {
             let path = named.remove(&host).map(|named| named.path);
             let pid = if netns_of(&self.root, "1") == Some(host) { 1 } else { std::process::id() };
             let known = self.known.entry(host).or_default();
-            if known.pod.name != HOST {
+            if self.host.replace(host) != Some(host) {
+                if known.pod.netns == host {
+                    changes.gone.insert(host);
+                }
                 *known = Known { pod: pod(host, HOST), ..Known::default() };
                 changes.up.insert(host);
             }
@@ -227,13 +233,18 @@ impl PodTable {
             known.target.path = Some(named.path.clone());
         }
         if let Some(inhabited) = inhabited {
-            self.apply_processes(inhabited, changes);
+            self.apply_processes(host, inhabited, changes);
         }
         self.remove_gone(host, &named, inhabited, &nameless, changes);
     }
 
     /// Notes which process lives where, and adds namespaces that only processes show.
-    fn apply_processes(&mut self, inhabited: &Inhabited, changes: &mut Changes) {
+    fn apply_processes(
+        &mut self,
+        host: Option<u32>,
+        inhabited: &Inhabited,
+        changes: &mut Changes,
+    ) {
         self.owners.begin();
         let mut unnamed = self.known.values().filter(|known| known.target.path.is_none()).count();
         for (&netns, pids) in &inhabited.pids {
@@ -244,7 +255,7 @@ impl PodTable {
             unnamed += usize::from(is_new);
             let known = self.known.entry(netns).or_default();
             known.target.pid = pids.first().copied();
-            if known.pod.name == HOST {
+            if Some(netns) == host {
                 continue;
             }
             known.pod.netns = netns;

@@ -318,6 +318,26 @@ fn the_host_is_called_host_whatever_its_names() {
 }
 
 #[test]
+fn nothing_else_is_called_host() {
+    let node = Fixture::new();
+    let mut table = node.table();
+    let netns = node.name("host");
+    node.process(20, netns, "10.0.0.2");
+    let changes = table.scan(true);
+    assert_eq!(changes.len(), 2);
+    assert!(changes.contains(&up(netns, "netns:host", &["10.0.0.2"])), "{changes:?}");
+    node.process(30, 500, "10.0.0.5");
+    node.write("proc/30/cgroup", &format!("0::/docker/{}\n", id('c')));
+    let config = format!("var/lib/docker/containers/{}/config.v2.json", id('c'));
+    fs::create_dir_all(node.path(&config).parent().unwrap()).unwrap();
+    node.write(&config, r#"{"Name":"/host","Config":{}}"#);
+    assert_eq!(table.scan(true), [up(500, "netns:host", &["10.0.0.5"])]);
+    // It is followed as any other.
+    node.exit(30);
+    assert_eq!(table.scan(true), [GONE]);
+}
+
+#[test]
 fn addresses_that_come_late_are_found_by_shallow_scans() {
     let node = Fixture::new();
     let mut table = node.table();

@@ -16,7 +16,7 @@ use anyhow::Result;
 use log::debug;
 
 pub use self::cgroup::Place;
-use super::procfs::read_optional;
+use super::{naming, procfs::read_optional};
 
 /// A path of 4 KB for each of v1's hierarchies, and then some.
 const CGROUP_MAX: u64 = 128 << 10;
@@ -77,7 +77,7 @@ impl Owner {
         match (&self.pod, &self.id, &self.container) {
             (Some(pod), _, _) => pod.to_string(),
             (None, Id::Pod(uid), _) => format!("pod:{uid}"),
-            (None, Id::Container(_), Some(name)) => name.clone(),
+            (None, Id::Container(_), Some(name)) => naming::not_host(name),
             (None, Id::Container(id), None) => id.chars().take(12).collect(),
         }
     }
