@@ -111,8 +111,15 @@ impl Owners {
     /// # Errors
     /// When a file that is there cannot be read; then another process of the same pod may still tell.
     pub fn of(&mut self, pid: u32) -> Result<Option<Owner>> {
-        let Place { pod: uid, container } = place(&self.root, pid)?;
-        let known = container.as_deref().map(|id| self.container(id)).unwrap_or_default();
+        let Place { pod: uid, container, doubtful } = place(&self.root, pid)?;
+        let mut known = match container.as_deref() {
+            Some(id) if !doubtful => self.container(id),
+            _ => runtimes::Container::default(),
+        };
+        if uid.is_some() && known.uid.is_some() && known.uid != uid {
+            debug!("the cgroup of process {pid} and its runtime's files have different pods");
+            known = runtimes::Container::default();
+        }
         let by_log_folder = match &uid {
             Some(uid) if known.pod.is_none() => self.by_uid(uid)?,
             _ => None,
@@ -227,6 +234,38 @@ mod tests {
         let pod = PodName::new("shop", "web-1");
         let owner = Owner { pod, container: Some("nginx".to_owned()), ..nameless() };
         assert_eq!(node.owners().of(7).unwrap(), Some(owner));
+    }
+
+    #[test]
+    fn a_runtime_that_names_another_pod_is_not_believed() {
+        let node = Node::new();
+        node.process(7, &in_pod('a'));
+        node.process(8, &format!("/docker/{}", id('b')));
+        node.process(9, &format!("/user.slice/user-7.slice/docker-{}.scope", id('b')));
+        fs::create_dir_all(node.0.path().join(format!("var/log/pods/shop_web-1_{UID}"))).unwrap();
+        for (path, keys) in [
+            ("run/containerd/io.containerd.runtime.v2.task/k8s.io/ID/config.json", "cri.sandbox"),
+            ("run/containers/storage/overlay-containers/ID/userdata/config.json", "pod"),
+        ] {
+            let sep = if keys == "pod" { '.' } else { '-' };
+            let config = |uid: &str| {
+                let key = |what: &str| format!("\"io.kubernetes.{keys}{sep}{what}\"");
+                let [namespace, name, id] = [key("namespace"), key("name"), key("uid")];
+                format!(r#"{{"annotations":{{{namespace}:"bank",{name}:"db-0",{id}:"{uid}"}}}}"#)
+            };
+            for (uid, called) in [(UID, "bank/db-0"), ("another", "shop/web-1")] {
+                node.write(&path.replace("ID", &id('a')), &config(uid));
+                assert_eq!(node.owners().of(7).unwrap().unwrap().name(), called, "{path}");
+            }
+            node.write(&path.replace("ID", &id('b')), &config(UID));
+            let owner = node.owners().of(8).unwrap().unwrap();
+            assert_eq!((owner.name().as_str(), owner.id), ("bank/db-0", nameless().id));
+            let owner = node.owners().of(9).unwrap().unwrap();
+            assert_eq!(owner.name(), "bbbbbbbbbbbb", "any user can make that path");
+            for digit in ['a', 'b'] {
+                fs::remove_file(node.0.path().join(path.replace("ID", &id(digit)))).unwrap();
+            }
+        }
     }
 
     #[test]
