@@ -7,7 +7,7 @@ mod log_folder;
 mod runtimes;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fmt,
     path::{Path, PathBuf},
 };
@@ -93,17 +93,26 @@ pub struct Owners {
     listed: bool,
     /// What the runtimes wrote of containers, by id.
     containers: HashMap<String, runtimes::Container>,
+    /// Containers of which no runtime wrote anything, in this pass: each look costs some ten files.
+    missed: HashSet<String>,
 }
 
 impl Owners {
     /// Of the node whose files are below `root`. Touches nothing yet.
     pub fn new(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into(), pods: HashMap::new(), listed: false, containers: HashMap::new() }
+        Self {
+            root: root.into(),
+            pods: HashMap::new(),
+            listed: false,
+            containers: HashMap::new(),
+            missed: HashSet::new(),
+        }
     }
 
-    /// A new pass: log folders may be listed once more if a pod is unknown.
+    /// A new pass: what is unknown may be looked for once more, log folders and runtimes' files.
     pub fn begin(&mut self) {
         self.listed = false;
+        self.missed.clear();
     }
 
     /// Whom the process belongs to; `None` when it is in no container, or gone.
@@ -133,12 +142,17 @@ impl Owners {
         if let Some(known) = self.containers.get(id) {
             return known.clone();
         }
+        if self.missed.contains(id) {
+            return runtimes::Container::default();
+        }
         let found = runtimes::container(&self.root, id);
+        if self.containers.len() >= MOST {
+            self.containers.clear();
+        }
         // One that just starts is not written down yet.
-        if found != runtimes::Container::default() {
-            if self.containers.len() >= MOST {
-                self.containers.clear();
-            }
+        if found == runtimes::Container::default() {
+            self.missed.insert(id.to_owned());
+        } else {
             self.containers.insert(id.to_owned(), found.clone());
         }
         found
@@ -234,6 +248,23 @@ mod tests {
         let pod = PodName::new("shop", "web-1");
         let owner = Owner { pod, container: Some("nginx".to_owned()), ..nameless() };
         assert_eq!(node.owners().of(7).unwrap(), Some(owner));
+    }
+
+    #[test]
+    fn a_container_is_looked_for_once_a_pass() {
+        let node = Node::new();
+        node.process(7, &format!("/docker/{}", id('b')));
+        let mut owners = node.owners();
+        let called = |owners: &mut Owners| owners.of(7).unwrap().unwrap().name();
+        assert_eq!(called(&mut owners), "bbbbbbbbbbbb");
+        let path = format!("var/lib/docker/containers/{}/config.v2.json", id('b'));
+        node.write(&path, r#"{"Name":"/registry","Config":{}}"#);
+        assert_eq!(called(&mut owners), "bbbbbbbbbbbb", "one look a pass");
+        owners.begin();
+        assert_eq!(called(&mut owners), "registry");
+        fs::remove_file(node.0.path().join(path)).unwrap();
+        owners.begin();
+        assert_eq!(called(&mut owners), "registry", "what was found is kept");
     }
 
     #[test]
