@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -77,6 +77,12 @@ impl Known {
             .is_some_and(|owner| owner.pod.is_some() || matches!(owner.id, Id::Container(_)));
         let again = self.looks == 0 || (self.looks <= 64 && self.looks.is_power_of_two());
         (!is_known && again) || !self.shares(pids)
+    }
+
+    /// Whether the process known to live in it still does.
+    fn has_process(&self, root: &Path) -> bool {
+        let netns_of = |pid: u32| netns_of(root, &pid.to_string());
+        self.target.pid.and_then(netns_of).is_some_and(|netns| netns == self.target.netns)
     }
 
     /// Whether one of these processes was in it at the last deep scan.
@@ -199,6 +205,7 @@ impl PodTable {
             known.age = known.age.saturating_add(1);
             let is_named = Some(netns) == host || named.contains_key(&netns);
             if !is_named && known.target.path.take().is_some() {
+                known.stamp = (0, 0);
                 nameless.insert(netns);
             }
         }
@@ -217,13 +224,16 @@ impl PodTable {
         }
         for (&netns, named) in &named {
             let known = self.known.entry(netns).or_default();
-            if known.pod.netns != netns || known.stamp != named.stamp {
-                // New, or another namespace under a number used before: nothing of the old holds.
-                if known.pod.netns == netns {
+            if known.pod.netns == netns && known.stamp != named.stamp {
+                // Another namespace under a number used before: nothing of the old holds. Where the
+                // old or the new name does not keep it, a process that is still there tells.
+                let none_keeps = known.stamp == (0, 0) || named.stamp == (0, 0);
+                if !(none_keeps && known.has_process(&self.root)) {
+                    *known = Known::default();
                     changes.gone.insert(netns);
                 }
-                *known = Known { stamp: named.stamp, ..Known::default() };
             }
+            known.stamp = named.stamp;
             known.pod.netns = netns;
             known.given = Some(named.name.clone());
             if known.rename() {
@@ -296,10 +306,7 @@ impl PodTable {
                 Some(inhabited) if inhabited.complete => inhabited.pids.contains_key(&netns),
                 // Only the process known to live there is looked at, and only now: others, and
                 // its end, show in the next deep scan.
-                _ if nameless.contains(&netns) => known
-                    .target
-                    .pid
-                    .is_some_and(|pid| netns_of(root, &pid.to_string()) == Some(netns)),
+                _ if nameless.contains(&netns) => known.has_process(root),
                 _ => true,
             };
             if !stays {
