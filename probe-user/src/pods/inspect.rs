@@ -24,7 +24,7 @@ use super::{
     procfs::{netns_of, numbered, pids},
 };
 
-/// How long all namespaces together may take.
+/// How long all namespaces together may take, and before that all processes, and all addresses.
 const BUDGET: Duration = Duration::from_secs(10);
 /// Open files looked at of one process.
 const FILES: usize = 65536;
@@ -41,7 +41,7 @@ pub struct Row {
     /// Lowest process ids first.
     pub processes: Vec<Process>,
     pub listeners: Vec<Listener>,
-    /// Why devices or listeners are missing here.
+    /// What is missing here and why: `devices and listeners: no time was left for it`.
     pub unread: Option<String>,
 }
 
@@ -66,12 +66,20 @@ pub struct Listener {
     pub pid: Option<u32>,
 }
 
+/// One look at the node.
+#[derive(Debug)]
+pub struct Look {
+    pub rows: Vec<Row>,
+    /// Whether all processes were looked at. If not, namespaces without a name may be missing.
+    pub complete: bool,
+}
+
 /// Looks at all namespaces of the node below `root`.
 ///
 /// # Errors
 /// When `/proc` cannot be listed.
-pub fn all(root: &Path) -> Result<Vec<Row>> {
-    let mut table = PodTable::new(root);
+pub fn all(root: &Path) -> Result<Look> {
+    let mut table = PodTable::unhurried(root, BUDGET);
     table.scan(true);
     let mut inside = read(root, &table.targets());
     let host = netns::host(root).unwrap_or(0);
@@ -99,11 +107,30 @@ pub fn all(root: &Path) -> Result<Vec<Row>> {
             veth: if is_node { Vec::new() } else { links::other_ends(&of_node, &seen.links) },
             processes,
             listeners: seen.listeners.iter().map(listener).collect(),
-            unread: seen.unread,
+            unread: unread([
+                ("addresses", table.unread(target.netns)),
+                ("devices", seen.no_links),
+                ("listeners", seen.no_listeners),
+            ]),
         });
     }
     rows.sort_by(|a, b| (a.netns != host, &a.pod).cmp(&(b.netns != host, &b.pod)));
-    Ok(rows)
+    Ok(Look { rows, complete: table.is_complete() })
+}
+
+/// What is missing, by reason.
+fn unread<const N: usize>(parts: [(&str, Option<String>); N]) -> Option<String> {
+    let mut reasons: Vec<(String, Vec<&str>)> = Vec::new();
+    for (part, why) in parts {
+        let Some(why) = why else { continue };
+        match reasons.iter_mut().find(|(reason, _)| *reason == why) {
+            Some((_, parts)) => parts.push(part),
+            None => reasons.push((why, vec![part])),
+        }
+    }
+    let line = |(why, parts): &(String, Vec<&str>)| format!("{}: {why}", parts.join(" and "));
+    let lines: Vec<String> = reasons.iter().map(line).collect();
+    (!lines.is_empty()).then(|| lines.join("; "))
 }
 
 /// What was read inside a namespace.
@@ -111,26 +138,51 @@ pub fn all(root: &Path) -> Result<Vec<Row>> {
 struct Seen {
     links: Vec<Link>,
     listeners: Vec<Listening>,
-    unread: Option<String>,
+    /// Why the links are missing.
+    no_links: Option<String>,
+    no_listeners: Option<String>,
+}
+
+impl Seen {
+    fn nothing(why: &str) -> Self {
+        let why = Some(why.to_owned());
+        Self { no_links: why.clone(), no_listeners: why, ..Self::default() }
+    }
+
+    /// Takes what was read, one as well as the other.
+    fn of(links: Result<Vec<Link>>, listeners: Result<Vec<Listening>>) -> Self {
+        let split = |error: anyhow::Error| format!("{error:#}");
+        let (links, no_links) = halves(links.map_err(split));
+        let (listeners, no_listeners) = halves(listeners.map_err(split));
+        Self { links, listeners, no_links, no_listeners }
+    }
+}
+
+fn halves<T: Default>(result: Result<T, String>) -> (T, Option<String>) {
+    match result {
+        Ok(found) => (found, None),
+        Err(why) => (T::default(), Some(why)),
+    }
 }
 
 fn read(root: &Path, targets: &[Target]) -> BTreeMap<u32, Seen> {
     let diag = listening::has_diag(root);
     let answers = visit(root, targets, BUDGET, |inside| {
-        let links = if inside.entered { links::links()? } else { Vec::new() };
-        let unread = (!inside.entered).then(|| "it may not be entered".to_owned());
-        Ok(Seen { links, listeners: listening::listening(inside, diag)?, unread })
+        let links = if inside.entered { links::links() } else { Err(not_entered()) };
+        Ok(Seen::of(links, listening::listening(inside, diag)))
     });
     let mut all: BTreeMap<u32, Seen> = BTreeMap::new();
     for target in targets {
-        let unread = Some("no time was left for it".to_owned());
-        all.insert(target.netns, Seen { unread, ..Seen::default() });
+        all.insert(target.netns, Seen::nothing("no time was left for it"));
     }
     for (netns, answer) in answers {
-        let unread = |error| Seen { unread: Some(format!("{error:#}")), ..Seen::default() };
-        all.insert(netns, answer.unwrap_or_else(unread));
+        all.insert(netns, answer.unwrap_or_else(|error| Seen::nothing(&format!("{error:#}"))));
     }
     all
+}
+
+fn not_entered() -> anyhow::Error {
+    anyhow::anyhow!("it may not be entered")
 }
 
 /// What one pass over all processes tells.
@@ -196,11 +248,31 @@ mod tests {
         let own = listener.local_addr().unwrap();
         let root = Path::new("/");
         let netns = netns_of(root, "self").unwrap();
-        let rows = all(root).unwrap();
+        let Look { rows, complete } = all(root).unwrap();
+        assert!(complete);
         let row = rows.iter().find(|row| row.netns == netns).unwrap();
         let me = std::process::id();
         assert!(row.processes.iter().any(|process| process.pid == me));
         let found = row.listeners.iter().find(|listener| listener.address == own).unwrap();
         assert_eq!((found.queue, found.pid), (0, Some(me)));
+    }
+
+    #[test]
+    fn one_part_may_be_missing() {
+        let link = Link { index: 1, name: "lo".to_owned(), peer: None };
+        let seen = Seen::of(Err(not_entered()), Ok(Vec::new()));
+        assert_eq!(seen.no_links.as_deref(), Some("it may not be entered"));
+        assert_eq!(seen.no_listeners, None);
+        let seen = Seen::of(Ok(vec![link.clone()]), Err(not_entered()));
+        assert_eq!((seen.links, seen.no_links), (vec![link], None));
+        assert!(seen.no_listeners.is_some());
+    }
+
+    #[test]
+    fn what_is_missing_and_why() {
+        let why = |text: &str| Some(text.to_owned());
+        assert_eq!(unread([("devices", None), ("listeners", None)]), None);
+        let said = unread([("addresses", why("x")), ("devices", why("y")), ("listeners", why("y"))]);
+        assert_eq!(said.as_deref(), Some("addresses: x; devices and listeners: y"));
     }
 }

@@ -40,6 +40,8 @@ pub struct PodTable {
     scans: u64,
     read_budget: Duration,
     proc_budget: Duration,
+    /// Whether the last pass over all processes saw all.
+    complete: bool,
     warned: bool,
 }
 
@@ -60,6 +62,8 @@ struct Known {
     age: u32,
     /// [`PodTable::scans`] when it was read last; 0 when it never was.
     read_at: u64,
+    /// Why that failed.
+    unread: Option<String>,
 }
 
 impl Known {
@@ -111,8 +115,26 @@ impl PodTable {
             scans: 0,
             read_budget: READ_BUDGET,
             proc_budget: PROC_BUDGET,
+            complete: false,
             warned: false,
         }
+    }
+
+    /// The same for one look at all there is, with `budget` each for processes and for addresses.
+    pub fn unhurried(root: impl Into<PathBuf>, budget: Duration) -> Self {
+        Self { read_budget: budget, proc_budget: budget, ..Self::new(root) }
+    }
+
+    /// Whether the last pass over all processes had time for all of them.
+    pub fn is_complete(&self) -> bool {
+        self.complete
+    }
+
+    /// Why the addresses of a namespace in the table are unknown, if they are.
+    pub fn unread(&self, netns: u32) -> Option<String> {
+        let known = self.known.get(&netns)?;
+        let never = (known.read_at == 0).then(|| "no time was left for it".to_owned());
+        known.unread.clone().or(never)
     }
 
     /// Looks again and tells what changed since the last call; everything at the first call.
@@ -138,6 +160,7 @@ impl PodTable {
                 None
             }
         };
+        self.complete = inhabited.as_ref().is_some_and(|inhabited| inhabited.complete);
         let host = netns::host(&self.root).or(self.host);
         let mut changes = Changes::default();
         self.apply(host, named, inhabited.as_ref(), &mut changes);
@@ -348,6 +371,7 @@ impl PodTable {
             let Some(known) = self.known.get_mut(&netns) else { continue };
             // Also after an error: it must not be first in the row for ever.
             known.read_at = self.scans;
+            known.unread = answer.as_ref().err().map(|error| format!("{error:#}"));
             match answer {
                 Ok((addresses, cookie)) => {
                     known.update(addresses, cookie, changes);

@@ -29,9 +29,7 @@ impl Fixture {
     }
 
     fn table(&self) -> PodTable {
-        let long = Duration::from_secs(60);
-        let table = PodTable::new(self.0.path());
-        PodTable { read_budget: long, proc_budget: long, ..table }
+        PodTable::unhurried(self.0.path(), Duration::from_secs(60))
     }
 
     fn name(&self, name: &str) -> u32 {
@@ -402,6 +400,24 @@ fn users_cannot_fill_the_table() {
     let crowd = Inhabited { pids, complete: true };
     table.apply(None, BTreeMap::new(), Some(&crowd), &mut Changes::default());
     assert_eq!(table.targets().len(), MOST_UNNAMED);
+}
+
+#[test]
+fn what_was_not_read_is_said() {
+    let node = Fixture::new();
+    let mut table = node.table();
+    for pid in 10..80 {
+        node.process(pid, 400 + pid, "10.0.0.5");
+    }
+    fs::remove_file(node.path("proc/30/net/fib_trie")).unwrap();
+    table.scan(true);
+    assert!(table.is_complete());
+    assert_eq!(table.unread(431), None);
+    assert!(table.unread(430).unwrap().contains("fib_trie"));
+    let mut hurried = PodTable::unhurried(node.0.path(), Duration::ZERO);
+    hurried.scan(true);
+    assert!(!hurried.is_complete(), "63 of 71 processes");
+    assert_eq!(hurried.unread(431).unwrap(), "no time was left for it");
 }
 
 proptest! {
