@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, HashMap, HashSet},
     fs,
     net::{IpAddr, SocketAddr},
-    os::unix::ffi::OsStrExt as _,
+    os::{fd::AsFd as _, unix::ffi::OsStrExt as _},
     path::Path,
     time::Duration,
 };
@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use super::{
     PodTable,
-    enter::{Target, visit},
+    enter::{Target, file, visit},
     identity::Owners,
     links::{self, Link},
     listening::{self, Listening},
@@ -81,8 +81,8 @@ pub struct Look {
 pub fn all(root: &Path) -> Result<Look> {
     let mut table = PodTable::unhurried(root, BUDGET);
     table.scan(true);
-    let mut inside = read(root, &table.targets());
     let host = netns::host(root).unwrap_or(0);
+    let mut inside = read(root, &table.targets(), table.target(host).as_ref());
     let of_node = inside.get(&host).map(|seen| seen.links.clone()).unwrap_or_default();
     let mut living = processes(root, &inside)?;
     let mut rows = Vec::new();
@@ -104,7 +104,11 @@ pub fn all(root: &Path) -> Result<Look> {
             pod: pod.name.clone(),
             netns: target.netns,
             addresses: pod.addresses.clone(),
-            veth: if is_node { Vec::new() } else { links::other_ends(&of_node, &seen.links) },
+            veth: if is_node {
+                Vec::new()
+            } else {
+                links::other_ends(&of_node, &seen.links, seen.node)
+            },
             processes,
             listeners: seen.listeners.iter().map(listener).collect(),
             unread: unread([
@@ -137,6 +141,8 @@ fn unread<const N: usize>(parts: [(&str, Option<String>); N]) -> Option<String> 
 #[derive(Default)]
 struct Seen {
     links: Vec<Link>,
+    /// What it calls the node's namespace in these.
+    node: Option<i32>,
     listeners: Vec<Listening>,
     /// Why the links are missing.
     no_links: Option<String>,
@@ -150,11 +156,11 @@ impl Seen {
     }
 
     /// Takes what was read, one as well as the other.
-    fn of(links: Result<Vec<Link>>, listeners: Result<Vec<Listening>>) -> Self {
+    fn of(links: Result<Linked>, listeners: Result<Vec<Listening>>) -> Self {
         let split = |error: anyhow::Error| format!("{error:#}");
-        let (links, no_links) = halves(links.map_err(split));
+        let ((links, node), no_links) = halves(links.map_err(split));
         let (listeners, no_listeners) = halves(listeners.map_err(split));
-        Self { links, listeners, no_links, no_listeners }
+        Self { links, node, listeners, no_links, no_listeners }
     }
 }
 
@@ -165,10 +171,20 @@ fn halves<T: Default>(result: Result<T, String>) -> (T, Option<String>) {
     }
 }
 
-fn read(root: &Path, targets: &[Target]) -> BTreeMap<u32, Seen> {
+/// Devices, and what their namespace calls the node's.
+type Linked = (Vec<Link>, Option<i32>);
+
+fn read(root: &Path, targets: &[Target], node: Option<&Target>) -> BTreeMap<u32, Seen> {
     let diag = listening::has_diag(root);
+    let node = node.map(|node| file(root, node));
+    let node = node.and_then(|file| file.map_err(|error| debug!("the node: {error:#}")).ok());
+    let linked = || {
+        let links = links::links()?;
+        let id = node.as_ref().map(|node| links::nsid(node.as_fd())).transpose()?;
+        anyhow::Ok((links, id.flatten()))
+    };
     let answers = visit(root, targets, BUDGET, |inside| {
-        let links = if inside.entered { links::links() } else { Err(not_entered()) };
+        let links = if inside.entered { linked() } else { Err(not_entered()) };
         Ok(Seen::of(links, listening::listening(inside, diag)))
     });
     let mut all: BTreeMap<u32, Seen> = BTreeMap::new();
@@ -263,8 +279,8 @@ mod tests {
         let seen = Seen::of(Err(not_entered()), Ok(Vec::new()));
         assert_eq!(seen.no_links.as_deref(), Some("it may not be entered"));
         assert_eq!(seen.no_listeners, None);
-        let seen = Seen::of(Ok(vec![link.clone()]), Err(not_entered()));
-        assert_eq!((seen.links, seen.no_links), (vec![link], None));
+        let seen = Seen::of(Ok((vec![link.clone()], Some(3))), Err(not_entered()));
+        assert_eq!((seen.links, seen.node, seen.no_links), (vec![link], Some(3), None));
         assert!(seen.no_listeners.is_some());
     }
 
@@ -272,7 +288,8 @@ mod tests {
     fn what_is_missing_and_why() {
         let why = |text: &str| Some(text.to_owned());
         assert_eq!(unread([("devices", None), ("listeners", None)]), None);
-        let said = unread([("addresses", why("x")), ("devices", why("y")), ("listeners", why("y"))]);
+        let said =
+            unread([("addresses", why("x")), ("devices", why("y")), ("listeners", why("y"))]);
         assert_eq!(said.as_deref(), Some("addresses: x; devices and listeners: y"));
     }
 }

@@ -54,7 +54,8 @@ pub fn netns_at(root: &Path, text: &str) -> Result<u32> {
 }
 
 fn reversed(path: &Path) -> Vec<OsString> {
-    let is_step = |part: &Component<'_>| matches!(part, Component::ParentDir | Component::Normal(_));
+    let is_step =
+        |part: &Component<'_>| matches!(part, Component::ParentDir | Component::Normal(_));
     path.components().filter(is_step).map(|part| part.as_os_str().to_owned()).rev().collect()
 }
 

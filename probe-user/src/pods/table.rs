@@ -272,12 +272,7 @@ impl PodTable {
     }
 
     /// Notes which process lives where, and adds namespaces that only processes show.
-    fn apply_processes(
-        &mut self,
-        host: Option<u32>,
-        inhabited: &Inhabited,
-        changes: &mut Changes,
-    ) {
+    fn apply_processes(&mut self, host: Option<u32>, inhabited: &Inhabited, changes: &mut Changes) {
         self.owners.begin();
         let mut unnamed = self.known.values().filter(|known| known.target.path.is_none()).count();
         for (&netns, pids) in &inhabited.pids {

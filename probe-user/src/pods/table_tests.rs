@@ -307,10 +307,7 @@ fn a_process_namespace_that_gets_a_name() {
     node.exit(20);
     node.process(21, netns, "10.0.0.3");
     fs::rename(&hidden, node.path("run/netns/later")).unwrap();
-    assert_eq!(
-        table.scan(true),
-        [PodChange::Gone { netns }, up(netns, "later", &["10.0.0.3"])]
-    );
+    assert_eq!(table.scan(true), [PodChange::Gone { netns }, up(netns, "later", &["10.0.0.3"])]);
 }
 
 #[test]

@@ -37,8 +37,7 @@ pub struct Place {
 /// hierarchies are not used by the runtime.
 pub fn place(text: &str) -> Place {
     let paths = text.lines().filter_map(|line| line.splitn(3, ':').nth(2));
-    let rank =
-        |place: &Place| (place.pod.is_some(), place.container.is_some(), !place.doubtful);
+    let rank = |place: &Place| (place.pod.is_some(), place.container.is_some(), !place.doubtful);
     paths.map(of_path).max_by_key(rank).unwrap_or_default()
 }
 
@@ -233,7 +232,10 @@ mod tests {
         let (a, pod) = (id('a'), format!("/kubepods/podUID/{}", id('a')).replace("UID", UID));
         let v1 =
             format!("12:cpuset:/\n11:memory:{pod}\n1:name=systemd:/docker/{}\n0::/\n", id('b'));
-        assert_eq!(place(&v1), Place { pod: Some(UID.to_owned()), container: Some(a), doubtful: false });
+        assert_eq!(
+            place(&v1),
+            Place { pod: Some(UID.to_owned()), container: Some(a), doubtful: false }
+        );
         for garbled in ["", "\n", "0:", "0::", "::::", "x"] {
             assert_eq!(place(garbled), Place::default(), "{garbled:?}");
         }
