@@ -7,10 +7,11 @@
 use std::{
     path::Path,
     process::{Child, Command},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
-use super::{PodTable, procfs::netns_of};
+use super::{PodTable, inspect, procfs::netns_of};
 use crate::{
     event::PodChange,
     snapshot::{
@@ -21,14 +22,22 @@ use crate::{
 
 const LONG: Duration = Duration::from_secs(60);
 
+/// One test at a time: each sees all namespaces of this machine.
+static ALONE: Mutex<()> = Mutex::new(());
+
 /// Named namespaces and processes that go away with it.
-#[derive(Default)]
 struct Lab {
     names: Vec<String>,
     processes: Vec<Child>,
+    _alone: MutexGuard<'static, ()>,
 }
 
 impl Lab {
+    fn new() -> Self {
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        Self { names: Vec::new(), processes: Vec::new(), _alone: alone }
+    }
+
     fn ip(args: &str) {
         assert!(Command::new("ip").args(args.split(' ')).status().unwrap().success(), "ip {args}");
     }
@@ -76,7 +85,7 @@ fn timed<T>(what: &str, call: impl FnOnce() -> T) -> T {
 #[test]
 #[ignore = "needs root, makes network namespaces"]
 fn real_namespaces() {
-    let mut lab = Lab::default();
+    let mut lab = Lab::new();
     let own = netns_of(Path::new("/"), "self").unwrap();
     let mut table = PodTable::new("/");
     table.scan(true);
@@ -119,10 +128,29 @@ fn real_namespaces() {
     assert_eq!(table.scan(false), [PodChange::Gone { netns }]);
 }
 
+/// Two pairs of devices with the same indices: one links a pod with the node, one a pod with a third.
+/// Another pair links that pod with the node too.
+#[test]
+#[ignore = "needs root, makes network namespaces"]
+fn veth_pairs() {
+    let mut lab = Lab::new();
+    let [linked, other, third] = [lab.pod(), lab.pod(), lab.pod()];
+    let pair = "index 9001 type veth peer name eth0 index 77 netns";
+    Lab::ip(&format!("link add sp-test9001 {pair} {linked}"));
+    Lab::ip(&format!("-n {third} link add sp-test9001 {pair} {other}"));
+    let another = "index 9002 type veth peer name eth1 index 78 netns";
+    Lab::ip(&format!("link add sp-test9002 {another} {other}"));
+    let look = inspect::all(Path::new("/")).unwrap();
+    for (name, veth) in [(linked, "sp-test9001"), (other, "sp-test9002"), (third, "")] {
+        let row = look.rows.iter().find(|row| row.pod == name).unwrap();
+        assert_eq!((row.veth.join(" "), &row.unread), (veth.to_owned(), &None), "{name}");
+    }
+}
+
 #[test]
 #[ignore = "needs root, makes 200 network namespaces and 500 processes, prints times"]
 fn cost() {
-    let mut lab = Lab::default();
+    let mut lab = Lab::new();
     for _ in 0..200 {
         lab.pod();
     }
