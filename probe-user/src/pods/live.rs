@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{PodTable, inspect, procfs::netns_of};
+use super::{PodTable, inspect, netns, procfs::netns_of};
 use crate::{
     event::PodChange,
     snapshot::{
@@ -96,6 +96,7 @@ fn real_namespaces() {
     assert_eq!(pod.name, name);
     let addresses: Vec<String> = pod.addresses.iter().map(ToString::to_string).collect();
     assert_eq!(addresses, ["10.99.0.0", "fd99::"]);
+    assert_eq!(netns::find(Path::new("/"), &format!("/run/netns/{name}")).unwrap(), pod.netns);
     let target = table.target(pod.netns).unwrap();
     let counters = Sources::new("/").counters(&[target], LONG);
     assert_eq!(counters.len(), 1);
