@@ -12,7 +12,10 @@ use super::{
 use crate::{
     cli::{Format, Pods},
     output::{json::SCHEMA, pods::text},
-    pods::{inspect, root},
+    pods::{
+        inspect::{self, Look},
+        root,
+    },
 };
 
 /// Prints one look at them.
@@ -22,7 +25,7 @@ use crate::{
 pub fn run(args: &Pods) -> Result<()> {
     let root = root(args.host_root.as_deref());
     let filter = filter::of_pods(&args.filter, &root)?;
-    let mut rows = inspect::all(&root)?;
+    let Look { mut rows, complete } = inspect::all(&root)?;
     let all = rows.len();
     rows.retain(|row| filter.fits_pod(Some(&row.pod), Some(row.netns)));
     let mut out = String::new();
@@ -42,6 +45,12 @@ pub fn run(args: &Pods) -> Result<()> {
         // Nobody may be left to read it.
         let _ =
             writeln!(io::stderr(), "{hidden} of {all} network namespaces are hidden by filters");
+    }
+    if !complete {
+        let _ = writeln!(
+            io::stderr(),
+            "not all processes could be looked at: namespaces without a name may be missing"
+        );
     }
     let result = write!(io::stdout(), "{out}").context("cannot write to standard output");
     match result {

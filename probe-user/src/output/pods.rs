@@ -38,8 +38,7 @@ pub fn text(rows: &[Row], width: usize) -> String {
             detail(&mut out, "listens", &listens(row, listener), width);
         }
         if let Some(why) = &row.unread {
-            let why = sanitize::text(why);
-            detail(&mut out, "not read", &format!("devices and listeners: {why}"), width);
+            detail(&mut out, "not read", &sanitize::text(why), width);
         }
     }
     out
@@ -160,7 +159,10 @@ mod tests {
             Row {
                 pod: "blue".to_owned(),
                 netns: 4_026_532_300,
-                unread: Some("cannot enter /run/netns/blue (needs CAP_SYS_ADMIN)".to_owned()),
+                unread: Some(
+                    "devices and listeners: cannot enter /run/netns/blue (needs CAP_SYS_ADMIN)"
+                        .to_owned(),
+                ),
                 ..Row::default()
             },
         ];

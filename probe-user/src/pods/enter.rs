@@ -119,11 +119,32 @@ fn visit_one<T>(root: &Path, target: &Target, read: impl Fn(&Inside) -> Result<T
 
 /// Moves the calling thread into the namespace. The file is closed again on return.
 fn enter(root: &Path, target: &Target) -> Result<()> {
+    first(root, target, |path| {
+        let file = file_at(path, target.netns)?;
+        // SAFETY: setns reads no memory of ours; the descriptor is open for the whole call.
+        if unsafe { libc::setns(file.as_raw_fd(), libc::CLONE_NEWNET) } != 0 {
+            return Err(io::Error::last_os_error())
+                .with_context(|| format!("cannot enter {} (needs CAP_SYS_ADMIN)", path.display()));
+        }
+        Ok(())
+    })
+}
+
+/// Opens the namespace. Close it soon: an open file keeps a deleted namespace.
+///
+/// # Errors
+/// When it is gone, has been replaced by another one, or may not be looked at.
+pub fn file(root: &Path, target: &Target) -> Result<File> {
+    first(root, target, |path| file_at(path, target.netns))
+}
+
+/// What `with` makes of the first of the target's files that does.
+fn first<T>(root: &Path, target: &Target, with: impl Fn(&Path) -> Result<T>) -> Result<T> {
     let by_pid = target.pid.map(|pid| root.join(format!("proc/{pid}/ns/net")));
     let mut last = None;
     for path in target.path.iter().chain(&by_pid) {
-        match enter_file(path, target.netns) {
-            Ok(()) => return Ok(()),
+        match with(path) {
+            Ok(made) => return Ok(made),
             Err(error) => last = Some(error),
         }
     }
@@ -133,18 +154,13 @@ fn enter(root: &Path, target: &Target) -> Result<()> {
     }
 }
 
-fn enter_file(path: &Path, netns: u32) -> Result<()> {
+fn file_at(path: &Path, netns: u32) -> Result<File> {
     let file: File = open(path).with_context(|| format!("cannot open {}", path.display()))?;
     let found = file.metadata().with_context(|| format!("cannot stat {}", path.display()))?.ino();
     if found != u64::from(netns) {
         bail!("{} is namespace {found} now, not {netns}", path.display());
     }
-    // SAFETY: setns reads no memory of ours; the descriptor is open for the whole call.
-    if unsafe { libc::setns(file.as_raw_fd(), libc::CLONE_NEWNET) } != 0 {
-        return Err(io::Error::last_os_error())
-            .with_context(|| format!("cannot enter {} (needs CAP_SYS_ADMIN)", path.display()));
-    }
-    Ok(())
+    Ok(file)
 }
 
 /// `net->net_cookie` of the namespace of the calling thread; 0 before 5.14, where `SO_NETNS_COOKIE`

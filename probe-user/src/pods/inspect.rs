@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, HashMap, HashSet},
     fs,
     net::{IpAddr, SocketAddr},
-    os::unix::ffi::OsStrExt as _,
+    os::{fd::AsFd as _, unix::ffi::OsStrExt as _},
     path::Path,
     time::Duration,
 };
@@ -15,8 +15,8 @@ use serde::Serialize;
 
 use super::{
     PodTable,
-    enter::{Target, visit},
-    identity::{Owner, Owners},
+    enter::{Target, file, visit},
+    identity::Owners,
     links::{self, Link},
     listening::{self, Listening},
     netns,
@@ -24,7 +24,7 @@ use super::{
     procfs::{netns_of, numbered, pids},
 };
 
-/// How long all namespaces together may take.
+/// How long all namespaces together may take, and before that all processes, and all addresses.
 const BUDGET: Duration = Duration::from_secs(10);
 /// Open files looked at of one process.
 const FILES: usize = 65536;
@@ -41,7 +41,7 @@ pub struct Row {
     /// Lowest process ids first.
     pub processes: Vec<Process>,
     pub listeners: Vec<Listener>,
-    /// Why devices or listeners are missing here.
+    /// What is missing here and why: `devices and listeners: no time was left for it`.
     pub unread: Option<String>,
 }
 
@@ -66,15 +66,23 @@ pub struct Listener {
     pub pid: Option<u32>,
 }
 
+/// One look at the node.
+#[derive(Debug)]
+pub struct Look {
+    pub rows: Vec<Row>,
+    /// Whether all processes were looked at. If not, namespaces without a name may be missing.
+    pub complete: bool,
+}
+
 /// Looks at all namespaces of the node below `root`.
 ///
 /// # Errors
 /// When `/proc` cannot be listed.
-pub fn all(root: &Path) -> Result<Vec<Row>> {
-    let mut table = PodTable::new(root);
+pub fn all(root: &Path) -> Result<Look> {
+    let mut table = PodTable::unhurried(root, BUDGET);
     table.scan(true);
-    let mut inside = read(root, &table.targets());
     let host = netns::host(root).unwrap_or(0);
+    let mut inside = read(root, &table.targets(), table.target(host).as_ref());
     let of_node = inside.get(&host).map(|seen| seen.links.clone()).unwrap_or_default();
     let mut living = processes(root, &inside)?;
     let mut rows = Vec::new();
@@ -88,49 +96,109 @@ pub fn all(root: &Path) -> Result<Vec<Row>> {
             pid: living.holders.get(&one.ino).copied(),
         };
         let mut processes = living.by_netns.remove(&target.netns).unwrap_or_default();
-        for process in &mut processes {
-            process.pod = process.pod.take().filter(|name| *name != pod.name);
-        }
         let is_node = target.netns == host;
+        for process in &mut processes {
+            process.pod = process.pod.take().filter(|name| is_node || *name != pod.name);
+        }
         rows.push(Row {
             pod: pod.name.clone(),
             netns: target.netns,
             addresses: pod.addresses.clone(),
-            veth: if is_node { Vec::new() } else { links::other_ends(&of_node, &seen.links) },
+            veth: if is_node {
+                Vec::new()
+            } else {
+                links::other_ends(&of_node, &seen.links, seen.node)
+            },
             processes,
             listeners: seen.listeners.iter().map(listener).collect(),
-            unread: seen.unread,
+            unread: unread([
+                ("addresses", table.unread(target.netns)),
+                ("devices", seen.no_links),
+                ("listeners", seen.no_listeners),
+            ]),
         });
     }
-    rows.sort_by(|a, b| (a.pod != netns::HOST, &a.pod).cmp(&(b.pod != netns::HOST, &b.pod)));
-    Ok(rows)
+    rows.sort_by(|a, b| (a.netns != host, &a.pod).cmp(&(b.netns != host, &b.pod)));
+    Ok(Look { rows, complete: table.is_complete() })
+}
+
+/// What is missing, by reason.
+fn unread<const N: usize>(parts: [(&str, Option<String>); N]) -> Option<String> {
+    let mut reasons: Vec<(String, Vec<&str>)> = Vec::new();
+    for (part, why) in parts {
+        let Some(why) = why else { continue };
+        match reasons.iter_mut().find(|(reason, _)| *reason == why) {
+            Some((_, parts)) => parts.push(part),
+            None => reasons.push((why, vec![part])),
+        }
+    }
+    let line = |(why, parts): &(String, Vec<&str>)| format!("{}: {why}", parts.join(" and "));
+    let lines: Vec<String> = reasons.iter().map(line).collect();
+    (!lines.is_empty()).then(|| lines.join("; "))
 }
 
 /// What was read inside a namespace.
 #[derive(Default)]
 struct Seen {
     links: Vec<Link>,
+    /// What it calls the node's namespace in these.
+    node: Option<i32>,
     listeners: Vec<Listening>,
-    unread: Option<String>,
+    /// Why the links are missing.
+    no_links: Option<String>,
+    no_listeners: Option<String>,
 }
 
-fn read(root: &Path, targets: &[Target]) -> BTreeMap<u32, Seen> {
+impl Seen {
+    fn nothing(why: &str) -> Self {
+        let why = Some(why.to_owned());
+        Self { no_links: why.clone(), no_listeners: why, ..Self::default() }
+    }
+
+    /// Takes what was read, one as well as the other.
+    fn of(links: Result<Linked>, listeners: Result<Vec<Listening>>) -> Self {
+        let split = |error: anyhow::Error| format!("{error:#}");
+        let ((links, node), no_links) = halves(links.map_err(split));
+        let (listeners, no_listeners) = halves(listeners.map_err(split));
+        Self { links, node, listeners, no_links, no_listeners }
+    }
+}
+
+fn halves<T: Default>(result: Result<T, String>) -> (T, Option<String>) {
+    match result {
+        Ok(found) => (found, None),
+        Err(why) => (T::default(), Some(why)),
+    }
+}
+
+/// Devices, and what their namespace calls the node's.
+type Linked = (Vec<Link>, Option<i32>);
+
+fn read(root: &Path, targets: &[Target], node: Option<&Target>) -> BTreeMap<u32, Seen> {
     let diag = listening::has_diag(root);
+    let node = node.map(|node| file(root, node));
+    let node = node.and_then(|file| file.map_err(|error| debug!("the node: {error:#}")).ok());
+    let linked = || {
+        let links = links::links()?;
+        let id = node.as_ref().map(|node| links::nsid(node.as_fd())).transpose()?;
+        anyhow::Ok((links, id.flatten()))
+    };
     let answers = visit(root, targets, BUDGET, |inside| {
-        let links = if inside.entered { links::links()? } else { Vec::new() };
-        let unread = (!inside.entered).then(|| "it may not be entered".to_owned());
-        Ok(Seen { links, listeners: listening::listening(inside, diag)?, unread })
+        let links = if inside.entered { linked() } else { Err(not_entered()) };
+        Ok(Seen::of(links, listening::listening(inside, diag)))
     });
     let mut all: BTreeMap<u32, Seen> = BTreeMap::new();
     for target in targets {
-        let unread = Some("no time was left for it".to_owned());
-        all.insert(target.netns, Seen { unread, ..Seen::default() });
+        all.insert(target.netns, Seen::nothing("no time was left for it"));
     }
     for (netns, answer) in answers {
-        let unread = |error| Seen { unread: Some(format!("{error:#}")), ..Seen::default() };
-        all.insert(netns, answer.unwrap_or_else(unread));
+        all.insert(netns, answer.unwrap_or_else(|error| Seen::nothing(&format!("{error:#}"))));
     }
     all
+}
+
+fn not_entered() -> anyhow::Error {
+    anyhow::anyhow!("it may not be entered")
 }
 
 /// What one pass over all processes tells.
@@ -157,10 +225,9 @@ fn processes(root: &Path, inside: &BTreeMap<u32, Seen>) -> Result<Living> {
         if owner.is_none() && fs::read_link(root.join(format!("proc/{pid}/exe"))).is_err() {
             continue;
         }
-        let container = match &owner {
-            Some(Owner::Pod { container, .. }) => container.clone(),
-            _ => None,
-        };
+        // One that is no pod's stands in the place of the pod.
+        let of_pod = owner.as_ref().filter(|owner| owner.pod.is_some());
+        let container = of_pod.and_then(|owner| owner.container.clone());
         living.by_netns.entry(netns).or_default().push(Process {
             pid,
             comm: comm(root, pid).unwrap_or_default(),
@@ -197,11 +264,32 @@ mod tests {
         let own = listener.local_addr().unwrap();
         let root = Path::new("/");
         let netns = netns_of(root, "self").unwrap();
-        let rows = all(root).unwrap();
+        let Look { rows, complete } = all(root).unwrap();
+        assert!(complete);
         let row = rows.iter().find(|row| row.netns == netns).unwrap();
         let me = std::process::id();
         assert!(row.processes.iter().any(|process| process.pid == me));
         let found = row.listeners.iter().find(|listener| listener.address == own).unwrap();
         assert_eq!((found.queue, found.pid), (0, Some(me)));
+    }
+
+    #[test]
+    fn one_part_may_be_missing() {
+        let link = Link { index: 1, name: "lo".to_owned(), peer: None };
+        let seen = Seen::of(Err(not_entered()), Ok(Vec::new()));
+        assert_eq!(seen.no_links.as_deref(), Some("it may not be entered"));
+        assert_eq!(seen.no_listeners, None);
+        let seen = Seen::of(Ok((vec![link.clone()], Some(3))), Err(not_entered()));
+        assert_eq!((seen.links, seen.node, seen.no_links), (vec![link], Some(3), None));
+        assert!(seen.no_listeners.is_some());
+    }
+
+    #[test]
+    fn what_is_missing_and_why() {
+        let why = |text: &str| Some(text.to_owned());
+        assert_eq!(unread([("devices", None), ("listeners", None)]), None);
+        let said =
+            unread([("addresses", why("x")), ("devices", why("y")), ("listeners", why("y"))]);
+        assert_eq!(said.as_deref(), Some("addresses: x; devices and listeners: y"));
     }
 }

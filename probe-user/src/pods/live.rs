@@ -7,10 +7,11 @@
 use std::{
     path::Path,
     process::{Child, Command},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
-use super::{PodTable, procfs::netns_of};
+use super::{PodTable, inspect, netns, procfs::netns_of};
 use crate::{
     event::PodChange,
     snapshot::{
@@ -21,14 +22,22 @@ use crate::{
 
 const LONG: Duration = Duration::from_secs(60);
 
+/// One test at a time: each sees all namespaces of this machine.
+static ALONE: Mutex<()> = Mutex::new(());
+
 /// Named namespaces and processes that go away with it.
-#[derive(Default)]
 struct Lab {
     names: Vec<String>,
     processes: Vec<Child>,
+    _alone: MutexGuard<'static, ()>,
 }
 
 impl Lab {
+    fn new() -> Self {
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        Self { names: Vec::new(), processes: Vec::new(), _alone: alone }
+    }
+
     fn ip(args: &str) {
         assert!(Command::new("ip").args(args.split(' ')).status().unwrap().success(), "ip {args}");
     }
@@ -76,7 +85,7 @@ fn timed<T>(what: &str, call: impl FnOnce() -> T) -> T {
 #[test]
 #[ignore = "needs root, makes network namespaces"]
 fn real_namespaces() {
-    let mut lab = Lab::default();
+    let mut lab = Lab::new();
     let own = netns_of(Path::new("/"), "self").unwrap();
     let mut table = PodTable::new("/");
     table.scan(true);
@@ -87,6 +96,7 @@ fn real_namespaces() {
     assert_eq!(pod.name, name);
     let addresses: Vec<String> = pod.addresses.iter().map(ToString::to_string).collect();
     assert_eq!(addresses, ["10.99.0.0", "fd99::"]);
+    assert_eq!(netns::find(Path::new("/"), &format!("/run/netns/{name}")).unwrap(), pod.netns);
     let target = table.target(pod.netns).unwrap();
     let counters = Sources::new("/").counters(&[target], LONG);
     assert_eq!(counters.len(), 1);
@@ -96,9 +106,9 @@ fn real_namespaces() {
     Lab::ip(&format!("-n {name} link add kube-ipvs0 type bridge"));
     Lab::ip(&format!("-n {name} link set kube-ipvs0 up"));
     Lab::ip(&format!("-n {name} addr add 10.96.0.10/32 dev kube-ipvs0"));
-    assert_eq!(table.refresh(pod.netns), None, "addresses of services are not the pod's");
+    assert_eq!(table.refresh(pod.netns), [], "addresses of services are not the pod's");
     Lab::ip(&format!("-n {name} addr add 10.96.0.10/32 dev lo"));
-    assert!(table.refresh(pod.netns).is_some(), "unless it has them itself");
+    assert_eq!(table.refresh(pod.netns).len(), 1, "unless it has them itself");
 
     // A namespace without a name shows as soon as `unshare` has made it.
     let pid = lab.sleeper("unshare --net");
@@ -119,10 +129,29 @@ fn real_namespaces() {
     assert_eq!(table.scan(false), [PodChange::Gone { netns }]);
 }
 
+/// Two pairs of devices with the same indices: one links a pod with the node, one a pod with a third.
+/// Another pair links that pod with the node too.
+#[test]
+#[ignore = "needs root, makes network namespaces"]
+fn veth_pairs() {
+    let mut lab = Lab::new();
+    let [linked, other, third] = [lab.pod(), lab.pod(), lab.pod()];
+    let pair = "index 9001 type veth peer name eth0 index 77 netns";
+    Lab::ip(&format!("link add sp-test9001 {pair} {linked}"));
+    Lab::ip(&format!("-n {third} link add sp-test9001 {pair} {other}"));
+    let another = "index 9002 type veth peer name eth1 index 78 netns";
+    Lab::ip(&format!("link add sp-test9002 {another} {other}"));
+    let look = inspect::all(Path::new("/")).unwrap();
+    for (name, veth) in [(linked, "sp-test9001"), (other, "sp-test9002"), (third, "")] {
+        let row = look.rows.iter().find(|row| row.pod == name).unwrap();
+        assert_eq!((row.veth.join(" "), &row.unread), (veth.to_owned(), &None), "{name}");
+    }
+}
+
 #[test]
 #[ignore = "needs root, makes 200 network namespaces and 500 processes, prints times"]
 fn cost() {
-    let mut lab = Lab::default();
+    let mut lab = Lab::new();
     for _ in 0..200 {
         lab.pod();
     }

@@ -12,6 +12,7 @@ pub mod listening;
 mod naming;
 mod netlink;
 pub mod netns;
+mod netns_path;
 pub mod process;
 pub mod procfs;
 pub mod service_links;

@@ -1,18 +1,23 @@
 //! What a network namespace is called: the best of what is known of it.
 
-use super::identity::Owner;
+use super::{identity::Owner, netns::HOST};
 
 /// The pod's name first; then what a person called it with `ip netns`; then the container's; then what
-/// a program made up for `/run/netns`; then its number. The last two begin with `netns:`, for they may
-/// still give way to a better one.
+/// a program made up for `/run/netns`; then its number. All but the pod's name may still give way to a
+/// better one. The last two begin with `netns:`, for they tell a person nothing.
 pub fn name(netns: u32, given: Option<&str>, owner: Option<&Owner>) -> String {
     match (owner, given) {
-        (Some(Owner::Pod { pod, .. }), _) => pod.to_string(),
-        (_, Some(given)) if !is_made_up(given) => given.to_owned(),
+        (Some(Owner { pod: Some(pod), .. }), _) => pod.to_string(),
+        (_, Some(given)) if !is_made_up(given) => not_host(given),
         (Some(owner), _) => owner.name(),
         (None, Some(given)) => format!("netns:{given}"),
         (None, None) => format!("netns:{netns}"),
     }
+}
+
+/// Only the node itself is called [`HOST`]: anybody can name a container so.
+pub fn not_host(name: &str) -> String {
+    if name == HOST { format!("netns:{name}") } else { name.to_owned() }
 }
 
 /// Names that runtimes draw: `cni-UUID` (containerd), `netns-UUID` (podman), `UUID` (CRI-O), or some
@@ -26,19 +31,19 @@ fn is_made_up(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
-
     use super::*;
-    use crate::pods::identity::PodName;
+    use crate::pods::identity::{Id, PodName};
 
     const MADE_UP: &str = "cni-0b8a9e1c-5a3f-4c6e-9d2b-7f1e2a3b4c5d";
 
     #[test]
     fn the_best_of_what_is_known() {
-        let pod = PodName::new("shop", "web-1").unwrap();
-        let pod = Owner::Pod { pod, container: Some("nginx".to_owned()) };
-        let uid = Owner::PodUid("0b8a".to_owned());
-        let container = Owner::Container("registry".to_owned());
+        let uid = Owner { id: Id::Pod("0b8a".to_owned()), pod: None, container: None };
+        let pod = PodName::new("shop", "web-1");
+        let pod = Owner { pod, container: Some("nginx".to_owned()), ..uid.clone() };
+        let id = Id::Container("c".repeat(64));
+        let container = Owner { id, pod: None, container: Some("registry".to_owned()) };
+        let host = Owner { container: Some(HOST.to_owned()), ..container.clone() };
         for (given, owner, called) in [
             (None, None, "netns:7"),
             (Some(MADE_UP), None, "netns:cni-0b8a9e1c-5a3f-4c6e-9d2b-7f1e2a3b4c5d"),
@@ -50,6 +55,9 @@ mod tests {
             (Some(MADE_UP), Some(&uid), "pod:0b8a"),
             (Some("blue"), Some(&container), "blue"),
             (None, Some(&container), "registry"),
+            (None, Some(&host), "netns:host"),
+            (Some(MADE_UP), Some(&host), "netns:host"),
+            (Some("host"), None, "netns:host"),
         ] {
             assert_eq!(name(7, given, owner), called);
         }

@@ -11,7 +11,10 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use super::procfs::{netns_of, pids, printable};
+use super::{
+    netns_path::netns_at,
+    procfs::{netns_of, pids, printable},
+};
 
 /// Name of the node's own namespace.
 pub const HOST: &str = "host";
@@ -34,13 +37,7 @@ pub fn find(root: &Path, text: &str) -> Result<u32> {
         };
     }
     if text.contains('/') {
-        let path = root.join(text.trim_start_matches('/'));
-        let meta =
-            fs::metadata(&path).with_context(|| format!("cannot stat {}", path.display()))?;
-        if u64::from(FIRST_INODE) > meta.ino() {
-            bail!("{} is no network namespace", path.display());
-        }
-        return u32::try_from(meta.ino()).context("odd inode number");
+        return netns_at(root, text);
     }
     let named = named(root)?;
     let found = named.iter().find(|(_, named)| named.name == text).map(|(netns, _)| *netns);
@@ -269,6 +266,7 @@ mod tests {
         let found = |text: &str| find(root.path(), text);
         assert_eq!(found("4026532999").unwrap(), 4_026_532_999, "it may be gone");
         assert_eq!(found("30").unwrap(), 4_026_532_114);
+        assert_eq!(found("/proc/30/ns/net").unwrap(), 4_026_532_114);
         assert_eq!(found("web").unwrap(), web);
         for (odd, why) in [
             ("31", "no process 31"),
@@ -279,8 +277,8 @@ mod tests {
             let error = found(odd).unwrap_err();
             assert!(format!("{error:#}").contains(why), "{odd}: {error:#}");
         }
-        let own = find(Path::new("/"), "/proc/self/ns/net").unwrap();
-        assert_eq!(netns_of(Path::new("/"), "self"), Some(own));
+        let mount = find(Path::new("/"), "/proc/self/ns/mnt");
+        assert!(mount.is_err(), "{mount:?} is another kind");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -12,7 +12,7 @@ use log::{debug, warn};
 use super::{
     addresses,
     enter::{Target, cookie, visit},
-    identity::{Owner, Owners},
+    identity::{Id, Owner, Owners},
     naming,
     netns::{self, HOST, Inhabited, Named},
     procfs::netns_of,
@@ -33,11 +33,15 @@ const MOST_UNNAMED: usize = 4096;
 pub struct PodTable {
     root: PathBuf,
     known: BTreeMap<u32, Known>,
+    /// The node's own, which is the only one called [`HOST`].
+    host: Option<u32>,
     owners: Owners,
     /// Counts scans, to know what was read longest ago.
     scans: u64,
     read_budget: Duration,
     proc_budget: Duration,
+    /// Whether the last pass over all processes saw all.
+    complete: bool,
     warned: bool,
 }
 
@@ -58,6 +62,8 @@ struct Known {
     age: u32,
     /// [`PodTable::scans`] when it was read last; 0 when it never was.
     read_at: u64,
+    /// Why that failed.
+    unread: Option<String>,
 }
 
 impl Known {
@@ -69,9 +75,23 @@ impl Known {
     /// come some time after its first process. If none of the processes is left that were in it before,
     /// it may be another namespace under the same number.
     fn asks_owner(&self, pids: &[u32]) -> bool {
-        let is_known = matches!(self.owner, Some(Owner::Pod { .. } | Owner::Container(_)));
+        let is_known = self
+            .owner
+            .as_ref()
+            .is_some_and(|owner| owner.pod.is_some() || matches!(owner.id, Id::Container(_)));
         let again = self.looks == 0 || (self.looks <= 64 && self.looks.is_power_of_two());
-        (!is_known && again) || !pids.iter().any(|pid| self.pids.contains(pid))
+        (!is_known && again) || !self.shares(pids)
+    }
+
+    /// Whether the process known to live in it still does.
+    fn has_process(&self, root: &Path) -> bool {
+        let netns_of = |pid: u32| netns_of(root, &pid.to_string());
+        self.target.pid.and_then(netns_of).is_some_and(|netns| netns == self.target.netns)
+    }
+
+    /// Whether one of these processes was in it at the last deep scan.
+    fn shares(&self, pids: &[u32]) -> bool {
+        pids.iter().any(|pid| self.pids.contains(pid))
     }
 
     /// Calls it by the best name; `true` when that is another one.
@@ -91,11 +111,30 @@ impl PodTable {
             owners: Owners::new(&root),
             root,
             known: BTreeMap::new(),
+            host: None,
             scans: 0,
             read_budget: READ_BUDGET,
             proc_budget: PROC_BUDGET,
+            complete: false,
             warned: false,
         }
+    }
+
+    /// The same for one look at all there is, with `budget` each for processes and for addresses.
+    pub fn unhurried(root: impl Into<PathBuf>, budget: Duration) -> Self {
+        Self { read_budget: budget, proc_budget: budget, ..Self::new(root) }
+    }
+
+    /// Whether the last pass over all processes had time for all of them.
+    pub fn is_complete(&self) -> bool {
+        self.complete
+    }
+
+    /// Why the addresses of a namespace in the table are unknown, if they are.
+    pub fn unread(&self, netns: u32) -> Option<String> {
+        let known = self.known.get(&netns)?;
+        let never = (known.read_at == 0).then(|| "no time was left for it".to_owned());
+        known.unread.clone().or(never)
     }
 
     /// Looks again and tells what changed since the last call; everything at the first call.
@@ -121,21 +160,22 @@ impl PodTable {
                 None
             }
         };
-        let host = netns::host(&self.root);
+        self.complete = inhabited.as_ref().is_some_and(|inhabited| inhabited.complete);
+        let host = netns::host(&self.root).or(self.host);
         let mut changes = Changes::default();
         self.apply(host, named, inhabited.as_ref(), &mut changes);
         let due = self.due(deep);
-        self.read(&due, self.read_budget, &mut changes.up);
+        self.read(&due, self.read_budget, &mut changes);
         self.report(changes)
     }
 
     /// Reads the addresses of one namespace again, for example when an unknown address was seen in
     /// it. The caller limits how often.
-    pub fn refresh(&mut self, netns: u32) -> Option<PodChange> {
-        let target = self.target(netns)?;
-        let mut up = BTreeSet::new();
-        self.read(&[target], self.read_budget, &mut up);
-        self.report(Changes { up, gone: BTreeSet::new() }).pop()
+    pub fn refresh(&mut self, netns: u32) -> Vec<PodChange> {
+        let targets: Vec<Target> = self.target(netns).into_iter().collect();
+        let mut changes = Changes::default();
+        self.read(&targets, self.read_budget, &mut changes);
+        self.report(changes)
     }
 
     /// Reads the addresses of all namespaces again, those read longest ago first, for as long as
@@ -143,9 +183,9 @@ impl PodTable {
     pub fn refresh_all(&mut self, budget: Duration) -> Vec<PodChange> {
         self.scans += 1;
         let targets = self.oldest(usize::MAX);
-        let mut up = BTreeSet::new();
-        self.read(&targets, budget, &mut up);
-        self.report(Changes { up, gone: BTreeSet::new() })
+        let mut changes = Changes::default();
+        self.read(&targets, budget, &mut changes);
+        self.report(changes)
     }
 
     /// Whose process it is by its cgroup, whatever its network namespace.
@@ -182,14 +222,24 @@ impl PodTable {
         inhabited: Option<&Inhabited>,
         changes: &mut Changes,
     ) {
-        for known in self.known.values_mut() {
+        // Before processes are looked at: what has no name any more is kept by none.
+        let mut nameless = BTreeSet::new();
+        for (&netns, known) in &mut self.known {
             known.age = known.age.saturating_add(1);
+            let is_named = Some(netns) == host || named.contains_key(&netns);
+            if !is_named && known.target.path.take().is_some() {
+                known.stamp = (0, 0);
+                nameless.insert(netns);
+            }
         }
         if let Some(host) = host {
             let path = named.remove(&host).map(|named| named.path);
             let pid = if netns_of(&self.root, "1") == Some(host) { 1 } else { std::process::id() };
             let known = self.known.entry(host).or_default();
-            if known.pod.name != HOST {
+            if self.host.replace(host) != Some(host) {
+                if known.pod.netns == host {
+                    changes.gone.insert(host);
+                }
                 *known = Known { pod: pod(host, HOST), ..Known::default() };
                 changes.up.insert(host);
             }
@@ -197,10 +247,16 @@ impl PodTable {
         }
         for (&netns, named) in &named {
             let known = self.known.entry(netns).or_default();
-            if known.pod.netns != netns || known.stamp != named.stamp {
-                // New, or another namespace under a number used before: nothing of the old holds.
-                *known = Known { stamp: named.stamp, ..Known::default() };
+            if known.pod.netns == netns && known.stamp != named.stamp {
+                // Another namespace under a number used before: nothing of the old holds. Where the
+                // old or the new name does not keep it, a process that is still there tells.
+                let none_keeps = known.stamp == (0, 0) || named.stamp == (0, 0);
+                if !(none_keeps && known.has_process(&self.root)) {
+                    *known = Known::default();
+                    changes.gone.insert(netns);
+                }
             }
+            known.stamp = named.stamp;
             known.pod.netns = netns;
             known.given = Some(named.name.clone());
             if known.rename() {
@@ -210,13 +266,13 @@ impl PodTable {
             known.target.path = Some(named.path.clone());
         }
         if let Some(inhabited) = inhabited {
-            self.apply_processes(inhabited, changes);
+            self.apply_processes(host, inhabited, changes);
         }
-        self.remove_gone(host, &named, inhabited, changes);
+        self.remove_gone(host, &named, inhabited, &nameless, changes);
     }
 
     /// Notes which process lives where, and adds namespaces that only processes show.
-    fn apply_processes(&mut self, inhabited: &Inhabited, changes: &mut Changes) {
+    fn apply_processes(&mut self, host: Option<u32>, inhabited: &Inhabited, changes: &mut Changes) {
         self.owners.begin();
         let mut unnamed = self.known.values().filter(|known| known.target.path.is_none()).count();
         for (&netns, pids) in &inhabited.pids {
@@ -227,14 +283,19 @@ impl PodTable {
             unnamed += usize::from(is_new);
             let known = self.known.entry(netns).or_default();
             known.target.pid = pids.first().copied();
-            if known.pod.name == HOST {
+            if Some(netns) == host {
                 continue;
             }
             known.pod.netns = netns;
             known.target.netns = netns;
-            if known.asks_owner(pids) {
+            if is_new || known.asks_owner(pids) {
+                let owner = owner(&mut self.owners, pids);
+                if !is_new && known.is_another(owner.as_ref(), pids) {
+                    known.replace();
+                    changes.gone.insert(netns);
+                }
                 known.looks = known.looks.saturating_add(1);
-                known.belongs_to(owner(&mut self.owners, pids), pids);
+                known.owner = owner.or(known.owner.take());
             }
             known.pids.clone_from(pids);
             if known.rename() {
@@ -244,12 +305,14 @@ impl PodTable {
     }
 
     /// A namespace is gone when it has no name and no process any more. A name that was removed
-    /// while processes live on is kept: it is what people know the pod by.
+    /// (`nameless` have lost theirs just now) while processes live on is kept: it is what people know
+    /// the pod by.
     fn remove_gone(
         &mut self,
         host: Option<u32>,
         named: &BTreeMap<u32, Named>,
         inhabited: Option<&Inhabited>,
+        nameless: &BTreeSet<u32>,
         changes: &mut Changes,
     ) {
         let root = &self.root;
@@ -257,15 +320,11 @@ impl PodTable {
             if Some(netns) == host || named.contains_key(&netns) {
                 return true;
             }
-            let lost_its_name = known.target.path.take().is_some();
             let stays = match inhabited {
                 Some(inhabited) if inhabited.complete => inhabited.pids.contains_key(&netns),
                 // Only the process known to live there is looked at, and only now: others, and
                 // its end, show in the next deep scan.
-                _ if lost_its_name => known
-                    .target
-                    .pid
-                    .is_some_and(|pid| netns_of(root, &pid.to_string()) == Some(netns)),
+                _ if nameless.contains(&netns) => known.has_process(root),
                 _ => true,
             };
             if !stays {
@@ -297,8 +356,8 @@ impl PodTable {
         all.into_iter().take(most).map(|known| known.target.clone()).collect()
     }
 
-    /// Reads addresses and cookie; what changed is added to `up`.
-    fn read(&mut self, targets: &[Target], budget: Duration, up: &mut BTreeSet<u32>) {
+    /// Reads addresses and cookie; what changed is added to `changes`.
+    fn read(&mut self, targets: &[Target], budget: Duration, changes: &mut Changes) {
         let answers = visit(&self.root, targets, budget, |inside| {
             let cookie = if inside.entered { cookie() } else { 0 };
             Ok((addresses::read(inside)?, cookie))
@@ -307,11 +366,10 @@ impl PodTable {
             let Some(known) = self.known.get_mut(&netns) else { continue };
             // Also after an error: it must not be first in the row for ever.
             known.read_at = self.scans;
+            known.unread = answer.as_ref().err().map(|error| format!("{error:#}"));
             match answer {
                 Ok((addresses, cookie)) => {
-                    if known.update(addresses, cookie) {
-                        up.insert(netns);
-                    }
+                    known.update(addresses, cookie, changes);
                 }
                 // It may just have gone; the next scan tells.
                 Err(error) if known.target.path.as_ref().is_some_and(|path| !path.exists()) => {
@@ -356,47 +414,46 @@ fn owner(owners: &mut Owners, pids: &[u32]) -> Option<Owner> {
 }
 
 impl Known {
-    /// Notes whose it is, by the processes that are in it now. Another pod's is another namespace, and
-    /// so is nobody's if none of the processes is left.
-    fn belongs_to(&mut self, owner: Option<Owner>, pids: &[u32]) {
-        let is_same = match (&self.owner, &owner) {
-            (None, _) => true,
-            (Some(Owner::Pod { pod: old, .. }), Some(Owner::Pod { pod: new, .. })) => old == new,
-            (Some(Owner::Pod { .. }), Some(_)) => false,
-            (Some(_), Some(_)) => true,
-            (Some(_), None) => pids.iter().any(|pid| self.pids.contains(pid)),
+    /// Whether it must be another namespace under the same number, by the processes that are in it now
+    /// and their owner. A name below `/run/netns` would have kept the old one; else a process that is
+    /// still there has, or the same pod's next container: its sandbox was there all the time.
+    fn is_another(&self, owner: Option<&Owner>, pids: &[u32]) -> bool {
+        let is_same_owner = match (&self.owner, owner) {
+            (Some(old), Some(new)) => old.id == new.id,
+            _ => false,
         };
-        if !is_same && self.target.path.is_none() {
-            self.replace();
-        }
-        self.owner = owner.or(self.owner.take());
+        self.target.path.is_none() && !self.shares(pids) && !is_same_owner
     }
 
     /// Another namespace under the same number: nothing of the old one holds.
     fn replace(&mut self) {
         let target = std::mem::take(&mut self.target);
         let pod = pod(target.netns, "");
-        *self = Self { pod, target, ..Self::default() };
+        let pids = target.pid.into_iter().collect();
+        *self = Self { pod, target, pids, ..Self::default() };
     }
 
-    /// Takes what was read; `true` when it is news.
-    fn update(&mut self, addresses: Vec<IpAddr>, cookie: u64) -> bool {
+    /// Takes what was read, and notes what is news.
+    fn update(&mut self, addresses: Vec<IpAddr>, cookie: u64, changes: &mut Changes) {
         // A namespace read through a process has no cookie: keep what is known.
         let cookie = if cookie == 0 { self.pod.cookie } else { cookie };
         if self.pod.cookie != 0 && self.pod.cookie != cookie && self.target.path.is_none() {
             self.replace();
             self.rename();
+            changes.gone.insert(self.pod.netns);
         }
-        let news = self.pod.addresses != addresses || self.pod.cookie != cookie;
+        if self.pod.addresses != addresses || self.pod.cookie != cookie {
+            changes.up.insert(self.pod.netns);
+        }
         self.pod.addresses = addresses;
         self.pod.cookie = cookie;
-        news
     }
 }
 
 #[derive(Debug, Default)]
 struct Changes {
     up: BTreeSet<u32>,
+    /// Told before `up`: a number in both is another namespace now.
     gone: BTreeSet<u32>,
 }
 

@@ -5,7 +5,6 @@
 use std::{
     fs,
     os::unix::fs::{MetadataExt as _, symlink},
-    path::Path,
 };
 
 use proptest::prelude::*;
@@ -30,9 +29,7 @@ impl Fixture {
     }
 
     fn table(&self) -> PodTable {
-        let long = Duration::from_secs(60);
-        let table = PodTable::new(self.0.path());
-        PodTable { read_budget: long, proc_budget: long, ..table }
+        PodTable::unhurried(self.0.path(), Duration::from_secs(60))
     }
 
     fn name(&self, name: &str) -> u32 {
@@ -59,15 +56,22 @@ impl Fixture {
     }
 }
 
+fn id(digit: char) -> String {
+    digit.to_string().repeat(64)
+}
+
 /// A process of a pod: the pod's UID is made of this digit.
 fn cgroup(digit: char) -> String {
-    let repeat = |n| std::iter::repeat_n(digit, n).collect::<String>();
-    format!("0::/kubepods/pod{}/{}\n", repeat(32), repeat(64))
+    format!("0::/kubepods/pod{}/{}\n", digit.to_string().repeat(32), id(digit))
 }
 
 impl Fixture {
     fn in_pod(&self, pid: u32, digit: char) {
         fs::write(self.path(&format!("proc/{pid}/cgroup")), cgroup(digit)).unwrap();
+    }
+
+    fn write(&self, path: &str, text: &str) {
+        fs::write(self.path(path), text).unwrap();
     }
 
     fn log_folder(&self, pod: &str, digit: char) {
@@ -119,7 +123,7 @@ fn a_number_used_again_inherits_no_name() {
     node.exit(30);
     node.process(31, 500, "10.0.0.6");
     node.in_pod(31, 'b');
-    assert_eq!(table.scan(true), [up(500, "shop/new", &["10.0.0.6"])]);
+    assert_eq!(table.scan(true), [GONE, up(500, "shop/new", &["10.0.0.6"])]);
     // A container of the same pod that was started again is no other pod.
     node.exit(31);
     node.process(32, 500, "10.0.0.6");
@@ -127,7 +131,68 @@ fn a_number_used_again_inherits_no_name() {
     assert_eq!(table.scan(true), []);
     node.exit(32);
     node.process(33, 500, "10.0.0.6");
-    assert_eq!(table.scan(true), [up(500, "netns:500", &["10.0.0.6"])], "nobody's");
+    assert_eq!(table.scan(true), [GONE, up(500, "netns:500", &["10.0.0.6"])], "nobody's");
+}
+
+const GONE: PodChange = PodChange::Gone { netns: 500 };
+
+#[test]
+fn pods_and_containers_without_a_name_are_told_apart_by_their_ids() {
+    let node = Fixture::new();
+    let mut table = node.table();
+    let uid = |digit: char| format!("pod:{}", digit.to_string().repeat(32));
+    node.process(30, 500, "10.0.0.5");
+    node.in_pod(30, 'a');
+    table.scan(true);
+    node.exit(30);
+    node.process(31, 500, "10.0.0.5");
+    node.in_pod(31, 'b');
+    assert_eq!(table.scan(true), [GONE, up(500, &uid('b'), &["10.0.0.5"])]);
+    node.exit(31);
+    for (pid, digit) in [(32, 'c'), (33, 'd')] {
+        node.process(pid, 500, "10.0.0.5");
+        node.write(&format!("proc/{pid}/cgroup"), &format!("0::/docker/{}\n", id(digit)));
+        let name = digit.to_string().repeat(12);
+        assert_eq!(table.scan(true), [GONE, up(500, &name, &["10.0.0.5"])]);
+        node.exit(pid);
+    }
+}
+
+#[test]
+fn a_name_is_not_passed_on() {
+    for deep_between in [true, false] {
+        let node = Fixture::new();
+        let mut table = node.table();
+        let netns = node.name("blue");
+        node.process(30, netns, "10.0.0.5");
+        assert!(table.scan(true).contains(&up(netns, "blue", &["10.0.0.5"])));
+        node.unname("blue");
+        if deep_between {
+            assert_eq!(table.scan(true), [], "its process lives on");
+            assert_eq!(table.get(netns).unwrap().name, "blue");
+        }
+        node.exit(30);
+        node.process(31, netns, "10.0.0.6");
+        let another = up(netns, &format!("netns:{netns}"), &["10.0.0.6"]);
+        assert_eq!(table.scan(true), [PodChange::Gone { netns }, another]);
+    }
+}
+
+#[test]
+fn the_name_of_a_pod_whose_file_was_removed_is_not_passed_on() {
+    let node = Fixture::new();
+    let mut table = node.table();
+    node.log_folder("old", 'a');
+    let netns = node.name("cni-0b8a9e1c-5a3f-4c6e-9d2b-7f1e2a3b4c5d");
+    node.process(30, netns, "10.0.0.5");
+    node.in_pod(30, 'a');
+    assert!(table.scan(true).contains(&up(netns, "shop/old", &["10.0.0.5"])));
+    // The file, the process and the next user of the number: all between two deep scans.
+    node.unname("cni-0b8a9e1c-5a3f-4c6e-9d2b-7f1e2a3b4c5d");
+    node.exit(30);
+    node.process(31, netns, "10.0.0.6");
+    let another = up(netns, &format!("netns:{netns}"), &["10.0.0.6"]);
+    assert_eq!(table.scan(true), [PodChange::Gone { netns }, another]);
 }
 
 #[test]
@@ -139,10 +204,13 @@ fn another_cookie_is_another_namespace() {
     node.in_pod(30, 'a');
     table.scan(true);
     let known = table.known.get_mut(&500).unwrap();
-    known.update(vec![], 7);
+    let mut changes = Changes::default();
+    known.update(vec![], 7, &mut changes);
     assert_eq!(known.pod.name, "shop/old", "its cookie was not known");
-    known.update(vec![], 0);
-    assert!(known.update(vec![], 8));
+    known.update(vec![], 0, &mut changes);
+    assert!(changes.gone.is_empty());
+    known.update(vec![], 8, &mut changes);
+    assert!(changes.gone.contains(&500) && changes.up.contains(&500));
     assert_eq!((known.pod.name.as_str(), known.pod.cookie), ("netns:500", 8));
 }
 
@@ -182,8 +250,9 @@ fn namespaces_without_a_name() {
     assert_eq!(table.scan(false), [], "only a deep scan passes over processes");
     assert_eq!(table.scan(true), [up(500, "netns:500", &["10.0.0.5"])]);
     node.process(40, 500, "10.0.0.5");
-    node.exit(30);
     assert_eq!(table.scan(true), [], "another process lives there");
+    node.exit(30);
+    assert_eq!(table.scan(true), []);
     assert_eq!(table.target(500).unwrap().pid, Some(40));
     node.exit(40);
     assert_eq!(table.scan(false), []);
@@ -216,7 +285,8 @@ fn another_name_for_the_same_number() {
     fs::rename(node.path("run/netns/old"), node.path("run/netns/new")).unwrap();
     assert_eq!(inode(&node.path("run/netns/new")), netns);
     let changes = table.scan(true);
-    assert_eq!(changes, [up(netns, "new", &["10.0.0.2"])]);
+    // A plain file has another change time now, which a mounted namespace would not have.
+    assert_eq!(changes, [PodChange::Gone { netns }, up(netns, "new", &["10.0.0.2"])]);
 }
 
 #[test]
@@ -230,6 +300,14 @@ fn a_process_namespace_that_gets_a_name() {
     assert!(table.scan(true).contains(&up(netns, &format!("netns:{netns}"), &["10.0.0.2"])));
     fs::rename(&hidden, node.path("run/netns/later")).unwrap();
     assert_eq!(table.scan(true), [up(netns, "later", &["10.0.0.2"])]);
+
+    // If nothing of the old is left, it is another under the same number.
+    fs::rename(node.path("run/netns/later"), &hidden).unwrap();
+    assert_eq!(table.scan(true), []);
+    node.exit(20);
+    node.process(21, netns, "10.0.0.3");
+    fs::rename(&hidden, node.path("run/netns/later")).unwrap();
+    assert_eq!(table.scan(true), [PodChange::Gone { netns }, up(netns, "later", &["10.0.0.3"])]);
 }
 
 #[test]
@@ -239,6 +317,26 @@ fn the_host_is_called_host_whatever_its_names() {
     node.exit(1);
     node.process(1, netns, "10.0.0.1");
     assert_eq!(node.table().scan(true), [up(netns, "host", &["10.0.0.1"])]);
+}
+
+#[test]
+fn nothing_else_is_called_host() {
+    let node = Fixture::new();
+    let mut table = node.table();
+    let netns = node.name("host");
+    node.process(20, netns, "10.0.0.2");
+    let changes = table.scan(true);
+    assert_eq!(changes.len(), 2);
+    assert!(changes.contains(&up(netns, "netns:host", &["10.0.0.2"])), "{changes:?}");
+    node.process(30, 500, "10.0.0.5");
+    node.write("proc/30/cgroup", &format!("0::/docker/{}\n", id('c')));
+    let config = format!("var/lib/docker/containers/{}/config.v2.json", id('c'));
+    fs::create_dir_all(node.path(&config).parent().unwrap()).unwrap();
+    node.write(&config, r#"{"Name":"/host","Config":{}}"#);
+    assert_eq!(table.scan(true), [up(500, "netns:host", &["10.0.0.5"])]);
+    // It is followed as any other.
+    node.exit(30);
+    assert_eq!(table.scan(true), [GONE]);
 }
 
 #[test]
@@ -267,9 +365,9 @@ fn changed_addresses_of_old_pods() {
     node.process(20, web, "10.0.0.3");
     assert_eq!(table.scan(false), [], "an old pod is not read in each tick");
     let news = up(web, "web", &["10.0.0.3"]);
-    assert_eq!(table.refresh(web), Some(news.clone()));
-    assert_eq!(table.refresh(web), None);
-    assert_eq!(table.refresh(12345), None);
+    assert_eq!(table.refresh(web), std::slice::from_ref(&news));
+    assert_eq!(table.refresh(web), []);
+    assert_eq!(table.refresh(12345), []);
 
     node.exit(20);
     node.process(20, web, "10.0.0.4");
@@ -299,6 +397,24 @@ fn users_cannot_fill_the_table() {
     let crowd = Inhabited { pids, complete: true };
     table.apply(None, BTreeMap::new(), Some(&crowd), &mut Changes::default());
     assert_eq!(table.targets().len(), MOST_UNNAMED);
+}
+
+#[test]
+fn what_was_not_read_is_said() {
+    let node = Fixture::new();
+    let mut table = node.table();
+    for pid in 10..80 {
+        node.process(pid, 400 + pid, "10.0.0.5");
+    }
+    fs::remove_file(node.path("proc/30/net/fib_trie")).unwrap();
+    table.scan(true);
+    assert!(table.is_complete());
+    assert_eq!(table.unread(431), None);
+    assert!(table.unread(430).unwrap().contains("fib_trie"));
+    let mut hurried = PodTable::unhurried(node.0.path(), Duration::ZERO);
+    hurried.scan(true);
+    assert!(!hurried.is_complete(), "63 of 71 processes");
+    assert_eq!(hurried.unread(431).unwrap(), "no time was left for it");
 }
 
 proptest! {

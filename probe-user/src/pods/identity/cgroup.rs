@@ -8,6 +8,11 @@
 //! | systemd | `/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod<UID>.slice/cri-containerd-<ID>.scope` |
 //! | containerd with the wrong driver | `/system.slice/containerd.service/kubepods-pod<UID>.slice:cri-containerd:<ID>` |
 //! | kind | the same below `/docker/<ID of the node>/kubelet/` or `kubelet.slice/kubelet-` |
+//! | cgroupfs, for a reader in a pod's cgroup namespace | `/../../pod<UID>/<ID>` |
+//!
+//! A path is no proof. Whoever may write a cgroup can make any path below it: a container below its own,
+//! a user below `user.slice`. So the first pod counts, and nothing after its container. Only a container
+//! that may be a node (Docker's, podman's, nerdctl's) can have pods below it.
 //!
 //! The quality-of-service part is missing for guaranteed pods. With systemd a UID has `_` for `-`; that
 //! of a static pod is a hash of 32 digits without either (`pkg/kubelet/cm/cgroup_manager_linux.go`,
@@ -23,6 +28,8 @@ pub struct Place {
     pub pod: Option<String>,
     /// The container's id, 64 hexadecimal digits.
     pub container: Option<String>,
+    /// Whether any user of the node could have made this path. Then the id may be another container's.
+    pub doubtful: bool,
 }
 
 /// Reads `/proc/PID/cgroup`: lines `HIERARCHY:CONTROLLERS:PATH`, one with cgroup v2 (`0::PATH`), one
@@ -30,24 +37,54 @@ pub struct Place {
 /// hierarchies are not used by the runtime.
 pub fn place(text: &str) -> Place {
     let paths = text.lines().filter_map(|line| line.splitn(3, ':').nth(2));
-    let rank = |place: &Place| (place.pod.is_some(), place.container.is_some());
+    let rank = |place: &Place| (place.pod.is_some(), place.container.is_some(), !place.doubtful);
     paths.map(of_path).max_by_key(rank).unwrap_or_default()
 }
 
 fn of_path(path: &str) -> Place {
     let mut place = Place::default();
+    let mut parts = path.split(['/', ':']).filter(|part| !part.is_empty()).peekable();
     let mut in_kubepods = false;
-    for part in path.split(['/', ':']) {
+    // The cgroup namespace of a reader in a pod begins somewhere below kubepods.
+    while parts.next_if_eq(&"..").is_some() {
+        in_kubepods = true;
+    }
+    if in_kubepods {
+        parts.next_if(|part| ["burstable", "besteffort"].contains(part));
+        in_kubepods = parts.peek().is_some_and(|part| pod_uid(part).is_some());
+    }
+    let mut before = "";
+    for part in parts {
         in_kubepods |= part.contains("kubepods");
-        if in_kubepods && let Some(uid) = pod_uid(part) {
+        place.doubtful |= is_users(part);
+        if let Some(uid) = pod_uid(part).filter(|_| in_kubepods && place.pod.is_none()) {
+            if place.doubtful {
+                break;
+            }
             // What came before is the node that runs as a container (kind).
-            place = Place { pod: Some(uid), container: None };
-        } else if place.container.is_none() {
-            // The first one: what a container makes below its own cgroup is its own affair.
-            place.container = container_id(part);
+            place = Place { pod: Some(uid), ..Place::default() };
+        } else if let Some(id) = container_id(part) {
+            place.container.get_or_insert(id);
+            if place.pod.is_some() || !is_node(before, part) {
+                break;
+            }
         }
+        before = part;
     }
     place
+}
+
+/// Whether users may make cgroups below this one (systemd's `user@.service` has `Delegate=`).
+fn is_users(part: &str) -> bool {
+    part == "user.slice"
+        || part.starts_with("user@")
+        || (part.starts_with("user-") && part.ends_with(".slice"))
+}
+
+/// Whether a container may be a node with pods of its own. `before` is the part before the container's.
+fn is_node(before: &str, part: &str) -> bool {
+    let runtimes = ["docker-", "libpod-", "nerdctl-"];
+    before == "docker" || runtimes.iter().any(|runtime| part.starts_with(runtime))
 }
 
 /// The UID in `pod<UID>` or `…-pod<UID>.slice`.
@@ -96,7 +133,7 @@ mod tests {
 
     fn told(path: &str) -> (Option<String>, Option<String>) {
         let path = path.replace("UID", UID).replace("U_D", UNDERSCORED).replace("HASH", HASH);
-        let Place { pod, container } =
+        let Place { pod, container, .. } =
             place(&format!("0::{}\n", path.replace("<a>", &id('a')).replace("<b>", &id('b'))));
         (pod, container)
     }
@@ -118,6 +155,10 @@ mod tests {
             "/system.slice/docker-<b>.scope/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-podU_D.slice/cri-containerd-<a>.scope",
             "/../../kubepods/burstable/podUID/<a>",
             "/kubepods/burstable/podUID/<a>/docker/<b>",
+            "/machine.slice/libpod-<b>.scope/container/kubelet/kubepods/podUID/<a>",
+            "/../../podUID/<a>",
+            "/../../../burstable/podUID/<a>",
+            "/../../kubepods-burstable-podU_D.slice/cri-containerd-<a>.scope",
         ] {
             assert_eq!(told(path), (Some(UID.to_owned()), Some(id('a'))), "{path}");
         }
@@ -159,12 +200,42 @@ mod tests {
         }
     }
 
+    /// Paths that a container or a user made below its own cgroup: the pod of these is another's.
+    #[test]
+    fn made_up_paths() {
+        let own = "/kubepods/burstable/podUID/<a>".to_owned();
+        for below in [
+            "/kubepods/podHASH/<b>",
+            "/kubepods.slice/kubepods-podHASH.slice/cri-containerd-<b>.scope",
+            "/docker/<b>/kubepods/podHASH/<b>",
+        ] {
+            assert_eq!(told(&(own.clone() + below)), (Some(UID.to_owned()), Some(id('a'))));
+            let monitor = "/kubepods.slice/kubepods-podU_D.slice/crio-conmon-<a>.scope".to_owned();
+            assert_eq!(told(&(monitor + below)).0, Some(UID.to_owned()));
+            for container in ["/system.slice/crio-<a>.scope", "/default/<a>"] {
+                assert_eq!(told(&(container.to_owned() + below)), (None, Some(id('a'))));
+            }
+        }
+        for user in
+            ["/user.slice/user-7.slice/user@7.service", "/../user@7.service", "/../../user-7.slice"]
+        {
+            let made = told(&format!("{user}/kubepods/podUID/<a>"));
+            assert_eq!(made, (None, None), "{user}");
+            let made = place(&format!("0::{user}/app.slice/docker-{}.scope/x", id('a')));
+            assert_eq!((made.container, made.doubtful), (Some(id('a')), true), "{user}");
+        }
+        assert_eq!(told("/../a/podUID/<a>").0, None, "not directly after");
+    }
+
     #[test]
     fn the_line_that_tells_most() {
         let (a, pod) = (id('a'), format!("/kubepods/podUID/{}", id('a')).replace("UID", UID));
         let v1 =
             format!("12:cpuset:/\n11:memory:{pod}\n1:name=systemd:/docker/{}\n0::/\n", id('b'));
-        assert_eq!(place(&v1), Place { pod: Some(UID.to_owned()), container: Some(a) });
+        assert_eq!(
+            place(&v1),
+            Place { pod: Some(UID.to_owned()), container: Some(a), doubtful: false }
+        );
         for garbled in ["", "\n", "0:", "0::", "::::", "x"] {
             assert_eq!(place(garbled), Place::default(), "{garbled:?}");
         }

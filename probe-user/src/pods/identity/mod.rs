@@ -7,7 +7,7 @@ mod log_folder;
 mod runtimes;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fmt,
     path::{Path, PathBuf},
 };
@@ -16,7 +16,7 @@ use anyhow::Result;
 use log::debug;
 
 pub use self::cgroup::Place;
-use super::procfs::read_optional;
+use super::{naming, procfs::read_optional};
 
 /// A path of 4 KB for each of v1's hierarchies, and then some.
 const CGROUP_MAX: u64 = 128 << 10;
@@ -53,22 +53,32 @@ impl fmt::Display for PodName {
 
 /// Whom a process belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Owner {
-    /// A pod, with the container's name where a runtime tells it.
-    Pod { pod: PodName, container: Option<String> },
-    /// A pod whose name is nowhere on this node (any more).
-    PodUid(String),
-    /// A container that is no pod's, with its name in Docker or podman, or else the start of its id.
+pub struct Owner {
+    pub id: Id,
+    /// `None` for a container that is no pod's, and for a pod whose name is nowhere on this node (any
+    /// more).
+    pub pod: Option<PodName>,
+    /// The container's name in the pod, or in Docker or podman, where a runtime tells it.
+    pub container: Option<String>,
+}
+
+/// What no other pod or container ever has again, unlike a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Id {
+    /// A pod's UID.
+    Pod(String),
+    /// A container's id, where its pod is not known.
     Container(String),
 }
 
 impl Owner {
     /// What its network namespace is called.
     pub fn name(&self) -> String {
-        match self {
-            Self::Pod { pod, .. } => pod.to_string(),
-            Self::PodUid(uid) => format!("pod:{uid}"),
-            Self::Container(name) => name.clone(),
+        match (&self.pod, &self.id, &self.container) {
+            (Some(pod), _, _) => pod.to_string(),
+            (None, Id::Pod(uid), _) => format!("pod:{uid}"),
+            (None, Id::Container(_), Some(name)) => naming::not_host(name),
+            (None, Id::Container(id), None) => id.chars().take(12).collect(),
         }
     }
 }
@@ -83,17 +93,26 @@ pub struct Owners {
     listed: bool,
     /// What the runtimes wrote of containers, by id.
     containers: HashMap<String, runtimes::Container>,
+    /// Containers of which no runtime wrote anything, in this pass: each look costs some ten files.
+    missed: HashSet<String>,
 }
 
 impl Owners {
     /// Of the node whose files are below `root`. Touches nothing yet.
     pub fn new(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into(), pods: HashMap::new(), listed: false, containers: HashMap::new() }
+        Self {
+            root: root.into(),
+            pods: HashMap::new(),
+            listed: false,
+            containers: HashMap::new(),
+            missed: HashSet::new(),
+        }
     }
 
-    /// A new pass: log folders may be listed once more if a pod is unknown.
+    /// A new pass: what is unknown may be looked for once more, log folders and runtimes' files.
     pub fn begin(&mut self) {
         self.listed = false;
+        self.missed.clear();
     }
 
     /// Whom the process belongs to; `None` when it is in no container, or gone.
@@ -101,32 +120,39 @@ impl Owners {
     /// # Errors
     /// When a file that is there cannot be read; then another process of the same pod may still tell.
     pub fn of(&mut self, pid: u32) -> Result<Option<Owner>> {
-        let Place { pod, container } = place(&self.root, pid)?;
-        let known = container.as_deref().map(|id| self.container(id)).unwrap_or_default();
-        let Some(uid) = pod else {
-            let Some(id) = container else { return Ok(None) };
-            let name = known.name.clone().unwrap_or_else(|| id.chars().take(12).collect());
-            let of_pod = |pod| Owner::Pod { pod, container: known.name };
-            return Ok(Some(known.pod.map_or(Owner::Container(name), of_pod)));
+        let Place { pod: uid, container, doubtful } = place(&self.root, pid)?;
+        let mut known = match container.as_deref() {
+            Some(id) if !doubtful => self.container(id),
+            _ => runtimes::Container::default(),
         };
-        let pod = match known.pod {
-            Some(pod) => Some(pod),
-            None => self.by_uid(&uid)?,
+        if uid.is_some() && known.uid.is_some() && known.uid != uid {
+            debug!("the cgroup of process {pid} and its runtime's files have different pods");
+            known = runtimes::Container::default();
+        }
+        let by_log_folder = match &uid {
+            Some(uid) if known.pod.is_none() => self.by_uid(uid)?,
+            _ => None,
         };
-        let named = |pod| Owner::Pod { pod, container: known.name };
-        Ok(Some(pod.map_or(Owner::PodUid(uid), named)))
+        let id = uid.or(known.uid).map(Id::Pod).or(container.map(Id::Container));
+        let pod = known.pod.or(by_log_folder);
+        Ok(id.map(|id| Owner { id, pod, container: known.name }))
     }
 
     fn container(&mut self, id: &str) -> runtimes::Container {
         if let Some(known) = self.containers.get(id) {
             return known.clone();
         }
+        if self.missed.contains(id) {
+            return runtimes::Container::default();
+        }
         let found = runtimes::container(&self.root, id);
+        if self.containers.len() >= MOST {
+            self.containers.clear();
+        }
         // One that just starts is not written down yet.
-        if found != runtimes::Container::default() {
-            if self.containers.len() >= MOST {
-                self.containers.clear();
-            }
+        if found == runtimes::Container::default() {
+            self.missed.insert(id.to_owned());
+        } else {
             self.containers.insert(id.to_owned(), found.clone());
         }
         found
@@ -188,6 +214,11 @@ mod tests {
         std::iter::repeat_n(digit, 64).collect()
     }
 
+    /// A pod of which only the UID is known.
+    fn nameless() -> Owner {
+        Owner { id: Id::Pod(UID.to_owned()), pod: None, container: None }
+    }
+
     fn in_pod(digit: char) -> String {
         format!("/kubepods/burstable/pod{UID}/{}", id(digit))
     }
@@ -197,7 +228,7 @@ mod tests {
         let node = Node::new();
         node.process(7, &in_pod('a'));
         let mut owners = node.owners();
-        assert_eq!(owners.of(7).unwrap(), Some(Owner::PodUid(UID.to_owned())));
+        assert_eq!(owners.of(7).unwrap(), Some(nameless()));
         fs::create_dir_all(node.0.path().join(format!("var/log/pods/shop_web-1_{UID}"))).unwrap();
         assert_eq!(owners.of(7).unwrap().unwrap().name(), format!("pod:{UID}"), "one look a pass");
         owners.begin();
@@ -214,9 +245,58 @@ mod tests {
             r#"{"annotations":{"io.kubernetes.cri.sandbox-namespace":"shop",
                 "io.kubernetes.cri.sandbox-name":"web-1","io.kubernetes.cri.container-name":"nginx"}}"#,
         );
-        let pod = PodName::new("shop", "web-1").unwrap();
-        let owner = Owner::Pod { pod, container: Some("nginx".to_owned()) };
+        let pod = PodName::new("shop", "web-1");
+        let owner = Owner { pod, container: Some("nginx".to_owned()), ..nameless() };
         assert_eq!(node.owners().of(7).unwrap(), Some(owner));
+    }
+
+    #[test]
+    fn a_container_is_looked_for_once_a_pass() {
+        let node = Node::new();
+        node.process(7, &format!("/docker/{}", id('b')));
+        let mut owners = node.owners();
+        let called = |owners: &mut Owners| owners.of(7).unwrap().unwrap().name();
+        assert_eq!(called(&mut owners), "bbbbbbbbbbbb");
+        let path = format!("var/lib/docker/containers/{}/config.v2.json", id('b'));
+        node.write(&path, r#"{"Name":"/registry","Config":{}}"#);
+        assert_eq!(called(&mut owners), "bbbbbbbbbbbb", "one look a pass");
+        owners.begin();
+        assert_eq!(called(&mut owners), "registry");
+        fs::remove_file(node.0.path().join(path)).unwrap();
+        owners.begin();
+        assert_eq!(called(&mut owners), "registry", "what was found is kept");
+    }
+
+    #[test]
+    fn a_runtime_that_names_another_pod_is_not_believed() {
+        let node = Node::new();
+        node.process(7, &in_pod('a'));
+        node.process(8, &format!("/docker/{}", id('b')));
+        node.process(9, &format!("/user.slice/user-7.slice/docker-{}.scope", id('b')));
+        fs::create_dir_all(node.0.path().join(format!("var/log/pods/shop_web-1_{UID}"))).unwrap();
+        for (path, keys) in [
+            ("run/containerd/io.containerd.runtime.v2.task/k8s.io/ID/config.json", "cri.sandbox"),
+            ("run/containers/storage/overlay-containers/ID/userdata/config.json", "pod"),
+        ] {
+            let sep = if keys == "pod" { '.' } else { '-' };
+            let config = |uid: &str| {
+                let key = |what: &str| format!("\"io.kubernetes.{keys}{sep}{what}\"");
+                let [namespace, name, id] = [key("namespace"), key("name"), key("uid")];
+                format!(r#"{{"annotations":{{{namespace}:"bank",{name}:"db-0",{id}:"{uid}"}}}}"#)
+            };
+            for (uid, called) in [(UID, "bank/db-0"), ("another", "shop/web-1")] {
+                node.write(&path.replace("ID", &id('a')), &config(uid));
+                assert_eq!(node.owners().of(7).unwrap().unwrap().name(), called, "{path}");
+            }
+            node.write(&path.replace("ID", &id('b')), &config(UID));
+            let owner = node.owners().of(8).unwrap().unwrap();
+            assert_eq!((owner.name().as_str(), owner.id), ("bank/db-0", nameless().id));
+            let owner = node.owners().of(9).unwrap().unwrap();
+            assert_eq!(owner.name(), "bbbbbbbbbbbb", "any user can make that path");
+            for digit in ['a', 'b'] {
+                fs::remove_file(node.0.path().join(path.replace("ID", &id(digit)))).unwrap();
+            }
+        }
     }
 
     #[test]
@@ -226,7 +306,8 @@ mod tests {
         node.process(2, &format!("/docker/{}", id('b')));
         let mut owners = node.owners();
         assert_eq!(owners.of(1).unwrap(), None);
-        assert_eq!(owners.of(2).unwrap(), Some(Owner::Container("bbbbbbbbbbbb".to_owned())));
+        let owner = owners.of(2).unwrap().unwrap();
+        assert_eq!((owner.name().as_str(), owner.id), ("bbbbbbbbbbbb", Id::Container(id('b'))));
         assert_eq!(owners.of(3).unwrap(), None, "gone");
     }
 
@@ -244,7 +325,7 @@ mod tests {
     fn a_path_of_four_kilobytes_is_harmless() {
         let node = Node::new();
         node.process(7, &format!("/{}{}", "x/".repeat(2048), in_pod('a')));
-        assert_eq!(node.owners().of(7).unwrap(), Some(Owner::PodUid(UID.to_owned())));
+        assert_eq!(node.owners().of(7).unwrap(), Some(nameless()));
         node.process(8, &"/y".repeat(100_000));
         assert!(node.owners().of(8).is_err(), "no kernel writes that");
     }

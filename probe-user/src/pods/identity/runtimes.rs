@@ -36,6 +36,8 @@ const STORAGE: &[&str] = &["run/containers/storage", "var/lib/containers/storage
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Container {
     pub pod: Option<PodName>,
+    /// The pod's UID.
+    pub uid: Option<String>,
     /// Its name in the pod, or in Docker or podman; none for a pod's sandbox.
     pub name: Option<String>,
 }
@@ -61,12 +63,13 @@ pub fn container(root: &Path, id: &str) -> Container {
             return found;
         }
         // Docker's names begin with a slash.
-        return Container { pod: None, name: name(docker.name.trim_start_matches('/')) };
+        let name = name(docker.name.trim_start_matches('/'));
+        return Container { name, ..Container::default() };
     }
     let listed = "var/lib/containers/storage/overlay-containers/containers.json";
     let all: Vec<Podman> = read(root, listed).unwrap_or_default();
     let names = all.into_iter().find(|one| one.id == id).map(|one| one.names).unwrap_or_default();
-    Container { pod: None, name: names.first().and_then(|first| name(first)) }
+    Container { name: names.first().and_then(|first| name(first)), ..Container::default() }
 }
 
 /// An OCI bundle's `config.json`.
@@ -112,12 +115,16 @@ const KEYS: &[[&str; 3]] = &[
     ],
 ];
 
+/// Those that have the pod's UID: containerd's, and the kubelet's in CRI-O and Docker.
+const UIDS: [&str; 2] = ["io.kubernetes.cri.sandbox-uid", "io.kubernetes.pod.uid"];
+
 fn by_keys(map: &HashMap<String, String>) -> Container {
     let found = KEYS.iter().find_map(|[namespace, pod, container]| {
         let pod = PodName::new(map.get(*namespace)?, map.get(*pod)?)?;
         // The sandbox calls itself POD.
         let name = map.get(*container).filter(|name| *name != "POD").and_then(|text| name(text));
-        Some(Container { pod: Some(pod), name })
+        let uid = UIDS.iter().find_map(|key| map.get(*key)).cloned();
+        Some(Container { pod: Some(pod), uid, name })
     });
     found.unwrap_or_default()
 }
@@ -157,7 +164,7 @@ mod tests {
         let path = root.path().join(path.replace("ID", &id()));
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text.replace("ID", &id())).unwrap();
-        let Container { pod, name } = container(root.path(), &id());
+        let Container { pod, name, .. } = container(root.path(), &id());
         (pod.map(|pod| pod.to_string()), name)
     }
 
