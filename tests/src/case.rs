@@ -81,8 +81,8 @@ impl Case {
         self
     }
 
-    /// On these rungs nothing tells its fault from another cause's: that is what must be named, and
-    /// never as certain.
+    /// On these rungs little tells its fault from another cause's: that is what must be named, or its
+    /// own, and neither as certain.
     pub const fn taken_for(mut self, causes: &'static [(Rung, &'static str)]) -> Self {
         self.taken_for = causes;
         self
@@ -209,8 +209,10 @@ pub fn main(name: &str, faults_only: bool, rung: Rung) -> Result<i32> {
     let lab = Lab::new(heed, rung, taken_for)?;
     let checks = || -> Result<()> {
         lab.on_its_rung()?;
-        taken_for.map_or(Ok(()), |cause| mistaken(&lab, cause))?;
-        named(&lab, case.expects(&release, rung))
+        match taken_for {
+            Some(cause) => mistaken(&lab, cause, case.names.map(|names| names.cause)),
+            None => named(&lab, case.expects(&release, rung)),
+        }
     };
     let Err(error) = (case.run)(&lab).and_then(|()| checks()) else { return Ok(0) };
     if let Some(Skip(why)) = error.downcast_ref() {
@@ -221,16 +223,22 @@ pub fn main(name: &str, faults_only: bool, rung: Rung) -> Result<i32> {
     Ok(EXIT_FAILED)
 }
 
-/// Checks that the cause which the fault is taken for was named, and that nothing was sure of it.
-fn mistaken(lab: &Lab, cause: &str) -> Result<()> {
-    if lab.started().is_none() {
-        return Ok(());
+/// Checks that the cause which the fault is taken for was named, or its own where it happens to show,
+/// nothing else, and nothing for certain.
+fn mistaken(lab: &Lab, cause: &str, own: Option<&str>) -> Result<()> {
+    let Some(probe) = lab.started() else { return Ok(()) };
+    probe.only(own.as_slice())?;
+    let mut told = false;
+    for (is, cause) in [("named", own), ("taken for", Some(cause))] {
+        let Some((cause, best)) = cause.and_then(|c| Some((c, lab.best_confidence(c)?))) else {
+            continue;
+        };
+        ensure!(best != Expect::Certain.confidence(), "{cause} was named as {best}");
+        crate::cli::say(&format!("{is} {cause} {best}"))?;
+        told = true;
     }
-    let best = lab.best_confidence(cause);
-    let best =
-        best.with_context(|| format!("{cause} was not named, for which it is taken here"))?;
-    ensure!(best != Expect::Certain.confidence(), "{cause} was named as {best}: it is another");
-    crate::cli::say(&format!("taken for {cause}, {best}"))
+    ensure!(told, "{cause} was not named, for which it is taken here");
+    Ok(())
 }
 
 /// Checks with which confidence the case's cause was named, and says it: `named CAUSE CONFIDENCE`.
