@@ -54,8 +54,8 @@ pub struct Watch {
     pub min_stall: Duration,
     #[command(flatten)]
     pub filter: PodFilter,
-    /// Show only findings of this cause.
-    #[arg(long = "cause", value_name = "ID", value_parser = cause)]
+    /// Findings of this cause.
+    #[arg(long = "cause", value_name = "ID", value_parser = cause, help_heading = FILTERS)]
     pub causes: Vec<Cause>,
     /// Print the raw events as well.
     #[arg(long)]
@@ -79,19 +79,21 @@ pub struct Watch {
     pub ready_file: Option<PathBuf>,
 }
 
+/// Where the help lists what hides findings.
+const FILTERS: &str = "Show only";
+
 /// Which pods are shown, or findings whose victim or culprit is such a pod. Each option may be given
 /// several times; then any of its values may fit.
 #[derive(Clone, Debug, Default, Args)]
-#[command(next_help_heading = "Show only")]
 pub struct PodFilter {
     /// Pods of this Kubernetes namespace, as victim or culprit.
-    #[arg(short, long = "namespace", value_name = "NAMESPACE")]
+    #[arg(short, long = "namespace", value_name = "NAMESPACE", help_heading = FILTERS)]
     pub namespaces: Vec<String>,
     /// This pod, or those whose names begin so, as victim or culprit.
-    #[arg(short, long = "pod", value_name = "[NAMESPACE/]POD")]
+    #[arg(short, long = "pod", value_name = "[NAMESPACE/]POD", help_heading = FILTERS)]
     pub pods: Vec<String>,
     /// This network namespace: its inode number, a process in it, its path or its name.
-    #[arg(long, value_name = "NETNS")]
+    #[arg(long, value_name = "NETNS", help_heading = FILTERS)]
     pub netns: Vec<String>,
 }
 
