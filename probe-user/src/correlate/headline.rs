@@ -3,18 +3,14 @@
 use probe_common::net::IPPROTO_TCP;
 
 use super::{
-    probe,
     rules::client_ports_exhausted::EADDRNOTAVAIL,
     symptom::{Side, Symptom, seconds},
     world::World,
 };
 use crate::finding::{Party, SymptomKind};
 
-/// The one who suffers.
+/// The one who suffers, unless it is the pod of a probe that failed.
 pub fn victim(symptom: &Symptom, world: &World) -> Party {
-    if let Some(probed) = probe::probed(symptom, world) {
-        return probed;
-    }
     let address = symptom.flow.src.ip();
     let mut party = world.party(address, None, symptom.first);
     if symptom.side == Side::Packet && address.is_loopback() && symptom.netns != 0 {
@@ -35,9 +31,6 @@ pub fn victim(symptom: &Symptom, world: &World) -> Party {
 }
 
 pub fn headline(symptom: &Symptom, world: &World) -> String {
-    if let Some(probed) = probe::probed(symptom, world) {
-        return probe::headline(symptom, world, &probed);
-    }
     let who = who(symptom, world);
     let server = symptom.server();
     let waited = symptom.waited(world.now);

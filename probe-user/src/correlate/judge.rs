@@ -162,11 +162,17 @@ impl Correlator {
     ) -> Option<(fold::Key, Finding)> {
         let stall = self.stalls.get(id)?;
         let symptom = &stall.symptom;
-        let kind = match probe::probed(symptom, &self.world) {
-            Some(_) => SymptomKind::ProbeFailure,
-            None => symptom.kind,
+        let world = &self.world;
+        let (kind, victim, headline) = match probe::probed(symptom, world) {
+            Some(probed) => {
+                let headline = probe::headline(symptom, world, &probed);
+                (SymptomKind::ProbeFailure, probed, headline)
+            }
+            None => {
+                let victim = headline::victim(symptom, world);
+                (symptom.kind, victim, headline::headline(symptom, world))
+            }
         };
-        let victim = headline::victim(symptom, &self.world);
         // Clients elsewhere are one victim: a flood from many addresses stays one finding.
         let who = victim.pod.clone().unwrap_or_else(|| "elsewhere".to_owned());
         let culprit = match verdict.cause {
@@ -189,7 +195,7 @@ impl Correlator {
             count: 1,
             first: symptom.first,
             last: symptom.opened.max(symptom.first),
-            headline: headline::headline(symptom, &self.world),
+            headline,
             title: verdict.title,
             evidence: verdict.evidence,
             details: verdict.details,

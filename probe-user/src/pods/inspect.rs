@@ -217,10 +217,7 @@ fn processes(root: &Path, inside: &BTreeMap<u32, Seen>) -> Result<Living> {
     let mut living = Living::default();
     for pid in pids(root)? {
         let Some(netns) = netns_of(root, &pid.to_string()) else { continue };
-        let owner = owners.of(pid).unwrap_or_else(|error| {
-            debug!("whom process {pid} belongs to: {error:#}");
-            None
-        });
+        let owner = owners.known(pid);
         // Threads of the kernel itself are everywhere and nobody's.
         if owner.is_none() && fs::read_link(root.join(format!("proc/{pid}/exe"))).is_err() {
             continue;

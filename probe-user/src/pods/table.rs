@@ -191,7 +191,7 @@ impl PodTable {
     /// Whose process it is by its cgroup, whatever its network namespace.
     pub fn owner_of(&mut self, pid: u32) -> Option<String> {
         self.owners.begin();
-        owner(&mut self.owners, &[pid]).map(|owner| owner.name())
+        self.owners.known(pid).map(|owner| owner.name())
     }
 
     /// Whether the namespace is in the table.
@@ -289,7 +289,8 @@ impl PodTable {
             known.pod.netns = netns;
             known.target.netns = netns;
             if is_new || known.asks_owner(pids) {
-                let owner = owner(&mut self.owners, pids);
+                // Of the first process that has one.
+                let owner = pids.iter().find_map(|&pid| self.owners.known(pid));
                 if !is_new && known.is_another(owner.as_ref(), pids) {
                     known.replace();
                     changes.gone.insert(netns);
@@ -401,16 +402,6 @@ impl PodTable {
         let up = changes.up.iter().filter_map(|netns| self.get(*netns).cloned()).map(PodChange::Up);
         gone.chain(up).collect()
     }
-}
-
-/// The owner of the first process that has one.
-fn owner(owners: &mut Owners, pids: &[u32]) -> Option<Owner> {
-    pids.iter().find_map(|&pid| {
-        owners.of(pid).unwrap_or_else(|error| {
-            debug!("whom process {pid} belongs to: {error:#}");
-            None
-        })
-    })
 }
 
 impl Known {

@@ -138,6 +138,14 @@ impl Owners {
         Ok(id.map(|id| Owner { id, pod, container: known.name }))
     }
 
+    /// The same, where what cannot be read is only worth a line of debug output.
+    pub fn known(&mut self, pid: u32) -> Option<Owner> {
+        self.of(pid).unwrap_or_else(|error| {
+            debug!("whom process {pid} belongs to: {error:#}");
+            None
+        })
+    }
+
     fn container(&mut self, id: &str) -> runtimes::Container {
         if let Some(known) = self.containers.get(id) {
             return known.clone();
