@@ -1,17 +1,18 @@
 //! stallprobe in a debug pod: a root with its binary alone, the node's at `/host`, and a network
 //! namespace of its own.
 
-use std::{fs, net::SocketAddr, process::Command, time::Duration};
+use std::{fs, process::Command, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 
-use super::accept_queue::{LISTENER, PORT, refuse_syn};
+use super::{
+    accept_queue::{LISTENER, refuse_syn},
+    pod_names::Api,
+};
 use crate::{
     case::Skip,
-    kubelet::Kubernetes,
     lab::Lab,
     probe::STALLPROBE,
-    tcp,
     wait::{SOON, until},
 };
 
@@ -24,11 +25,7 @@ pub fn run_case(lab: &Lab) -> Result<()> {
     if lab.faults_only() {
         return Err(Skip("looks at stallprobe itself".to_owned()).into());
     }
-    let shop = Kubernetes::new("shop", "api-7d4f9c-x2x5k", 'a')?;
-    let server = lab.pod(&shop.netns())?;
-    let to = SocketAddr::new(server.address(false), PORT);
-    let listener = tcp::listen(&server, LISTENER, ([0, 0, 0, 0], PORT).into(), 1, false)?;
-    shop.add("api", &listener)?;
+    let Api { server, to, listener } = Api::new(lab)?;
     let client = lab.pod("client")?;
     let probe = lab.probe_by(in_pod()?, &[])?;
 

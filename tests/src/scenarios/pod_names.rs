@@ -9,20 +9,35 @@ use crate::{
     counters,
     kubelet::{self, Kubernetes},
     lab::Lab,
+    netns::Pod,
     process::Process,
     tcp,
 };
 
 const STALL: Duration = Duration::from_secs(20);
 
+/// A Kubernetes pod, `shop/api-7d4f9c-x2x5k`, with a listener that does not accept and a backlog of 1.
+pub struct Api {
+    pub server: Pod,
+    pub to: SocketAddr,
+    pub listener: Process,
+}
+
+impl Api {
+    pub fn new(lab: &Lab) -> Result<Self> {
+        let shop = Kubernetes::new("shop", "api-7d4f9c-x2x5k", 'a')?;
+        let server = lab.pod(&shop.netns())?;
+        let to = SocketAddr::new(server.address(false), PORT);
+        let listener = tcp::listen(&server, LISTENER, ([0, 0, 0, 0], PORT).into(), 1, false)?;
+        shop.add("api", &listener)?;
+        Ok(Self { server, to, listener })
+    }
+}
+
 /// The server is there before stallprobe, the client comes after it: made by a runtime that draws
 /// names for namespaces.
 pub fn kubernetes(lab: &Lab) -> Result<()> {
-    let shop = Kubernetes::new("shop", "api-7d4f9c-x2x5k", 'a')?;
-    let server = lab.pod(&shop.netns())?;
-    let to = SocketAddr::new(server.address(false), PORT);
-    let listener = tcp::listen(&server, LISTENER, ([0, 0, 0, 0], PORT).into(), 1, false)?;
-    shop.add("api", &listener)?;
+    let Api { server, to, listener: _listener } = Api::new(lab)?;
     let probe = lab.probe(&[])?;
 
     let web = Kubernetes::new("shop", "web-0", 'b')?;
@@ -102,13 +117,9 @@ struct Full {
 
 impl Full {
     fn new(lab: &Lab) -> Result<Self> {
-        let shop = Kubernetes::new("shop", "api-7d4f9c-x2x5k", 'a')?;
-        let server = lab.pod(&shop.netns())?;
-        let to = SocketAddr::new(server.address(false), PORT);
-        let listener = tcp::listen(&server, LISTENER, ([0, 0, 0, 0], PORT).into(), 1, false)?;
-        shop.add("api", &listener)?;
+        let api = Api::new(lab)?;
         let filler = lab.pod("filler")?;
-        let queued = queued(&filler, to, 2)?;
-        Ok(Self { to, _listener: listener, _queued: queued })
+        let queued = queued(&filler, api.to, 2)?;
+        Ok(Self { to: api.to, _listener: api.listener, _queued: queued })
     }
 }

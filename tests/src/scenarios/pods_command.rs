@@ -1,11 +1,12 @@
 //! `stallprobe pods`: what runs and listens where, with the accept queues.
 
-use std::net::SocketAddr;
-
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::accept_queue::{LISTENER, PORT, queued};
+use super::{
+    accept_queue::{LISTENER, PORT, queued},
+    pod_names::Api,
+};
 use crate::{
     case::Skip, command::run, kubelet::Kubernetes, lab::Lab, probe::STALLPROBE, process::Process,
     tcp,
@@ -15,11 +16,7 @@ pub fn run_case(lab: &Lab) -> Result<()> {
     if lab.faults_only() {
         return Err(Skip("looks at stallprobe itself".to_owned()).into());
     }
-    let shop = Kubernetes::new("shop", "api-7d4f9c-x2x5k", 'a')?;
-    let server = lab.pod(&shop.netns())?;
-    let to = SocketAddr::new(server.address(false), PORT);
-    let listener = tcp::listen(&server, LISTENER, ([0, 0, 0, 0], PORT).into(), 1, false)?;
-    shop.add("api", &listener)?;
+    let Api { server, to, listener } = Api::new(lab)?;
     let client = lab.pod("client")?;
     let stray = tcp::listen(&client, "stray", ([0, 0, 0, 0], PORT).into(), 5, false)?;
     let _queued = queued(&client, to, 2)?;
