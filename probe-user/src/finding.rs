@@ -7,6 +7,8 @@ use std::net::SocketAddr;
 
 use serde::Serialize;
 
+use crate::event::Container;
+
 pub use self::{cause::Cause, details::Details};
 
 /// What the user suffers.
@@ -64,6 +66,9 @@ pub struct Party {
     pub port: Option<u16>,
     pub process: Option<String>,
     pub pid: Option<u32>,
+    /// The process's container; where that is not known, all of the pod that are.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub containers: Vec<Container>,
 }
 
 /// The flow that stalled, client → server, as the client sees it where the client is known.

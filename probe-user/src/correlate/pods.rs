@@ -74,7 +74,8 @@ impl Pods {
     }
 
     fn up(&mut self, ts: u64, pod: &Pod) {
-        let pod = Pod { name: sanitize::text(&pod.name), ..pod.clone() };
+        let containers = pod.containers.iter().map(sanitize::container).collect();
+        let pod = Pod { name: sanitize::text(&pod.name), containers, ..pod.clone() };
         if let Some(last) = self.spans.get_mut(&pod.netns).and_then(VecDeque::back_mut) {
             if last.gone.is_none() && is_same(&last.pod, &pod) {
                 last.renew(ts, &pod);
@@ -237,7 +238,7 @@ mod tests {
 
     fn pod(netns: u32, cookie: u64, name: &str, address: &str) -> PodChange {
         let addresses = vec![address.parse().unwrap()];
-        PodChange::Up(Pod { netns, cookie, name: name.to_owned(), addresses })
+        PodChange::Up(Pod { netns, cookie, name: name.to_owned(), addresses, ..Pod::default() })
     }
 
     fn name(pods: &Pods, netns: u32, ts: u64) -> &str {

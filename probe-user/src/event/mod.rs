@@ -168,6 +168,31 @@ pub struct Pod {
     pub name: String,
     /// Addresses on its interfaces, without loopback and link-local ones.
     pub addresses: Vec<IpAddr>,
+    /// Containers with a process in it, as far as known.
+    #[serde(default)]
+    pub containers: Vec<Container>,
+}
+
+/// A container, by its process's cgroup.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Container {
+    /// What its runtime calls it: 64 hexadecimal digits.
+    pub id: String,
+    /// Its name in the pod, or in Docker or podman, where a runtime tells it; a pod's sandbox has none.
+    pub name: Option<String>,
+}
+
+impl Container {
+    /// The least length of an id's beginning that stands for it: names are rarely so long and of
+    /// hexadecimal digits alone.
+    const PREFIX: usize = 8;
+
+    /// Whether a person means it: by its name, or how its id begins. `kubectl` shows an id as
+    /// `containerd://ID`.
+    pub fn is_called(&self, text: &str) -> bool {
+        let id = text.rsplit_once("://").map_or(text, |(_, id)| id);
+        self.name.as_deref() == Some(text) || (id.len() >= Self::PREFIX && self.id.starts_with(id))
+    }
 }
 
 impl Pod {
@@ -196,13 +221,16 @@ pub struct Listener {
     pub comm: String,
 }
 
-/// What a process of the node's own network namespace is. Told when an event names it and it is another
-/// than was told of that number before.
+/// Whose a process is. Told when an event names it and it is another than was told of that number before.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
     pub pid: u32,
-    /// The hostNetwork pod or the container that it is of, as [`Pod::name`].
+    /// The hostNetwork pod or the container that it is of, as [`Pod::name`]; `None` outside of the node's
+    /// own network namespace.
     pub pod: Option<String>,
+    /// Its container.
+    #[serde(default)]
+    pub container: Option<Container>,
     /// It is the kubelet, run by root: its connects to pods are health probes.
     pub kubelet: bool,
 }

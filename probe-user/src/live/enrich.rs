@@ -16,6 +16,7 @@ use crate::{
     event::{Body, Event, PodChange, Process, Symbol},
     kernel::symbols::Symbols,
     pods::{
+        identity::Owner,
         process::{comm, listener_process},
         procfs::read_text,
     },
@@ -226,8 +227,8 @@ impl Live {
         }
     }
 
-    /// Tells what a process of the node's own network is, if it is a pod's or the kubelet; looks again
-    /// only after the number may have been given to another.
+    /// Tells what a process is, if it is a container's, or in the node's own network a pod's or the kubelet;
+    /// looks again only after the number may have been given to another.
     pub(super) fn name_process(
         &mut self,
         pid: u32,
@@ -235,7 +236,7 @@ impl Live {
         (ts, now): (u64, u64),
         events: &mut Vec<Event>,
     ) {
-        if pid == 0 || netns != self.netns {
+        if pid == 0 {
             return;
         }
         let known = &mut self.known;
@@ -244,14 +245,17 @@ impl Live {
             return;
         }
         known.searches -= 1;
-        let pod = self.pods.owner_of(pid);
-        let kubelet = pod.is_none() && is_kubelet(&self.root, pid);
-        let process = Process { pid, pod, kubelet };
+        let owner = self.pods.owner_of(pid);
+        let is_node = netns == self.netns;
+        let kubelet = is_node && owner.is_none() && is_kubelet(&self.root, pid);
+        let pod = owner.as_ref().filter(|_| is_node).map(Owner::name);
+        let container = owner.and_then(|owner| owner.container);
+        let process = Process { pid, pod, container, kubelet };
         let told = before.and_then(|(_, told)| told);
         // Of most there is nothing to tell; of a number given to another process that too is news.
         let is_news = match &told {
             Some(told) => *told != process,
-            None => process.pod.is_some() || kubelet,
+            None => process.pod.is_some() || process.container.is_some() || kubelet,
         };
         let told = if is_news { Some(process.clone()) } else { told };
         let processes = &mut self.known.processes;

@@ -107,6 +107,7 @@ mod tests {
             comm: comm.to_owned(),
             pod: pod.map(str::to_owned),
             container: container.map(str::to_owned),
+            container_id: None,
             contained: pod.is_some() || container.is_some(),
         };
         let listener = |address: &str, queue, max, pid| Listener {

@@ -51,7 +51,11 @@ pub struct Process {
     pub comm: String,
     /// Its pod if that is another name than the row's, as for hostNetwork pods.
     pub pod: Option<String>,
+    /// The container's name in its pod.
     pub container: Option<String>,
+    /// The same by id, also of one that is no pod's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub container_id: Option<String>,
     /// Whether it is in a container at all.
     pub contained: bool,
 }
@@ -223,14 +227,15 @@ fn processes(root: &Path, inside: &BTreeMap<u32, Seen>) -> Result<Living> {
             continue;
         }
         // One that is no pod's stands in the place of the pod.
-        let of_pod = owner.as_ref().filter(|owner| owner.pod.is_some());
-        let container = of_pod.and_then(|owner| owner.container.clone());
+        let container = owner.as_ref().and_then(|owner| owner.container.clone());
+        let is_pod = owner.as_ref().is_some_and(|owner| owner.pod.is_some());
         living.by_netns.entry(netns).or_default().push(Process {
             pid,
             comm: comm(root, pid).unwrap_or_default(),
             contained: owner.is_some(),
             pod: owner.map(|owner| owner.name()),
-            container,
+            container_id: container.as_ref().map(|container| container.id.clone()),
+            container: container.and_then(|container| container.name).filter(|_| is_pod),
         });
         for ino in open_sockets(root, pid) {
             if sockets.contains(&ino) {

@@ -7,6 +7,7 @@ pub mod addresses;
 pub mod enter;
 pub mod identity;
 pub mod inspect;
+mod known;
 pub mod links;
 pub mod listening;
 mod naming;

@@ -32,7 +32,10 @@ fn is_made_up(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pods::identity::{Id, PodName};
+    use crate::{
+        event::Container,
+        pods::identity::{Id, PodName},
+    };
 
     const MADE_UP: &str = "cni-0b8a9e1c-5a3f-4c6e-9d2b-7f1e2a3b4c5d";
 
@@ -40,10 +43,12 @@ mod tests {
     fn the_best_of_what_is_known() {
         let uid = Owner { id: Id::Pod("0b8a".to_owned()), pod: None, container: None };
         let pod = PodName::new("shop", "web-1");
-        let pod = Owner { pod, container: Some("nginx".to_owned()), ..uid.clone() };
+        let called =
+            |name: &str| Some(Container { id: "c".repeat(64), name: Some(name.to_owned()) });
+        let pod = Owner { pod, container: called("nginx"), ..uid.clone() };
         let id = Id::Container("c".repeat(64));
-        let container = Owner { id, pod: None, container: Some("registry".to_owned()) };
-        let host = Owner { container: Some(HOST.to_owned()), ..container.clone() };
+        let container = Owner { id, pod: None, container: called("registry") };
+        let host = Owner { container: called(HOST), ..container.clone() };
         for (given, owner, called) in [
             (None, None, "netns:7"),
             (Some(MADE_UP), None, "netns:cni-0b8a9e1c-5a3f-4c6e-9d2b-7f1e2a3b4c5d"),

@@ -2,8 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -12,8 +11,8 @@ use log::{debug, warn};
 use super::{
     addresses,
     enter::{Target, cookie, visit},
-    identity::{Id, Owner, Owners},
-    naming,
+    identity::{Owner, Owners},
+    known::{Changes, Known, pod},
     netns::{self, HOST, Inhabited, Named},
     procfs::netns_of,
 };
@@ -43,64 +42,6 @@ pub struct PodTable {
     /// Whether the last pass over all processes saw all.
     complete: bool,
     warned: bool,
-}
-
-#[derive(Debug, Default)]
-struct Known {
-    pod: Pod,
-    target: Target,
-    stamp: (i64, i64),
-    /// Its `ip netns` name.
-    given: Option<String>,
-    /// Some of the processes that were in it at the last deep scan.
-    pids: Vec<u32>,
-    owner: Option<Owner>,
-    /// How often its owner was looked for.
-    looks: u32,
-    /// Scans since it appeared or was replaced. Addresses come some time after the namespace, so
-    /// it is read again at ages 1, 2, 4 … 64.
-    age: u32,
-    /// [`PodTable::scans`] when it was read last; 0 when it never was.
-    read_at: u64,
-    /// Why that failed.
-    unread: Option<String>,
-}
-
-impl Known {
-    fn is_due(&self) -> bool {
-        self.read_at == 0 || (self.age <= 64 && self.age.is_power_of_two())
-    }
-
-    /// Whether to look for its owner, in the pass that found these processes in it. A container's files
-    /// come some time after its first process. If none of the processes is left that were in it before,
-    /// it may be another namespace under the same number.
-    fn asks_owner(&self, pids: &[u32]) -> bool {
-        let is_known = self
-            .owner
-            .as_ref()
-            .is_some_and(|owner| owner.pod.is_some() || matches!(owner.id, Id::Container(_)));
-        let again = self.looks == 0 || (self.looks <= 64 && self.looks.is_power_of_two());
-        (!is_known && again) || !self.shares(pids)
-    }
-
-    /// Whether the process known to live in it still does.
-    fn has_process(&self, root: &Path) -> bool {
-        let netns_of = |pid: u32| netns_of(root, &pid.to_string());
-        self.target.pid.and_then(netns_of).is_some_and(|netns| netns == self.target.netns)
-    }
-
-    /// Whether one of these processes was in it at the last deep scan.
-    fn shares(&self, pids: &[u32]) -> bool {
-        pids.iter().any(|pid| self.pids.contains(pid))
-    }
-
-    /// Calls it by the best name; `true` when that is another one.
-    fn rename(&mut self) -> bool {
-        let name = naming::name(self.pod.netns, self.given.as_deref(), self.owner.as_ref());
-        let is_new = self.pod.name != name;
-        self.pod.name = name;
-        is_new
-    }
 }
 
 impl PodTable {
@@ -189,9 +130,9 @@ impl PodTable {
     }
 
     /// Whose process it is by its cgroup, whatever its network namespace.
-    pub fn owner_of(&mut self, pid: u32) -> Option<String> {
+    pub fn owner_of(&mut self, pid: u32) -> Option<Owner> {
         self.owners.begin();
-        self.owners.known(pid).map(|owner| owner.name())
+        self.owners.known(pid)
     }
 
     /// Whether the namespace is in the table.
@@ -298,8 +239,8 @@ impl PodTable {
                 known.looks = known.looks.saturating_add(1);
                 known.owner = owner.or(known.owner.take());
             }
-            known.pids.clone_from(pids);
-            if known.rename() {
+            let is_news = known.move_in(pids, &mut self.owners);
+            if known.rename() || is_news {
                 changes.up.insert(netns);
             }
         }
@@ -402,54 +343,6 @@ impl PodTable {
         let up = changes.up.iter().filter_map(|netns| self.get(*netns).cloned()).map(PodChange::Up);
         gone.chain(up).collect()
     }
-}
-
-impl Known {
-    /// Whether it must be another namespace under the same number, by the processes that are in it now
-    /// and their owner. A name below `/run/netns` would have kept the old one; else a process that is
-    /// still there has, or the same pod's next container: its sandbox was there all the time.
-    fn is_another(&self, owner: Option<&Owner>, pids: &[u32]) -> bool {
-        let is_same_owner = match (&self.owner, owner) {
-            (Some(old), Some(new)) => old.id == new.id,
-            _ => false,
-        };
-        self.target.path.is_none() && !self.shares(pids) && !is_same_owner
-    }
-
-    /// Another namespace under the same number: nothing of the old one holds.
-    fn replace(&mut self) {
-        let target = std::mem::take(&mut self.target);
-        let pod = pod(target.netns, "");
-        let pids = target.pid.into_iter().collect();
-        *self = Self { pod, target, pids, ..Self::default() };
-    }
-
-    /// Takes what was read, and notes what is news.
-    fn update(&mut self, addresses: Vec<IpAddr>, cookie: u64, changes: &mut Changes) {
-        // A namespace read through a process has no cookie: keep what is known.
-        let cookie = if cookie == 0 { self.pod.cookie } else { cookie };
-        if self.pod.cookie != 0 && self.pod.cookie != cookie && self.target.path.is_none() {
-            self.replace();
-            self.rename();
-            changes.gone.insert(self.pod.netns);
-        }
-        if self.pod.addresses != addresses || self.pod.cookie != cookie {
-            changes.up.insert(self.pod.netns);
-        }
-        self.pod.addresses = addresses;
-        self.pod.cookie = cookie;
-    }
-}
-
-#[derive(Debug, Default)]
-struct Changes {
-    up: BTreeSet<u32>,
-    /// Told before `up`: a number in both is another namespace now.
-    gone: BTreeSet<u32>,
-}
-
-fn pod(netns: u32, name: &str) -> Pod {
-    Pod { netns, name: name.to_owned(), ..Pod::default() }
 }
 
 #[cfg(test)]

@@ -64,7 +64,7 @@ pub fn totals() -> Totals {
 
 pub fn up(netns: u32, name: &str, address: &str) -> Body {
     let addresses = vec![address.parse().unwrap()];
-    Body::Pod(PodChange::Up(Pod { netns, cookie: 0, name: name.to_owned(), addresses }))
+    Body::Pod(PodChange::Up(Pod { netns, name: name.to_owned(), addresses, ..Pod::default() }))
 }
 
 pub fn local_ports(low: u16, high: u16, reserved: &[(u16, u16)]) -> Body {
@@ -73,11 +73,11 @@ pub fn local_ports(low: u16, high: u16, reserved: &[(u16, u16)]) -> Body {
 
 /// A process of the node's own network is this pod's.
 pub fn process_of(pid: u32, pod: &str) -> Body {
-    Body::Process(Process { pid, pod: Some(pod.to_owned()), kubelet: false })
+    Body::Process(Process { pid, pod: Some(pod.to_owned()), container: None, kubelet: false })
 }
 
 pub fn kubelet(pid: u32) -> Body {
-    Body::Process(Process { pid, pod: None, kubelet: true })
+    Body::Process(Process { pid, pod: None, container: None, kubelet: true })
 }
 
 /// What a pod knows of a service.

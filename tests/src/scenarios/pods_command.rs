@@ -1,6 +1,6 @@
 //! `stallprobe pods`: what runs and listens where, with the accept queues.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use super::{
@@ -45,6 +45,15 @@ pub fn run_case(lab: &Lab) -> Result<()> {
     ensure!(some.len() == 1, "the filter shows {} rows", some.len());
     let by_pid = self::rows(&["--netns", &listener.pid().to_string()])?;
     ensure!(by_pid.len() == 1 && by_pid == some, "another row by process id");
+    for container in ["api", "containerd://aaaaaaaaaaaa"] {
+        let some = self::rows(&["--container", container])?;
+        ensure!(some == by_pid, "{container} shows {} rows", some.len());
+    }
+    let some = self::rows(&["-p", "kube-system/agent"])?;
+    let [of_node] = some.as_slice() else { bail!("{} rows", some.len()) };
+    is(of_node, "/pod", "host")?;
+    is(of_node, "/processes/0/pid", idle.pid())?;
+    is(of_node, "/processes/1", Value::Null)?;
     let table = run(STALLPROBE, &["pods"])?;
     ensure!(table.contains("in no container"), "odd table:\n{table}");
     Ok(())

@@ -1,4 +1,10 @@
-use crate::testing::*;
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use crate::{
+    event::{Body, Container, Pod, PodChange, Process},
+    finding::Party,
+    testing::*,
+};
 
 /// The pid of [`connect`]'s client.
 const PID: u32 = 901;
@@ -36,4 +42,31 @@ fn a_pod_with_a_network_of_its_own_is_called_by_that() {
     run.at(1520, syn_again(WEB_END, 500, 1));
     run.until(9000);
     assert_eq!(run.only().victim.pod.as_deref(), Some("client"));
+}
+
+fn container(name: &str) -> Container {
+    Container { id: name.repeat(64), name: Some(name.to_owned()) }
+}
+
+fn names(party: &Party) -> Vec<&str> {
+    party.containers.iter().filter_map(|container| container.name.as_deref()).collect()
+}
+
+#[test]
+fn the_container_of_the_process_else_those_of_the_pod() {
+    let of_process =
+        Process { pid: PID, pod: None, container: Some(container("b")), kubelet: false };
+    let (pod, addresses) = ("shop/client".to_owned(), vec!["10.244.1.2".parse().unwrap()]);
+    let containers = vec![container("a"), container("b")];
+    let pod = Pod { netns: CLIENT, name: pod, addresses, containers, ..Pod::default() };
+    for (told, expected) in [(None, vec!["a", "b"]), (Some(of_process), vec!["b"])] {
+        let mut run = Run::new();
+        run.at(0, Body::Pod(PodChange::Up(pod.clone())));
+        if let Some(process) = told {
+            run.at(1519, Body::Process(process));
+        }
+        run.at(1520, syn_again(WEB_END, 500, 1));
+        run.until(9000);
+        assert_eq!(names(&run.only().victim), expected);
+    }
 }

@@ -17,6 +17,7 @@ use log::debug;
 
 pub use self::cgroup::Place;
 use super::{naming, procfs::read_optional};
+use crate::event::Container;
 
 /// A path of 4 KB for each of v1's hierarchies, and then some.
 const CGROUP_MAX: u64 = 128 << 10;
@@ -58,8 +59,8 @@ pub struct Owner {
     /// `None` for a container that is no pod's, and for a pod whose name is nowhere on this node (any
     /// more).
     pub pod: Option<PodName>,
-    /// The container's name in the pod, or in Docker or podman, where a runtime tells it.
-    pub container: Option<String>,
+    /// `None` for what the kubelet or a runtime has in a pod's cgroup but in no container.
+    pub container: Option<Container>,
 }
 
 /// What no other pod or container ever has again, unlike a name.
@@ -74,8 +75,9 @@ pub enum Id {
 impl Owner {
     /// What its network namespace is called.
     pub fn name(&self) -> String {
-        match (&self.pod, &self.id, &self.container) {
-            (Some(pod), _, _) => pod.to_string(),
+        let name = self.container.as_ref().and_then(|container| container.name.as_deref());
+        match (&self.pod, &self.id, name) {
+            (Some(pod), ..) => pod.to_string(),
             (None, Id::Pod(uid), _) => format!("pod:{uid}"),
             (None, Id::Container(_), Some(name)) => naming::not_host(name),
             (None, Id::Container(id), None) => id.chars().take(12).collect(),
@@ -133,9 +135,13 @@ impl Owners {
             Some(uid) if known.pod.is_none() => self.by_uid(uid)?,
             _ => None,
         };
-        let id = uid.or(known.uid).map(Id::Pod).or(container.map(Id::Container));
+        let owner = uid.or(known.uid).map(Id::Pod);
+        let owner = owner.or_else(|| container.clone().map(Id::Container));
         let pod = known.pod.or(by_log_folder);
-        Ok(id.map(|id| Owner { id, pod, container: known.name }))
+        // Any user could have made up a doubtful one.
+        let container = container.filter(|_| !doubtful);
+        let container = container.map(|id| Container { id, name: known.name });
+        Ok(owner.map(|id| Owner { id, pod, container }))
     }
 
     /// The same, where what cannot be read is only worth a line of debug output.
@@ -224,7 +230,8 @@ mod tests {
 
     /// A pod of which only the UID is known.
     fn nameless() -> Owner {
-        Owner { id: Id::Pod(UID.to_owned()), pod: None, container: None }
+        let container = Some(Container { id: id('a'), name: None });
+        Owner { id: Id::Pod(UID.to_owned()), pod: None, container }
     }
 
     fn in_pod(digit: char) -> String {
@@ -254,7 +261,8 @@ mod tests {
                 "io.kubernetes.cri.sandbox-name":"web-1","io.kubernetes.cri.container-name":"nginx"}}"#,
         );
         let pod = PodName::new("shop", "web-1");
-        let owner = Owner { pod, container: Some("nginx".to_owned()), ..nameless() };
+        let container = Some(Container { id: id('a'), name: Some("nginx".to_owned()) });
+        let owner = Owner { pod, container, ..nameless() };
         assert_eq!(node.owners().of(7).unwrap(), Some(owner));
     }
 
