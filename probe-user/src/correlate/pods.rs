@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    event::{Pod, PodChange},
+    event::{Pod, PodChange, Sandbox},
     output::sanitize,
 };
 
@@ -205,6 +205,16 @@ impl Pods {
     /// When the namespace that has this number now was first reported.
     pub fn since(&self, netns: u32) -> Option<u64> {
         self.spans.get(&netns)?.back().map(|span| span.from)
+    }
+
+    /// Those that exist now and whose sockets are invisible, by name.
+    pub fn sandboxed(&self) -> Vec<(String, Sandbox)> {
+        let alive =
+            self.spans.values().filter_map(|spans| spans.back().filter(|s| s.gone.is_none()));
+        let mut all: Vec<_> =
+            alive.filter_map(|span| Some((span.pod.name.clone(), span.pod.sandbox?))).collect();
+        all.sort();
+        all
     }
 
     /// How many pods exist now, the host not counted.

@@ -171,6 +171,28 @@ pub struct Pod {
     /// Containers with a process in it, as far as known.
     #[serde(default)]
     pub containers: Vec<Container>,
+    /// Its programs' sockets are not the kernel's but of such a sandbox: they are invisible.
+    #[serde(default)]
+    pub sandbox: Option<Sandbox>,
+}
+
+/// A runtime that gives each pod a network stack of its own: packets are seen, sockets are not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Sandbox {
+    /// A kernel in user space.
+    GVisor,
+    /// A virtual machine.
+    Kata,
+}
+
+impl Sandbox {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::GVisor => "gVisor",
+            Self::Kata => "Kata",
+        }
+    }
 }
 
 /// A container, by its process's cgroup.

@@ -89,6 +89,11 @@ impl Json {
                 json!({"name": h.name, "causes": h.causes, "state": state, "detail": detail})
             })
             .collect();
+        let sandboxed: Vec<Value> = header
+            .sandboxed
+            .iter()
+            .map(|(pod, sandbox)| json!({"pod": pod, "sandbox": sandbox}))
+            .collect();
         let node = &header.node;
         let body = json!({
             "version": node.version,
@@ -96,6 +101,7 @@ impl Json {
             "kube_proxy": node.kube_proxy,
             "no_ebpf": (!node.no_ebpf.is_empty()).then_some(&node.no_ebpf),
             "pods": header.pods,
+            "sandboxed": sandboxed,
             "min_stall_ms": node.min_stall / 1_000_000,
             "hooks": hooks,
         });

@@ -34,6 +34,10 @@ pub fn text(rows: &[Row], width: usize) -> String {
     for (row, line) in rows.iter().zip(lines.iter().skip(1)) {
         out.push_str(&head(line));
         detail(&mut out, "processes", &processes(row), width);
+        if let Some(sandbox) = row.sandbox {
+            let text = format!("invisible: {} has sockets of its own", sandbox.name());
+            detail(&mut out, "listens", &text, width);
+        }
         for listener in &row.listeners {
             detail(&mut out, "listens", &listens(row, listener), width);
         }
@@ -99,6 +103,7 @@ fn listens(row: &Row, listener: &Listener) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::Sandbox;
 
     #[test]
     fn a_table_for_a_person() {
@@ -148,7 +153,16 @@ mod tests {
                     listener("80", 130, Some(128), Some(10)),
                     listener("81", 0, Some(1), Some(9)),
                 ],
-                unread: None,
+                ..Row::default()
+            },
+            Row {
+                pod: "shop/safe-0".to_owned(),
+                netns: 4_026_532_115,
+                addresses: vec![[10, 244, 1, 3].into()],
+                sandbox: Some(Sandbox::GVisor),
+                veth: vec!["veth9b1f".to_owned()],
+                processes: vec![process(90, "exe", None, None)],
+                ..Row::default()
             },
             Row {
                 pod: "netns:4026532200".to_owned(),

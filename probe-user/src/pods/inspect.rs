@@ -23,6 +23,7 @@ use super::{
     process::comm,
     procfs::{netns_of, numbered, pids},
 };
+use crate::event::Sandbox;
 
 /// How long all namespaces together may take, and before that all processes, and all addresses.
 const BUDGET: Duration = Duration::from_secs(10);
@@ -36,6 +37,8 @@ pub struct Row {
     /// Inode number.
     pub netns: u32,
     pub addresses: Vec<IpAddr>,
+    /// Its listeners are not the kernel's but of such a sandbox: they are invisible.
+    pub sandbox: Option<Sandbox>,
     /// The node's ends of its veth pairs.
     pub veth: Vec<String>,
     /// Lowest process ids first.
@@ -108,6 +111,7 @@ pub fn all(root: &Path) -> Result<Look> {
             pod: pod.name.clone(),
             netns: target.netns,
             addresses: pod.addresses.clone(),
+            sandbox: pod.sandbox,
             veth: if is_node {
                 Vec::new()
             } else {

@@ -85,8 +85,10 @@ impl Known {
     /// Calls it by the best name; `true` when that is another one.
     pub fn rename(&mut self) -> bool {
         let name = naming::name(self.pod.netns, self.given.as_deref(), self.owner.as_ref());
-        let is_new = self.pod.name != name;
+        let sandbox = self.owner.as_ref().and_then(|owner| owner.sandbox);
+        let is_new = (&self.pod.name, self.pod.sandbox) != (&name, sandbox);
         self.pod.name = name;
+        self.pod.sandbox = sandbox;
         is_new
     }
 

@@ -41,13 +41,14 @@ mod tests {
 
     #[test]
     fn the_best_of_what_is_known() {
-        let uid = Owner { id: Id::Pod("0b8a".to_owned()), pod: None, container: None };
+        let id = Id::Pod("0b8a".to_owned());
+        let uid = Owner { id, pod: None, container: None, sandbox: None };
         let pod = PodName::new("shop", "web-1");
         let called =
             |name: &str| Some(Container { id: "c".repeat(64), name: Some(name.to_owned()) });
         let pod = Owner { pod, container: called("nginx"), ..uid.clone() };
         let id = Id::Container("c".repeat(64));
-        let container = Owner { id, pod: None, container: called("registry") };
+        let container = Owner { id, container: called("registry"), ..uid.clone() };
         let host = Owner { container: called(HOST), ..container.clone() };
         for (given, owner, called) in [
             (None, None, "netns:7"),

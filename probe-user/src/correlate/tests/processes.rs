@@ -1,8 +1,10 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+use std::net::SocketAddr;
+
 use crate::{
-    event::{Body, Container, Pod, PodChange, Process},
-    finding::Party,
+    event::{Body, Container, Pod, PodChange, Process, Sandbox},
+    finding::{Cause, NotNamed, Party},
     testing::*,
 };
 
@@ -68,5 +70,33 @@ fn the_container_of_the_process_else_those_of_the_pod() {
         run.at(1520, syn_again(WEB_END, 500, 1));
         run.until(9000);
         assert_eq!(names(&run.only().victim), expected);
+    }
+}
+
+/// What happens at the sockets of a sandboxed pod is not ruled out, for nobody looks at them.
+#[test]
+fn the_sockets_of_a_sandboxed_pod_are_not_seen() {
+    let at_sockets =
+        [Cause::AcceptQueueOverflow, Cause::SynQueueOverflow, Cause::NoListener].map(Cause::id);
+    for sandbox in [None, Some(Sandbox::Kata)] {
+        let mut run = Run::new();
+        let (name, addresses) =
+            ("shop/safe-0".to_owned(), vec![WEB_END.parse::<SocketAddr>().unwrap().ip()]);
+        let pod = Pod { netns: WEB, name, addresses, sandbox, ..Pod::default() };
+        run.at(0, Body::Pod(PodChange::Up(pod)));
+        run.at(1520, syn_again(WEB_END, 500, 1));
+        run.until(90_000);
+        let found = run.only();
+        let of = |all: &[NotNamed]| -> Vec<&str> {
+            let ids = all.iter().map(|n| n.cause.id());
+            ids.filter(|id| at_sockets.contains(id)).collect()
+        };
+        let (ruled_out, not_seen) = (of(&found.ruled_out), of(&found.not_seen));
+        match sandbox {
+            None => assert_eq!((ruled_out.len(), not_seen.len()), (3, 0)),
+            Some(_) => assert_eq!((ruled_out.len(), not_seen.len()), (0, 3)),
+        }
+        let why = "the sockets of shop/safe-0 are invisible: it runs in Kata";
+        assert_eq!(found.not_seen.iter().any(|n| n.why == why), sandbox.is_some());
     }
 }

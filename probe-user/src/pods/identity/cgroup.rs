@@ -8,6 +8,7 @@
 //! | systemd | `/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod<UID>.slice/cri-containerd-<ID>.scope` |
 //! | containerd with the wrong driver | `/system.slice/containerd.service/kubepods-pod<UID>.slice:cri-containerd:<ID>` |
 //! | kind | the same below `/docker/<ID of the node>/kubelet/` or `kubelet.slice/kubelet-` |
+//! | Kata's virtual machine | `/kubepods/burstable/pod<UID>/kata_<ID>` or `/kata_overhead/<ID>`, or the pod's path below that |
 //! | cgroupfs, for a reader in a pod's cgroup namespace | `/../../pod<UID>/<ID>` |
 //!
 //! A path is no proof. Whoever may write a cgroup can make any path below it: a container below its own,
@@ -30,6 +31,8 @@ pub struct Place {
     pub container: Option<String>,
     /// Whether any user of the node could have made this path. Then the id may be another container's.
     pub doubtful: bool,
+    /// Whether it is of a virtual machine that the container runs in.
+    pub kata: bool,
 }
 
 /// Reads `/proc/PID/cgroup`: lines `HIERARCHY:CONTROLLERS:PATH`, one with cgroup v2 (`0::PATH`), one
@@ -57,13 +60,15 @@ fn of_path(path: &str) -> Place {
     for part in parts {
         in_kubepods |= part.contains("kubepods");
         place.doubtful |= is_users(part);
+        place.kata |= part == "kata_overhead" && before.is_empty();
         if let Some(uid) = pod_uid(part).filter(|_| in_kubepods && place.pod.is_none()) {
             if place.doubtful {
                 break;
             }
             // What came before is the node that runs as a container (kind).
-            place = Place { pod: Some(uid), ..Place::default() };
+            place = Place { pod: Some(uid), kata: place.kata, ..Place::default() };
         } else if let Some(id) = container_id(part) {
+            place.kata |= is_kata(part);
             place.container.get_or_insert(id);
             if place.pod.is_some() || !is_node(before, part) {
                 break;
@@ -79,6 +84,11 @@ fn is_users(part: &str) -> bool {
     part == "user.slice"
         || part.starts_with("user@")
         || (part.starts_with("user-") && part.ends_with(".slice"))
+}
+
+/// What Kata calls the cgroup of a sandbox (`sandbox_cgroup_only` or not).
+fn is_kata(part: &str) -> bool {
+    part.starts_with("kata_") || part.starts_with("kata-")
 }
 
 /// Whether a container may be a node with pods of its own. `before` is the part before the container's.
@@ -112,7 +122,7 @@ fn is_hex(text: &str) -> bool {
 /// `libpod-<ID>.scope`. A `conmon` scope is the container's monitor, outside of it.
 fn container_id(part: &str) -> Option<String> {
     let part = part.strip_suffix(".scope").unwrap_or(part);
-    let (runtime, id) = part.rsplit_once('-').unwrap_or(("", part));
+    let (runtime, id) = part.rsplit_once(['-', '_']).unwrap_or(("", part));
     let is_container = id.len() == ID && is_hex(id) && !runtime.ends_with("conmon");
     is_container.then(|| id.to_ascii_lowercase())
 }
@@ -168,6 +178,27 @@ mod tests {
         assert_eq!(pod, (Some(UID.to_owned()), None), "before its container");
         let monitor = told("/kubepods.slice/kubepods-podU_D.slice/crio-conmon-<a>.scope");
         assert_eq!(monitor, (Some(UID.to_owned()), None));
+    }
+
+    #[test]
+    fn virtual_machines() {
+        let of = |path: &str| {
+            let path =
+                path.replace("UID", UID).replace("U_D", UNDERSCORED).replace("<a>", &id('a'));
+            let Place { pod, container, kata, .. } = place(&format!("0::{path}\n"));
+            (pod.is_some(), container == Some(id('a')), kata)
+        };
+        for (path, expected) in [
+            ("/kubepods/burstable/podUID/kata_<a>", (true, true, true)),
+            ("/kata_overhead/<a>", (false, true, true)),
+            ("/kata_overhead/kubepods/burstable/podUID/<a>", (true, true, true)),
+            ("/kubepods.slice/kubepods-podU_D.slice/kata-<a>.scope", (true, true, true)),
+            ("/kubepods/podUID/<a>", (true, true, false)),
+            ("/kubepods/podUID/<a>/kata_overhead/x", (true, true, false)),
+            ("/user.slice/kata_overhead/x", (false, false, false)),
+        ] {
+            assert_eq!(of(path), expected, "{path}");
+        }
     }
 
     #[test]
@@ -234,7 +265,7 @@ mod tests {
             format!("12:cpuset:/\n11:memory:{pod}\n1:name=systemd:/docker/{}\n0::/\n", id('b'));
         assert_eq!(
             place(&v1),
-            Place { pod: Some(UID.to_owned()), container: Some(a), doubtful: false }
+            Place { pod: Some(UID.to_owned()), container: Some(a), ..Place::default() }
         );
         for garbled in ["", "\n", "0:", "0::", "::::", "x"] {
             assert_eq!(place(garbled), Place::default(), "{garbled:?}");

@@ -17,7 +17,7 @@ use log::debug;
 
 pub use self::cgroup::Place;
 use super::{naming, procfs::read_optional};
-use crate::event::Container;
+use crate::event::{Container, Sandbox};
 
 /// A path of 4 KB for each of v1's hierarchies, and then some.
 const CGROUP_MAX: u64 = 128 << 10;
@@ -61,6 +61,7 @@ pub struct Owner {
     pub pod: Option<PodName>,
     /// `None` for what the kubelet or a runtime has in a pod's cgroup but in no container.
     pub container: Option<Container>,
+    pub sandbox: Option<Sandbox>,
 }
 
 /// What no other pod or container ever has again, unlike a name.
@@ -122,7 +123,7 @@ impl Owners {
     /// # Errors
     /// When a file that is there cannot be read; then another process of the same pod may still tell.
     pub fn of(&mut self, pid: u32) -> Result<Option<Owner>> {
-        let Place { pod: uid, container, doubtful } = place(&self.root, pid)?;
+        let Place { pod: uid, container, doubtful, kata } = place(&self.root, pid)?;
         let mut known = match container.as_deref() {
             Some(id) if !doubtful => self.container(id),
             _ => runtimes::Container::default(),
@@ -141,7 +142,8 @@ impl Owners {
         // Any user could have made up a doubtful one.
         let container = container.filter(|_| !doubtful);
         let container = container.map(|id| Container { id, name: known.name });
-        Ok(owner.map(|id| Owner { id, pod, container }))
+        let sandbox = known.sandbox.or(kata.then_some(Sandbox::Kata));
+        Ok(owner.map(|id| Owner { id, pod, container, sandbox }))
     }
 
     /// The same, where what cannot be read is only worth a line of debug output.
@@ -231,7 +233,7 @@ mod tests {
     /// A pod of which only the UID is known.
     fn nameless() -> Owner {
         let container = Some(Container { id: id('a'), name: None });
-        Owner { id: Id::Pod(UID.to_owned()), pod: None, container }
+        Owner { id: Id::Pod(UID.to_owned()), pod: None, container, sandbox: None }
     }
 
     fn in_pod(digit: char) -> String {
