@@ -7,6 +7,7 @@ use std::{
 };
 
 use super::{
+    cni,
     enter::Target,
     identity::{Id, Owner, Owners},
     naming,
@@ -110,6 +111,13 @@ impl Known {
         let mut pids = std::mem::take(&mut self.pids);
         pids.retain(|&pid, _| Some(pid) == target.pid);
         *self = Self { pod, target, pids, ..Self::default() };
+    }
+
+    /// What CNI plugins gave to its sandbox, for a namespace without addresses of its own.
+    pub fn given_addresses(&self, root: &Path) -> Vec<IpAddr> {
+        // Only containers in the sandbox have names.
+        let sandbox = self.pod.containers.iter().find(|container| container.name.is_none());
+        sandbox.map(|sandbox| cni::addresses(root, &sandbox.id)).unwrap_or_default()
     }
 
     /// Takes what was read, and notes what is news.

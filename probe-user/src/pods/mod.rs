@@ -4,6 +4,7 @@
 //! that would keep a deleted pod's network alive.
 
 pub mod addresses;
+mod cni;
 pub mod enter;
 pub mod identity;
 pub mod inspect;

@@ -310,7 +310,10 @@ impl PodTable {
             known.read_at = self.scans;
             known.unread = answer.as_ref().err().map(|error| format!("{error:#}"));
             match answer {
-                Ok((addresses, cookie)) => {
+                Ok((mut addresses, cookie)) => {
+                    if addresses.is_empty() && Some(netns) != self.host {
+                        addresses = known.given_addresses(&self.root);
+                    }
                     known.update(addresses, cookie, changes);
                 }
                 // It may just have gone; the next scan tells.

@@ -4,6 +4,7 @@
 
 use std::{
     fs,
+    net::IpAddr,
     os::unix::fs::{MetadataExt as _, symlink},
     path::Path,
 };
@@ -11,7 +12,7 @@ use std::{
 use proptest::prelude::*;
 
 use super::*;
-use crate::event::Container;
+use crate::event::{Container, Sandbox};
 
 /// A node in a folder. Plain files count as namespaces because `/proc/self/ns/net` is one.
 struct Fixture(tempfile::TempDir);
@@ -121,6 +122,33 @@ fn containers_come_and_go() {
     node.exit(31);
     scan(&mut table, true);
     assert_eq!(containers(&table), "aa");
+}
+
+/// gVisor takes the addresses off the device: libcni has kept them.
+#[test]
+fn a_sandboxed_pod_has_the_addresses_that_cni_gave() {
+    let node = Fixture::new();
+    let mut table = node.table();
+    let task = format!("run/containerd/io.containerd.runtime.v2.task/k8s.io/{}", id('a'));
+    for dir in [&task, "var/lib/cni/results"] {
+        fs::create_dir_all(node.path(dir)).unwrap();
+    }
+    let config = r#"{"annotations":{"io.kubernetes.cri.sandbox-name":"safe-0",
+        "io.kubernetes.cri.sandbox-namespace":"shop"}}"#;
+    node.write(&format!("{task}/config.json"), config);
+    node.write(&format!("{task}/shim-binary-path"), "/usr/local/bin/containerd-shim-runsc-v1");
+    let result = r#"{"kind":"cniCacheV1","result":{"ips":[{"address":"10.0.0.7/24"}]}}"#;
+    node.write(&format!("var/lib/cni/results/cbr0-{}-eth0", id('a')), result);
+    for (pid, netns, address) in [(30, 200, "127.0.0.1"), (31, 201, "10.0.0.5")] {
+        node.process(pid, netns, address);
+        node.in_pod(pid, 'a');
+    }
+    scan(&mut table, true);
+    let pod = table.get(200).unwrap();
+    assert_eq!((pod.name.as_str(), pod.sandbox), ("shop/safe-0", Some(Sandbox::GVisor)));
+    assert_eq!(pod.addresses, ["10.0.0.7".parse::<IpAddr>().unwrap()]);
+    let other = &table.get(201).unwrap().addresses;
+    assert_eq!(*other, ["10.0.0.5".parse::<IpAddr>().unwrap()], "it has its own");
 }
 
 #[test]
