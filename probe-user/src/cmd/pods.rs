@@ -1,6 +1,9 @@
 //! `stallprobe pods`: the node's pods at this moment.
 
-use std::io::{self, Write as _};
+use std::{
+    collections::BTreeSet,
+    io::{self, Write as _},
+};
 
 use anyhow::{Context as _, Result};
 use serde_json::json;
@@ -53,6 +56,9 @@ pub fn run(args: &Pods) -> Result<()> {
             "not all processes could be looked at: namespaces without a name may be missing"
         );
     }
+    for why in BTreeSet::from_iter(rows.iter().filter_map(|row| row.no_max)) {
+        let _ = writeln!(io::stderr(), "the limit of accept queues is unknown: {why}");
+    }
     let result = write!(io::stdout(), "{out}").context("cannot write to standard output");
     match result {
         Err(err) if reader_gone(&err) => Ok(()),
@@ -91,6 +97,7 @@ mod tests {
             container: container.map(str::to_owned),
             container_id: container.map(|name| name.repeat(64).chars().take(64).collect()),
             contained: container.is_some(),
+            unit: None,
         }
     }
 

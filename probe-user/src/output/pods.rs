@@ -77,7 +77,7 @@ fn process(process: &Process) -> String {
         }
         (Some(container), None) => parts.push(format!("container {}", sanitize::text(container))),
         (None, Some(pod)) => parts.push(format!("of {}", sanitize::text(pod))),
-        (None, None) => {}
+        (None, None) => parts.extend(process.unit.as_deref().map(sanitize::text)),
     }
     format!("{} ({})", sanitize::text(&process.comm), parts.join(", "))
 }
@@ -86,7 +86,7 @@ fn listens(row: &Row, listener: &Listener) -> String {
     let queue = match listener.max {
         Some(max) if listener.queue > max => format!("{} of {max} wait, FULL", listener.queue),
         Some(max) => format!("{} of {max} wait", listener.queue),
-        None => format!("{} wait", listener.queue),
+        None => format!("{} wait, limit unknown", listener.queue),
     };
     let holder = listener.pid.and_then(|pid| row.processes.iter().find(|p| p.pid == pid));
     let who = match (holder, listener.pid) {
@@ -114,6 +114,7 @@ mod tests {
             container: container.map(str::to_owned),
             container_id: None,
             contained: pod.is_some() || container.is_some(),
+            unit: (pod.or(container).is_none()).then(|| format!("{comm}.service")),
         };
         let listener = |address: &str, queue, max, pid| Listener {
             address: ([10, 0, 0, 1], address.parse().unwrap_or(0)).into(),

@@ -19,6 +19,10 @@
 //! of a static pod is a hash of 32 digits without either (`pkg/kubelet/cm/cgroup_manager_linux.go`,
 //! `pkg/kubelet/config/common.go`).
 
+use super::super::procfs::printable;
+
+/// Longest unit that is taken over.
+const UNIT: usize = 128;
 /// Length of a container id: SHA-256 in hexadecimal digits, for all runtimes.
 const ID: usize = 64;
 
@@ -77,6 +81,21 @@ fn of_path(path: &str) -> Place {
         before = part;
     }
     place
+}
+
+/// The systemd unit that a process is in, the innermost that is no slice; without one (no systemd) its
+/// cgroup's path, if it is in any.
+pub fn unit(text: &str) -> Option<String> {
+    // The only hierarchy of v2, and systemd's own of v1 and the hybrid layout.
+    let of = |prefix: &str| {
+        let mut lines = text.lines();
+        lines.find_map(|line| line.split_once(':')?.1.strip_prefix(prefix)?.strip_prefix(':'))
+    };
+    let path = of("").into_iter().chain(of("name=systemd")).max_by_key(|path| path.len())?;
+    let is_unit = |part: &&str| part.ends_with(".service") || part.ends_with(".scope");
+    let named = path.rsplit('/').find(is_unit).unwrap_or(path);
+    let short: String = named.chars().take(UNIT).collect();
+    (named != "/" && !named.is_empty()).then(|| printable(short.as_bytes()))
 }
 
 /// Whether users may make cgroups below this one (systemd's `user@.service` has `Delegate=`).
@@ -272,9 +291,34 @@ mod tests {
         }
     }
 
+    #[test]
+    fn units() {
+        for (text, expected) in [
+            ("0::/system.slice/ssh.service\n", "ssh.service"),
+            ("0::/init.scope\n", "init.scope"),
+            (
+                "0::/user.slice/user-7.slice/user@7.service/app.slice/web.service/sub\n",
+                "web.service",
+            ),
+            ("4:memory:/\n1:name=systemd:/system.slice/cron.service\n0::/\n", "cron.service"),
+            ("1:name=systemd:/\n0::/system.slice/cron.service\n", "cron.service"),
+            ("0::/my/daemon\n", "/my/daemon"),
+            ("0::/a\u{1b}[2J.service\n", "a\\u{1b}[2J.service"),
+            ("0::/\n", ""),
+            ("4:memory:/system.slice/ssh.service\n", ""),
+            ("", ""),
+        ] {
+            assert_eq!(unit(text).unwrap_or_default(), expected, "{text:?}");
+        }
+        assert!(
+            unit(&format!("0::/{}.service", "x".repeat(4096))).is_some_and(|u| u.len() == UNIT)
+        );
+    }
+
     proptest! {
         #[test]
         fn any_text_is_survived(text in "([0-9]{0,2}:|kubepods|pod|-pod|/|\\.slice|[0-9a-f]{64}|\\PC){0,60}") {
+            let _ = unit(&text);
             let found = place(&text);
             prop_assert!(found.container.is_none_or(|id| id.len() == ID && is_hex(&id)));
             prop_assert!(found.pod.is_none_or(|uid| uid.len() == 32 || uid.len() == 36));

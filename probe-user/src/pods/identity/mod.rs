@@ -154,6 +154,12 @@ impl Owners {
         })
     }
 
+    /// The systemd unit of a process that is in no container.
+    pub fn unit(&self, pid: u32) -> Option<String> {
+        let text = read_optional(&self.root.join(format!("proc/{pid}/cgroup")), CGROUP_MAX);
+        cgroup::unit(&text.ok()??)
+    }
+
     fn container(&mut self, id: &str) -> runtimes::Container {
         if let Some(known) = self.containers.get(id) {
             return known.clone();
