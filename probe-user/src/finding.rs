@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 
 use serde::Serialize;
 
-use crate::event::Container;
+use crate::event::{Container, NamedBy};
 
 pub use self::{cause::Cause, details::Details};
 
@@ -60,6 +60,9 @@ impl Confidence {
 pub struct Party {
     /// Name of the pod; `None` when the address belongs to no pod of this node.
     pub pod: Option<String>,
+    /// Where the name is from, as far as known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub named_by: Option<NamedBy>,
     /// Inode number of its network namespace, when it is on this node.
     pub netns: Option<u32>,
     pub address: Option<std::net::IpAddr>,

@@ -48,6 +48,17 @@ impl Kubernetes {
         write(&self.container(container)?.join(PROCS), &process.pid().to_string())
     }
 
+    /// Says that its containers were started by this program of a runtime.
+    pub fn started_by(&self, container: &str, shim: &str) -> Result<()> {
+        self.container(container)?;
+        let bundle = PathBuf::from(CONTAINERD).join(self.id());
+        write(&bundle.join("shim-binary-path"), &format!("/usr/local/bin/{shim}"))
+    }
+
+    fn id(&self) -> String {
+        std::iter::repeat_n(self.digit, 64).collect()
+    }
+
     /// Like [`probe`], by a process of a container of the pod in the node's network.
     pub fn connect(&self, container: &str, name: &str, to: SocketAddr) -> Result<Process> {
         let scope = self.container(container)?;
@@ -57,7 +68,7 @@ impl Kubernetes {
 
     /// Makes a container's cgroup and files.
     fn container(&self, container: &str) -> Result<PathBuf> {
-        let id: String = std::iter::repeat_n(self.digit, 64).collect();
+        let id = self.id();
         let scope = self.cgroup.join(format!("cri-containerd-{id}.scope"));
         make(&scope)?;
         let bundle = PathBuf::from(CONTAINERD).join(&id);

@@ -222,7 +222,8 @@ impl World {
         }
     }
 
-    /// The same with its containers at that time, of which one may fit a filter.
+    /// The same with its containers at that time, of which one may fit a filter, and where its name is
+    /// from.
     pub fn contained(&self, party: Party, ts: u64) -> Party {
         let of_process = party.pid.and_then(|pid| self.processes.get(&pid)?.container.clone());
         let pod = || party.netns.and_then(|netns| self.pods.at(netns, 0, ts));
@@ -230,7 +231,9 @@ impl World {
             Some(container) => vec![container],
             None => pod().map(|pod| pod.containers.clone()).unwrap_or_default(),
         };
-        Party { containers, ..party }
+        let is_its = |name: &String| pod().filter(|pod| pod.name == *name);
+        let named_by = party.pod.as_ref().and_then(is_its).and_then(|pod| pod.named_by);
+        Party { containers, named_by, ..party }
     }
 
     /// Whether the process is the node's kubelet.

@@ -164,8 +164,12 @@ pub struct Pod {
     /// `net->net_cookie`, 0 when not known.
     pub cookie: u64,
     /// `NAMESPACE/NAME` of a Kubernetes pod; else the `ip netns` name, or a container's; "host" for the
-    /// node's own namespace; `netns:INODE` or `netns:NAME` when there is none that a person gave.
+    /// node's own namespace; `netns:INODE` or `netns:NAME` when there is none that a person gave. These,
+    /// and `pod:UID`, may have `/HOSTNAME` at the end.
     pub name: String,
+    /// Where the name is from.
+    #[serde(default)]
+    pub named_by: Option<NamedBy>,
     /// Addresses on its interfaces, without loopback and link-local ones.
     pub addresses: Vec<IpAddr>,
     /// Containers with a process in it, as far as known.
@@ -193,6 +197,26 @@ impl Sandbox {
             Self::Kata => "Kata",
         }
     }
+}
+
+/// Where a namespace's name is from, surest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NamedBy {
+    /// It is the node's own.
+    Node,
+    /// Its pod's cgroup, with the runtime's files or the kubelet's log folder.
+    Pod,
+    /// A file below `/run/netns`.
+    Netns,
+    /// A container that is no pod's.
+    Container,
+    /// A pod's cgroup alone: its UID.
+    Uid,
+    /// A number or that UID, and a host name that the pod may have chosen itself.
+    Hostname,
+    /// Nothing but its number.
+    Number,
 }
 
 /// A container, by its process's cgroup.

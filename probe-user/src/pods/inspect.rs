@@ -23,7 +23,7 @@ use super::{
     process::comm,
     procfs::{netns_of, numbered, pids},
 };
-use crate::event::Sandbox;
+use crate::event::{NamedBy, Sandbox};
 
 /// How long all namespaces together may take, and before that all processes, and all addresses.
 const BUDGET: Duration = Duration::from_secs(10);
@@ -34,6 +34,7 @@ const FILES: usize = 65536;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Row {
     pub pod: String,
+    pub named_by: Option<NamedBy>,
     /// Inode number.
     pub netns: u32,
     pub addresses: Vec<IpAddr>,
@@ -114,6 +115,7 @@ pub fn all(root: &Path) -> Result<Look> {
         }
         rows.push(Row {
             pod: pod.name.clone(),
+            named_by: pod.named_by,
             netns: target.netns,
             addresses: pod.addresses.clone(),
             sandbox: pod.sandbox,

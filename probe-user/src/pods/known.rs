@@ -26,6 +26,8 @@ pub struct Known {
     /// Some of the processes that were in it at the last deep scan, with the container of each.
     pub pids: BTreeMap<u32, Option<Container>>,
     pub owner: Option<Owner>,
+    /// Its own host name.
+    pub hostname: Option<String>,
     /// How often its owner was looked for.
     pub looks: u32,
     /// Scans since it appeared or was replaced. Addresses come some time after the namespace, so
@@ -83,9 +85,17 @@ impl Known {
         is_news
     }
 
+    /// Whether nothing is known of it but a number, so that its host name would tell more.
+    pub fn wants_hostname(&self) -> bool {
+        self.hostname.is_none()
+            && naming::wants_hostname(self.given.as_deref(), self.owner.as_ref())
+    }
+
     /// Calls it by the best name; `true` when that is another one.
     pub fn rename(&mut self) -> bool {
-        let name = naming::name(self.pod.netns, self.given.as_deref(), self.owner.as_ref());
+        let (given, hostname) = (self.given.as_deref(), self.hostname.as_deref());
+        let (name, by) = naming::name(self.pod.netns, given, self.owner.as_ref(), hostname);
+        self.pod.named_by = Some(by);
         let sandbox = self.owner.as_ref().and_then(|owner| owner.sandbox);
         let is_new = (&self.pod.name, self.pod.sandbox) != (&name, sandbox);
         self.pod.name = name;

@@ -6,6 +6,7 @@
 pub mod addresses;
 mod cni;
 pub mod enter;
+mod hostname;
 pub mod identity;
 pub mod inspect;
 mod known;

@@ -11,12 +11,13 @@ use log::{debug, warn};
 use super::{
     addresses,
     enter::{Target, cookie, visit},
+    hostname,
     identity::{Owner, Owners},
     known::{Changes, Known, pod},
     netns::{self, HOST, Inhabited, Named},
     procfs::netns_of,
 };
-use crate::event::{Pod, PodChange};
+use crate::event::{NamedBy, Pod, PodChange};
 
 /// Longest time a scan spends in reading addresses. What is left over comes with the next scans.
 const READ_BUDGET: Duration = Duration::from_millis(40);
@@ -24,6 +25,8 @@ const READ_BUDGET: Duration = Duration::from_millis(40);
 const PROC_BUDGET: Duration = Duration::from_millis(150);
 /// Namespaces without news that a deep scan reads again, those read longest ago first.
 const REREAD: usize = 32;
+/// Host names that are asked for in one pass, for each takes a thread.
+const MOST_HOSTNAMES: usize = 64;
 /// Namespaces without a name that are followed at most: any user of the node can make them.
 const MOST_UNNAMED: usize = 4096;
 
@@ -181,7 +184,8 @@ impl PodTable {
                 if known.pod.netns == host {
                     changes.gone.insert(host);
                 }
-                *known = Known { pod: pod(host, HOST), ..Known::default() };
+                let by_node = Pod { named_by: Some(NamedBy::Node), ..pod(host, HOST) };
+                *known = Known { pod: by_node, ..Known::default() };
                 changes.up.insert(host);
             }
             known.target = Target { netns: host, path, pid: Some(pid) };
@@ -215,6 +219,7 @@ impl PodTable {
     /// Notes which process lives where, and adds namespaces that only processes show.
     fn apply_processes(&mut self, host: Option<u32>, inhabited: &Inhabited, changes: &mut Changes) {
         self.owners.begin();
+        let mut hostnames = 0;
         let mut unnamed = self.known.values().filter(|known| known.target.path.is_none()).count();
         for (&netns, pids) in &inhabited.pids {
             let is_new = !self.known.contains_key(&netns);
@@ -238,6 +243,10 @@ impl PodTable {
                 }
                 known.looks = known.looks.saturating_add(1);
                 known.owner = owner.or(known.owner.take());
+                if known.wants_hostname() && hostnames < MOST_HOSTNAMES {
+                    hostnames += 1;
+                    known.hostname = pids.first().and_then(|&pid| hostname::own(&self.root, pid));
+                }
             }
             let is_news = known.move_in(pids, &mut self.owners);
             if known.rename() || is_news {

@@ -24,6 +24,12 @@ pub fn run_case(lab: &Lab) -> Result<()> {
     let idle = Process::on_node(&["idle", "--name", "agent"])?;
     agent.add("agent", &idle)?;
 
+    let safe = Kubernetes::new("shop", "safe-0", 'd')?;
+    let sandbox = Process::on_node(&["idle", "--name", "exe", "--hostname", "safe-0"])?;
+    safe.add("sentry", &sandbox)?;
+    safe.started_by("sentry", "containerd-shim-runsc-v1")?;
+    let nameless = Process::on_node(&["idle", "--name", "idle", "--hostname", "web-7"])?;
+
     let rows = rows(&[])?;
     let row = of(&rows, "shop/api-7d4f9c-x2x5k")?;
     is(row, "/addresses/0", server.v4.to_string())?;
@@ -36,6 +42,13 @@ pub fn run_case(lab: &Lab) -> Result<()> {
     let row = of(&rows, "client")?;
     is(row, "/listeners/0/pid", stray.pid())?;
     is(row, "/processes/0/contained", false)?;
+    let row = of(&rows, "shop/safe-0")?;
+    is(row, "/sandbox", "gvisor")?;
+    is(row, "/named_by", "pod")?;
+    let by_hostname = |row: &&Value| row["processes"][0]["pid"] == nameless.pid();
+    let row = rows.iter().find(by_hostname).context("the nameless one is not listed")?;
+    is(row, "/pod", format!("netns:{}/web-7", row["netns"]))?;
+    is(row, "/named_by", "hostname")?;
     let of_agent = |process: &&Value| process["pid"] == idle.pid();
     let processes = of(&rows, "host")?["processes"].as_array().context("processes")?;
     let process = processes.iter().find(of_agent).context("the agent is not listed")?;
