@@ -30,6 +30,15 @@ pub enum Command {
     Explain(Explain),
     /// List the pods of this node: addresses, devices, processes, listeners and their queues.
     Pods(Pods),
+    /// Copy a file to standard output: to get a recording out of an image without shell and tar.
+    Cat(Cat),
+}
+
+/// What `cat` takes.
+#[derive(Clone, Debug, Args)]
+pub struct Cat {
+    /// A regular file.
+    pub file: PathBuf,
 }
 
 /// What `explain` takes.

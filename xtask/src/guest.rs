@@ -11,6 +11,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 
 use crate::{
+    arch::Arch,
     artifacts::Artifacts,
     cache::{Cache, Staging, run_quietly},
     cpio::Tree,
@@ -40,6 +41,7 @@ pub struct Task {
 
 /// A kernel and a file system, ready to boot.
 pub struct Guest {
+    arch: Arch,
     image: PathBuf,
     base: PathBuf,
     run: Tree,
@@ -69,6 +71,7 @@ impl Guest {
         let kernel = kernel::provide(&cache, kernel::series(kernel)?)?;
         let base = initramfs::base(&cache, &kernel)?;
         let mut guest = Self {
+            arch: kernel.arch,
             image: kernel.image(),
             base,
             run: Tree::default(),
@@ -76,7 +79,7 @@ impl Guest {
             release: kernel.release.clone(),
             runs: cache.runs()?,
         };
-        for program in artifacts.programs() {
+        for program in artifacts.programs(kernel.arch) {
             let name = file_name(program)?;
             let path = format!("usr/local/bin/{name}");
             guest.run.host_file(&path, 0o755, program);
@@ -123,6 +126,7 @@ impl Guest {
         let initramfs = folder.path().join("initramfs.cpio");
         initramfs::with_run(&self.base, &self.run, &initramfs)?;
         let machine = Machine {
+            arch: self.arch,
             image: &self.image,
             initramfs: &initramfs,
             append: &options.append,

@@ -1,9 +1,11 @@
 //! `cargo xtask`: everything cargo cannot do.
 mod apt;
+mod arch;
 mod artifacts;
 mod cache;
 mod check;
 mod cpio;
+mod cross;
 mod demo;
 mod dist;
 mod guest;
@@ -46,7 +48,7 @@ enum Command {
     Run(run::Options),
     /// Run a command in a virtual machine.
     Vm(vm::Options),
-    /// Build what is given to people: a static binary, and an image with it alone.
+    /// Build what is given to people: static binaries for x86-64 and aarch64, and an image with them.
     Dist(dist::Options),
     /// Check formatting, lints and dependencies.
     Check(check::Options),

@@ -10,7 +10,7 @@ use anyhow::{Result, bail};
 use crate::{
     artifacts::Artifacts,
     guest::{Guest, Task, command_line},
-    lab, matrix,
+    kernel, lab, matrix,
     qemu::Accel,
 };
 
@@ -64,7 +64,7 @@ pub fn run(options: Options) -> Result<ExitCode> {
         [kernel] => kernel,
         _ => bail!("a command runs on one kernel: give one --kernel, or --matrix"),
     };
-    let artifacts = Artifacts::provide(options.no_build)?;
+    let artifacts = Artifacts::provide(options.no_build, [kernel::series(kernel)?.arch])?;
     let mut guest = Guest::prepare(kernel, &artifacts)?;
     for file in &options.files {
         guest.add_file(file)?;

@@ -97,7 +97,8 @@ pub fn add(tree: &mut Tree, cache: &Cache) -> Result<()> {
         tree.symlink(&format!("usr/sbin/{name}"), "/usr/bin/kmod");
     }
     xtables(tree)?;
-    applets(tree)
+    let busybox = find("busybox").context("busybox is missing: run `cargo xtask setup`")?;
+    applets(tree, &guest_path(&busybox.canonicalize().context("cannot resolve busybox")?)?)
 }
 
 /// Adds a program with its libraries. Names like `iptables` are links to one program that looks at
@@ -132,10 +133,10 @@ fn xtables(tree: &mut Tree) -> Result<()> {
     Ok(())
 }
 
-/// busybox under the names of its applets, where the host's own program is not there already.
-fn applets(tree: &mut Tree) -> Result<()> {
+/// The guest's busybox under the names of its applets, where another program is not there already.
+/// That of the host tells them.
+pub fn applets(tree: &mut Tree, guest: &str) -> Result<()> {
     let busybox = find("busybox").context("busybox is missing: run `cargo xtask setup`")?;
-    let guest = guest_path(&busybox.canonicalize().context("cannot resolve busybox")?)?;
     let list = run_quietly(Command::new(&busybox).arg("--list"))?;
     for applet in String::from_utf8_lossy(&list).split_whitespace() {
         let taken = ["usr/bin", "usr/sbin"]

@@ -14,8 +14,9 @@ use anyhow::{Result, ensure};
 pub use packages::as_root;
 
 use crate::{
+    arch::Arch,
     cache::Cache,
-    initramfs, kernel,
+    cross, initramfs, kernel,
     kernels::{self, Series},
     progress::note,
 };
@@ -76,6 +77,10 @@ pub fn prepare(kernels: &[&'static Series]) -> Result<()> {
 }
 
 fn prepare_kernel(series: &'static Series) -> Result<()> {
+    if series.arch == Arch::Aarch64 {
+        packages::ensure_cross_machine()?;
+        cross_tools()?;
+    }
     let cache = Cache::open()?;
     let kernel = kernel::provide(&cache, series)?;
     initramfs::base(&cache, &kernel).map(drop)
@@ -90,6 +95,13 @@ pub fn tools() -> Result<()> {
     packages::ensure_installed()?;
     unpacked::ensure_present(&Cache::open()?)?;
     build_tools()
+}
+
+/// What building for aarch64 needs, beside what building needs anyway.
+pub fn cross_tools() -> Result<()> {
+    packages::ensure_cross_compiler()?;
+    build_tools()?;
+    cross::add_target()
 }
 
 /// What building alone needs.
