@@ -12,6 +12,9 @@ use crate::progress::note;
 /// The one target that is supported; named so that build scripts keep their own flags.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
+/// The helper that a pod's sandbox and the lab's containers run by themselves, and its image.
+pub const LAB_IMAGE: &str = "pause";
+
 /// Programs for the guest.
 pub struct Artifacts {
     programs: Vec<PathBuf>,

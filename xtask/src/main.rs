@@ -19,6 +19,7 @@ mod progress;
 mod qemu;
 mod readme;
 mod run;
+mod runtimes;
 mod setup;
 mod tables;
 mod tally;

@@ -5,7 +5,7 @@
 mod modules;
 mod tools;
 
-pub use tools::libraries;
+pub use tools::{libraries, libraries_from};
 
 use std::{
     fmt::Write as _,
