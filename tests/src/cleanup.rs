@@ -9,7 +9,7 @@ use anyhow::Result;
 
 use crate::{
     command::run,
-    ipvs, kubelet,
+    containerd, ipvs, kubelet,
     netns::{BRIDGE, host_link},
     sysctl,
     wait::{SOON, until},
@@ -36,6 +36,11 @@ pub fn node() -> Result<()> {
         }
     }
     first
+}
+
+/// The same after a case with container runtimes, which stay and hold what is theirs.
+pub fn runtimes() -> Result<()> {
+    containerd::clean()
 }
 
 fn names(dir: &str) -> Vec<String> {

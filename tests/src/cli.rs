@@ -8,10 +8,11 @@ use crate::{args::Flags, case, demo, dns, kube_proxy, kubelet, rung::Rung, runne
 
 const USAGE: &str = "usage: lab list
        lab test [PART]... [--faults-only] [--causes-only] [--short] [--rungs RUNG] [--lockdown]
+                [--runtimes]
                     cases whose name has one of the parts; those that show a cause; those
                     that may differ between kernels; as on a kernel without the rungs above
                     kprobe, tracepoint or snapshot; on a kernel that was booted with
-                    lockdown=confidentiality
+                    lockdown=confidentiality; those of pods that container runtimes make
        lab demo";
 
 /// Runs the sub-command that the arguments name.

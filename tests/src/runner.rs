@@ -134,8 +134,8 @@ impl Choice {
     }
 }
 
-/// `lab test [--causes-only] [--short] [--faults-only] [--rungs RUNG] [--lockdown] [NAME...]`: true
-/// when no case failed.
+/// `lab test [--causes-only] [--short] [--faults-only] [--rungs RUNG] [--lockdown] [--runtimes]
+/// [NAME...]`: true when no case failed.
 pub fn test(flags: &Flags) -> Result<bool> {
     throw_away_only()?;
     let filters = flags.words(&["--rungs"]);
@@ -144,7 +144,13 @@ pub fn test(flags: &Flags) -> Result<bool> {
     let chosen = |case: &&Case| filters.is_empty() || filters.iter().any(|f| case.name.contains(f));
     let wanted =
         |case: &&Case| !rung.is_low() || case.names.is_some() || case.also_at.contains(&rung);
-    let cases: Vec<&Case> = scenarios::ALL.iter().filter(chosen).filter(wanted).collect();
+    let with_runtimes = flags.has("--runtimes");
+    let cases: Vec<&Case> = scenarios::ALL
+        .iter()
+        .filter(|case| case.runtimes == with_runtimes)
+        .filter(chosen)
+        .filter(wanted)
+        .collect();
     if cases.is_empty() {
         bail!("no case matches; `lab list` shows them");
     }
@@ -195,7 +201,8 @@ pub fn test(flags: &Flags) -> Result<bool> {
 fn run(case: &Case, faults_only: bool, rung: Rung) -> Verdict {
     let verdict = run_in_process(case, faults_only, rung)
         .unwrap_or_else(|e| Verdict::Failed(format!("the case could not be run: {e:#}")));
-    match (cleanup::node(), verdict) {
+    let clean = if case.runtimes { cleanup::runtimes } else { cleanup::node };
+    match (clean(), verdict) {
         (Ok(()), verdict) => verdict,
         (Err(e), Verdict::Failed(why)) => Verdict::Failed(format!("{why}\nclean-up: {e:#}")),
         (Err(e), _) => Verdict::Failed(format!("cannot clean up: {e:#}")),

@@ -10,6 +10,9 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::{arch::Arch, cross, progress::note};
 
+/// The helper that a pod's sandbox and the lab's containers run by themselves, and its image.
+pub const LAB_IMAGE: &str = "pause";
+
 /// Programs for the guest, for each architecture.
 pub struct Artifacts {
     programs: BTreeMap<Arch, Vec<PathBuf>>,

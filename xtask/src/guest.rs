@@ -19,6 +19,7 @@ use crate::{
     judge::{self, Judgement, NO_VERDICT},
     kernel, progress,
     qemu::{self, Machine, Outcome},
+    runtimes,
     vm::MachineOptions,
 };
 
@@ -48,6 +49,8 @@ pub struct Guest {
     kernel: String,
     release: String,
     runs: PathBuf,
+    /// In MB.
+    memory: u32,
 }
 
 /// What came of a run.
@@ -78,6 +81,7 @@ impl Guest {
             kernel: kernel.name.to_owned(),
             release: kernel.release.clone(),
             runs: cache.runs()?,
+            memory: qemu::MEMORY,
         };
         for program in artifacts.programs(kernel.arch) {
             let name = file_name(program)?;
@@ -86,6 +90,16 @@ impl Guest {
             initramfs::libraries(&mut guest.run, program)?;
         }
         Ok(guest)
+    }
+
+    /// Puts Debian's container runtimes into the guest.
+    pub fn add_runtimes(&mut self, artifacts: &Artifacts) -> Result<()> {
+        runtimes::ensure_present()?;
+        runtimes::add(&mut self.run, &Cache::open()?, artifacts)?;
+        // See init.sh.
+        self.run.bytes("vm/pivot", 0o644, "");
+        self.memory = runtimes::MEMORY;
+        Ok(())
     }
 
     /// What `uname -r` says.
@@ -131,6 +145,7 @@ impl Guest {
             initramfs: &initramfs,
             append: &options.append,
             accel: options.accel,
+            memory: self.memory,
             time_limit: Duration::from_secs(options.timeout),
         };
         let mut report = Report { status: NO_VERDICT, ..Report::default() };

@@ -21,6 +21,7 @@ mod progress;
 mod qemu;
 mod readme;
 mod run;
+mod runtimes;
 mod setup;
 mod tables;
 mod tally;

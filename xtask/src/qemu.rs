@@ -18,6 +18,8 @@ use crate::{
     verdict::{self, Crash},
 };
 
+/// Memory of a guest that needs no more, in MB.
+pub const MEMORY: u32 = 1024;
 /// Time for the guest to get from QEMU's start to its init; it is 3 seconds on a quiet machine.
 const BOOT_LIMIT: Duration = Duration::from_secs(90);
 /// Time to power off once the verdict is there.
@@ -49,6 +51,8 @@ pub struct Machine<'a> {
     /// More kernel arguments.
     pub append: &'a str,
     pub accel: Accel,
+    /// In MB.
+    pub memory: u32,
     /// From the moment the guest's init has started.
     pub time_limit: Duration,
 }
@@ -127,7 +131,7 @@ fn command(machine: &Machine<'_>, console: &Path) -> Command {
             .args(["-machine", "virt,gic-version=3"]),
     };
     command
-        .args(["-smp", "2", "-m", "1024"])
+        .args(["-smp", "2", "-m", &machine.memory.to_string()])
         .args(["-nodefaults", "-no-user-config", "-display", "none"])
         .args(["-nic", "none", "-no-reboot"])
         .arg("-kernel")

@@ -5,6 +5,8 @@ mod armed;
 mod armed_limits;
 mod clash_lookalikes;
 mod client_ports;
+mod cri_many;
+mod cri_pods;
 mod debug_pod;
 pub mod dnat_clash;
 mod dropped;
@@ -324,4 +326,6 @@ pub const ALL: &[Case] = &[
     Case::new("module_reload", module_reload::run_case).same_everywhere().limit(300),
     Case::new("sigkill_leaves_nothing", manners::sigkill_leaves_nothing),
     Case::new("no_rights", manners::no_rights).same_everywhere(),
+    Case::new("cri_pods", cri_pods::names).runtimes(),
+    Case::new("cri_many", cri_many::names).runtimes().limit(600),
 ];

@@ -72,16 +72,16 @@ pub fn run_case(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-fn rows(filters: &[&str]) -> Result<Vec<Value>> {
+pub fn rows(filters: &[&str]) -> Result<Vec<Value>> {
     let all = run(STALLPROBE, &[&["pods", "-o", "json"], filters].concat())?;
     all.lines().map(|line| serde_json::from_str(line).context("no JSON")).collect()
 }
 
-fn of<'a>(rows: &'a [Value], pod: &str) -> Result<&'a Value> {
+pub fn of<'a>(rows: &'a [Value], pod: &str) -> Result<&'a Value> {
     rows.iter().find(|row| row["pod"] == pod).with_context(|| format!("{pod} is not listed"))
 }
 
-fn is(row: &Value, at: &str, wanted: impl Into<Value>) -> Result<()> {
+pub fn is(row: &Value, at: &str, wanted: impl Into<Value>) -> Result<()> {
     let (found, wanted) = (row.pointer(at).unwrap_or(&Value::Null), wanted.into());
     ensure!(*found == wanted, "{at} is {found}, not {wanted}\n  {row}");
     Ok(())

@@ -9,6 +9,15 @@ export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 export HOME=/root
 CONSOLE=${CONSOLE:-ttyS0} OUTPUT=${OUTPUT:-ttyS1}
 
+# The kernel's first file system cannot be left by pivot_root(2), which container runtimes do: the
+# same files under a mount of their own can.
+if [ -e /vm/pivot ]; then
+    rm /vm/pivot
+    mkdir /vm/root
+    mount --bind / /vm/root
+    cd /vm/root && mount --move . / && exec chroot . /init
+fi
+
 # From here on the kernel can load modules on demand.
 ln -s /usr/bin/kmod /usr/sbin/modprobe
 mount -t devtmpfs dev /dev

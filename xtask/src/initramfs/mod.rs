@@ -6,7 +6,7 @@ mod foreign;
 mod modules;
 mod tools;
 
-pub use tools::libraries;
+pub use tools::{libraries, libraries_from};
 
 use std::{
     fmt::Write as _,
