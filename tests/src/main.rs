@@ -33,6 +33,7 @@ mod sysctl;
 mod tcp;
 mod time;
 mod wait;
+mod web;
 
 use std::{io::Write, process::ExitCode};
 
