@@ -60,8 +60,15 @@ pub mod kind {
     pub const CT_ENTRY: u16 = 21;
     /// A netfilter rule answered a packet with ICMP "unreachable": [`super::Reject`].
     pub const REJECT: u16 = 23;
+    /// A connection of what may be the kubelet ended without an answer, or with a late one:
+    /// [`super::Probe`].
+    pub const PROBE_END: u16 = 24;
+    /// How far the server had come when such a connection was given up: [`super::ProbeServer`].
+    pub const PROBE_SERVER: u16 = 25;
+    /// What the server did with such a connection after that: [`super::ProbeServer`].
+    pub const PROBE_SERVED: u16 = 26;
     /// One more than the highest kind.
-    pub const COUNT: usize = 24;
+    pub const COUNT: usize = 27;
 }
 
 wire! {
@@ -149,6 +156,70 @@ wire! {
         /// With EADDRNOTAVAIL `net.ipv4.ip_local_port_range` of that namespace, `high << 16 | low`;
         /// else, and when not known, 0.
         pub port_range: u32,
+    }
+}
+
+/// [`Probe::outcome`]: the client closed the connection while it waited for bytes / the server closed
+/// it without a byte / bytes came, and late.
+pub const PROBE_GAVE_UP: u32 = 1;
+pub const PROBE_CLOSED: u32 = 2;
+pub const PROBE_LATE: u32 = 3;
+
+wire! {
+    /// A connection made by a program that is called as the kubelet is, which ended after a wait.
+    pub struct Probe {
+        pub header: Header,
+        /// The client's socket: local → remote.
+        pub tuple: Tuple,
+        pub sk: u64,
+        /// Boot-time nanoseconds of the connect(), and of the end of the handshake.
+        pub started: u64,
+        pub connected: u64,
+        /// Nanoseconds since the last bytes came from the server; since `connected` when none came.
+        pub silence: u64,
+        /// Payload sent, what was sent again included, and received, in bytes.
+        pub sent: u64,
+        pub received: u64,
+        /// Process that called connect() (thread group id).
+        pub pid: u32,
+        pub comm: [u8; 16],
+        /// The client's initial sequence number.
+        pub isn: u32,
+        /// One of the `PROBE_*`.
+        pub outcome: u32,
+        /// Segments sent again (`tcp_sock.total_retrans`), and not acknowledged (`packets_out`).
+        pub retransmits: u32,
+        pub unacked: u32,
+        /// `sk->sk_err`: ECONNRESET (104) when the server reset the connection, else mostly 0.
+        pub err: u32,
+    }
+}
+
+/// How many bytes of a request a [`ProbeServer`] carries.
+pub const REQUEST_BYTES: usize = 128;
+
+wire! {
+    /// The server's end of such a connection, at the moment at which the client's FIN reached it or, of
+    /// [`kind::PROBE_SERVED`], at which it was closed there too.
+    pub struct ProbeServer {
+        pub header: Header,
+        /// client → server as the server's namespace sees it.
+        pub tuple: Tuple,
+        pub sk: u64,
+        /// Inode of the accepted socket, 0 while nobody has accepted it.
+        pub ino: u64,
+        /// Payload sent by the server, in bytes.
+        pub sent: u64,
+        /// Payload received, and of that what the program has not read, in bytes.
+        pub received: u64,
+        pub unread: u32,
+        /// 1: the program has accepted the connection.
+        pub accepted: u32,
+        /// How many bytes of `request` are filled: the beginning of what is not read, when nothing was
+        /// read before.
+        pub captured: u32,
+        pub _pad: u32,
+        pub request: [u8; REQUEST_BYTES],
     }
 }
 

@@ -117,4 +117,12 @@ offsets! {
     skb_cb = "sk_buff"."cb",
     /// Counted from the start of `skb->cb`.
     exterr_errno = "sock_exterr_skb"."ee.ee_errno",
+    tcp_bytes_sent = "tcp_sock"."bytes_sent",
+    tcp_bytes_received = "tcp_sock"."bytes_received",
+    tcp_rcv_nxt = "tcp_sock"."rcv_nxt",
+    tcp_copied_seq = "tcp_sock"."copied_seq",
+    tcp_total_retrans = "tcp_sock"."total_retrans",
+    tcp_packets_out = "tcp_sock"."packets_out",
+    /// Jiffies, low 32 bits: when the last payload came.
+    icsk_lrcvtime = "inet_connection_sock"."icsk_ack.lrcvtime",
 }

@@ -108,6 +108,37 @@ pub static CONNECTS: HashMap<u64, Started> = HashMap::with_max_entries(16384, 0)
 #[map]
 pub static CONNECTED: LruHashMap<Tuple, u64> = LruHashMap::with_max_entries(8192, 0);
 
+/// A connection of a program that is called as the kubelet is.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Probing {
+    /// connect(), and the end of the handshake.
+    pub started: u64,
+    pub connected: u64,
+    /// Jiffies at the end of the handshake.
+    pub jiffies: u64,
+    pub pid: u32,
+    pub isn: u32,
+    pub comm: [u8; 16],
+}
+
+/// By their sockets. The kubelet has a few tens open at once; one that is pushed out by programs that
+/// only call themselves so is not told.
+#[map]
+pub static PROBES: LruHashMap<u64, Probing> = LruHashMap::with_max_entries(4096, 0);
+
+/// When such a connection was given up, by its own tuple, until the server's end gets the FIN.
+#[map]
+pub static GIVEN_UP: LruHashMap<Tuple, u64> = LruHashMap::with_max_entries(1024, 0);
+
+/// When that was the last time, so that no other server's socket is looked at long after.
+#[map]
+pub static GIVEN_UP_AT: Array<u64> = Array::with_max_entries(1, 0);
+
+/// Server's sockets of connections that were given up, until they are closed.
+#[map]
+pub static SERVING: LruHashMap<u64, u64> = LruHashMap::with_max_entries(1024, 0);
+
 /// Threads whose connect() found no local port, until its socket is closed again right after.
 #[map]
 pub static NO_PORT: LruHashMap<u64, u64> = LruHashMap::with_max_entries(1024, 0);

@@ -18,6 +18,8 @@ const AF_INET6: u16 = 10;
 pub const TCP_ESTABLISHED: u8 = 1;
 pub const TCP_SYN_SENT: u8 = 2;
 pub const TCP_SYN_RECV: u8 = 3;
+pub const TCP_FIN_WAIT1: u8 = 4;
+pub const TCP_CLOSE_WAIT: u8 = 8;
 
 /// Thread group id and name of the current process.
 #[inline(always)]

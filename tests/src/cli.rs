@@ -4,7 +4,7 @@ use std::{io::Write, process::ExitCode};
 
 use anyhow::{Context, Result, bail};
 
-use crate::{args::Flags, case, demo, dns, kube_proxy, kubelet, rung::Rung, runner, tcp};
+use crate::{args::Flags, case, demo, dns, kube_proxy, kubelet, rung::Rung, runner, tcp, web};
 
 const USAGE: &str = "usage: lab list
        lab test [PART]... [--faults-only] [--causes-only] [--short] [--rungs RUNG] [--lockdown]
@@ -35,6 +35,7 @@ pub fn run() -> Result<ExitCode> {
         "kube-proxy" => kube_proxy::main(&flags)?,
         "connect" => kubelet::connect_main(&flags)?,
         "tcp-server" => tcp::main(&flags)?,
+        "web-server" => web::main(&flags)?,
         _ => bail!("no sub-command {command:?}\n{USAGE}"),
     }
     Ok(ExitCode::SUCCESS)

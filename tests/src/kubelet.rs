@@ -15,6 +15,7 @@ use crate::{
     args::Flags,
     process::{Process, READY, set_name},
     wait::{SOON, until},
+    web::Request,
 };
 
 const CGROUP: &str = "/sys/fs/cgroup/kubepods.slice/kubepods-burstable.slice";
@@ -66,6 +67,11 @@ impl Kubernetes {
         Process::on_node(&["connect", "--name", name, "--to", &to.to_string(), "--cgroup", scope])
     }
 
+    /// A container's cgroup.
+    pub fn scope(&self, container: &str) -> Result<PathBuf> {
+        self.container(container)
+    }
+
     /// Makes a container's cgroup and files.
     fn container(&self, container: &str) -> Result<PathBuf> {
         let id = self.id();
@@ -94,12 +100,42 @@ pub fn probe(name: &str, to: SocketAddr) -> Result<Process> {
     Process::on_node(&["connect", "--name", name, "--to", &to.to_string()])
 }
 
+/// The same for a probe that then asks: `limit` is what it waits at most, in all. `cgroup` is where it
+/// runs, when not among the node's own processes.
+pub fn ask(
+    name: &str,
+    to: SocketAddr,
+    request: Request,
+    limit: Duration,
+    cgroup: Option<&Path>,
+) -> Result<Process> {
+    let (to, limit) = (to.to_string(), limit.as_millis().to_string());
+    let mut args = vec!["connect", "--name", name, "--to", &to, "--request", request.name()];
+    args.extend(["--limit", &limit]);
+    if let Some(cgroup) = cgroup {
+        make(&cgroup.to_path_buf())?;
+        args.extend(["--cgroup", cgroup.to_str().context("odd path")?]);
+    }
+    Process::on_node(&args)
+}
+
+/// What the kubelet waits for a probe's answer, and a bit less: it looks at its clock before.
+pub const PATIENCE: Duration = Duration::from_millis(950);
+
 /// The helper `lab connect`.
 pub fn connect_main(flags: &Flags) -> Result<()> {
     let to: SocketAddr = flags.parse("--to")?;
     set_name(flags.value("--name")?)?;
     if let Some(cgroup) = flags.optional("--cgroup") {
         write(&Path::new(cgroup).join(PROCS), "0")?;
+    }
+    if let Some(request) = flags.optional("--request") {
+        let limit = Duration::from_millis(flags.parse("--limit")?);
+        crate::web::ask(to, Request::parse(request)?, limit)?;
+        crate::cli::say(READY)?;
+        loop {
+            thread::park();
+        }
     }
     // What becomes of it is for stallprobe to tell.
     drop(TcpStream::connect_timeout(&to, Duration::from_millis(900)));

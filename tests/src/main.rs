@@ -35,6 +35,7 @@ mod sysctl;
 mod tcp;
 mod time;
 mod wait;
+mod web;
 
 use std::{io::Write, process::ExitCode};
 

@@ -111,6 +111,12 @@ impl Pod {
         feed("ip", &["-n", &self.name, "-batch", "-"], &format!("link set lo up\n{batch}"))
     }
 
+    /// The node's own address on the pod's link.
+    pub fn gateway(&self) -> IpAddr {
+        let [a, b, n, _] = self.v4.octets();
+        Ipv4Addr::new(a, b, n, 1).into()
+    }
+
     /// The node's end of the veth pair.
     pub fn host_link(&self) -> String {
         host_link(&self.name)

@@ -8,5 +8,6 @@ mod handshake;
 mod ipvs;
 mod ipvs_verdict;
 mod listen;
+mod probe;
 mod reject;
 mod skb_drop;

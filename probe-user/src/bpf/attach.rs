@@ -365,6 +365,7 @@ fn try_load(ebpf: &mut Ebpf, name: &str) -> Result<()> {
 
 fn tracepoint_to(ebpf: &mut Ebpf, program: &str, tracepoint: &str) -> Result<()> {
     let name = tracepoint.split_once(':').map_or(tracepoint, |(_, name)| name);
+    let name = name.split(' ').next().unwrap_or(name);
     let program = typed::<RawTracePoint>(ebpf, program)?;
     program.load().with_context(|| format!("cannot load the program for {tracepoint}"))?;
     program.attach(name).with_context(|| format!("cannot attach to tracepoint {tracepoint}"))?;

@@ -179,6 +179,7 @@ pub const HOOKS: &[Spec] = &[
         "sock_state",
         &["no-listener", "client-ports-exhausted"],
     ),
+    tracepoint("sock:inet_sock_set_state (probes)", Family::Probe, "probe_state", &["server-slow"]),
     Spec {
         name: "__inet_hash_connect (return)",
         family: Family::Handshake,

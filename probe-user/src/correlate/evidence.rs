@@ -4,7 +4,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use probe_common::{
-    event::{Clash, CtEntry, Dns, Drop, Ipvs, Listen, Reject, SynAck, kind},
+    event::{Clash, CtEntry, Dns, Drop, Ipvs, Listen, ProbeServer, Reject, SynAck, kind},
     net::{IPPROTO_TCP, IPPROTO_UDP, Tuple},
 };
 
@@ -14,7 +14,7 @@ use super::{
     recent::{Keyed, Recent},
 };
 use crate::{
-    event::{Body, Event, IpvsEntry, armed::Armed},
+    event::{Body, Event, IpvsEntry, ServerQueue, armed::Armed},
     finding::Flow,
 };
 
@@ -147,6 +147,18 @@ impl Joined for Reject {
     }
 }
 
+impl Joined for ProbeServer {
+    fn keys(&self) -> Vec<Key> {
+        vec![Key::Flow(Flow::of(&self.tuple))]
+    }
+}
+
+impl Joined for ServerQueue {
+    fn keys(&self) -> Vec<Key> {
+        vec![Key::Flow(Flow { proto: IPPROTO_TCP, src: self.client, dst: self.server })]
+    }
+}
+
 impl Joined for IpvsEntry {
     fn keys(&self) -> Vec<Key> {
         let (src, dst) = (self.client, self.service);
@@ -196,6 +208,9 @@ pub struct Index {
     pub armed: Recent<Seen<Armed>>,
     /// Packets that rules rejected.
     pub rejects: Recent<Seen<Reject>>,
+    /// Servers of connections that the kubelet gave up, and who listens there.
+    pub probe_servers: Recent<Seen<ProbeServer>>,
+    pub server_queues: Recent<Seen<ServerQueue>>,
     /// Counts up with every event kept, so that a symptom can tell whether there is anything new.
     pub generation: u64,
 }
@@ -214,6 +229,8 @@ impl Default for Index {
             ipvs_entries: Recent::new(CAPACITY, KEEP),
             armed: Recent::new(CAPACITY, KEEP),
             rejects: Recent::new(CAPACITY, KEEP),
+            probe_servers: Recent::new(CAPACITY, KEEP),
+            server_queues: Recent::new(CAPACITY, KEEP),
             generation: 0,
         }
     }
@@ -236,6 +253,10 @@ impl Index {
             Body::Ipvs(e) => self.ipvs.push(Seen { ts, event: e.clone() }),
             Body::CtEntry(e) => self.ct_entries.push(Seen { ts, event: e.clone() }),
             Body::Reject(e) => self.rejects.push(Seen { ts, event: e.clone() }),
+            Body::ProbeServer(e) => self.probe_servers.push(Seen { ts, event: e.clone() }),
+            Body::ServerQueue(e) => {
+                self.server_queues.push(Seen { ts, event: Box::new(e.clone()) });
+            }
             Body::IpvsEntry(e) => {
                 self.ipvs_entries.push(Seen { ts, event: Box::new(e.clone()) });
             }
@@ -264,6 +285,8 @@ impl Index {
         self.ipvs_entries.forget(now);
         self.armed.forget(now);
         self.rejects.forget(now);
+        self.probe_servers.forget(now);
+        self.server_queues.forget(now);
     }
 
     /// Events forgotten before their time, and events kept now.
@@ -279,6 +302,8 @@ impl Index {
             + self.ipvs_entries.evicted
             + self.armed.evicted
             + self.rejects.evicted
+            + self.probe_servers.evicted
+            + self.server_queues.evicted
     }
 
     pub fn len(&self) -> usize {
@@ -293,6 +318,8 @@ impl Index {
             + self.ipvs_entries.len()
             + self.armed.len()
             + self.rejects.len()
+            + self.probe_servers.len()
+            + self.server_queues.len()
     }
 
     pub fn is_empty(&self) -> bool {

@@ -7,7 +7,7 @@
 use std::net::SocketAddr;
 
 use probe_common::{
-    event::{Clash, CtEntry, Dns, Ipvs, Listen, Reject, SynAck, kind},
+    event::{Clash, CtEntry, Dns, Ipvs, Listen, ProbeServer, Reject, SynAck, kind},
     net::{IPPROTO_TCP, IPPROTO_UDP, Tuple},
 };
 
@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     event::{
-        IpvsEntry,
+        IpvsEntry, ServerQueue,
         armed::{Armed, Set},
     },
     finding::{Cause, Flow, SymptomKind},
@@ -132,6 +132,20 @@ impl<'a> Case<'a> {
         let is_syn = |e: &Reject| e.tcp_flags & (TCP_SYN | TCP_ACK) == TCP_SYN;
         found.retain(|r| r.event.tuple.proto != IPPROTO_TCP || is_syn(&r.event));
         found
+    }
+
+    /// How far the server of a probe had come when it was given up, or, of
+    /// [`kind::PROBE_SERVED`], in the end.
+    pub fn probe_server(&self, kind: u16) -> Option<&'a Seen<ProbeServer>> {
+        let found = self.world.evidence.probe_servers.find(Key::Flow(self.symptom.flow));
+        let mut found = found.filter(|s| s.event.header.kind == kind && self.is_timely(s.ts));
+        found.next()
+    }
+
+    /// Who listens there, and how many connections wait for it.
+    pub fn server_queue(&self) -> Option<&'a Seen<ServerQueue>> {
+        let found = self.world.evidence.server_queues.find(Key::Flow(self.symptom.flow));
+        found.filter(|s| self.is_timely(s.ts)).last()
     }
 
     /// What became of this flow's packets on their way to the server, in order of time.

@@ -21,6 +21,8 @@ const GRACE: u64 = 300_000_000;
 const RESOLVER_TIMEOUT: u64 = 5_500_000_000;
 /// A connect is judged this long after its first retransmit if it does not end before.
 const CONNECT_PATIENCE: u64 = 3_500_000_000;
+/// A server may still answer a probe that was given up, which makes sure that it was slow.
+const LATE_ANSWER: u64 = 2_000_000_000;
 /// An unknown stall is judged again on new evidence for so long.
 const SECOND_THOUGHTS: u64 = 10_000_000_000;
 
@@ -114,6 +116,9 @@ impl Correlator {
                 let gave_up = [s.gave_up, s.answered, s.ended].into_iter().flatten().min();
                 let gave_up = gave_up.unwrap_or_else(|| s.first.saturating_add(RESOLVER_TIMEOUT));
                 gave_up.max(s.opened).saturating_add(GRACE)
+            }
+            (Side::Client, SymptomKind::ProbeFailure) => {
+                s.ended.unwrap_or(s.opened).saturating_add(LATE_ANSWER)
             }
             (Side::Client, _) => {
                 let patience = s.opened.saturating_add(CONNECT_PATIENCE);

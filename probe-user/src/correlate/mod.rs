@@ -100,6 +100,7 @@ impl Correlator {
                 self.on_connect(event.ts, e);
                 self.arm_on_connect(event.ts, e);
             }
+            Body::Probe(e) => self.on_probe(event.ts, e),
             Body::SynSent(e) => self.on_syn_sent(event.ts, e),
             Body::Listen(e) => self.on_listen(event.ts, e),
             Body::SynAck(e) => self.on_synack(event.ts, e),

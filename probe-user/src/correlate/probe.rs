@@ -2,18 +2,23 @@
 //! program (k3s, MicroK8s) its probes cannot be told from what else that program asks of pods, and are
 //! called connects.
 
+use probe_common::event::{PROBE_CLOSED, PROBE_GAVE_UP, ProbeServer};
+
 use super::{
+    evidence::Key,
     rules::client_ports_exhausted::EADDRNOTAVAIL,
     symptom::{Side, Symptom, seconds},
     world::World,
 };
-use crate::finding::{Party, SymptomKind};
+use crate::{
+    finding::{Party, SymptomKind},
+    output::sanitize,
+};
 
 /// The pod that is probed; `None` when it is no probe. What the kubelet asks elsewhere, such as the
 /// API server, is none, and neither is a probe of a hostNetwork pod told from that.
 pub fn probed(symptom: &Symptom, world: &World) -> Option<Party> {
-    let is_connect =
-        matches!(symptom.kind, SymptomKind::ConnectStall | SymptomKind::ConnectRefused);
+    let is_connect = symptom.kind != SymptomKind::DnsStall;
     // Without a local port nothing was sent: that is the node's own trouble.
     let of_kubelet = symptom.side == Side::Client
         && symptom.netns == world.node.netns
@@ -25,11 +30,97 @@ pub fn probed(symptom: &Symptom, world: &World) -> Option<Party> {
         .then(|| world.party(server.ip(), Some(server.port()), symptom.first))
 }
 
+/// How the kubelet probes, as far as the bytes tell that the server did not read, and the others by
+/// their number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// `GET /healthz`, printable.
+    Http(String),
+    Grpc,
+    Tls,
+    /// The server sent bytes before it answered: no HTTP server does so without TLS.
+    TlsOrGrpc,
+    /// None of its bytes could be read.
+    Unknown,
+}
+
+impl Protocol {
+    pub fn of(symptom: &Symptom, world: &World) -> Option<Self> {
+        let carried = symptom.probe.as_deref()?;
+        let seen = world.evidence.probe_servers.find(Key::Flow(symptom.flow));
+        let request = seen
+            .filter(|s| symptom.span().contains(&s.ts))
+            .find_map(|s| Self::of_bytes(captured(&s.event)));
+        Some(match request {
+            Some(known) => known,
+            None if carried.received > 0 && carried.outcome == PROBE_GAVE_UP => Self::TlsOrGrpc,
+            None => Self::Unknown,
+        })
+    }
+
+    /// By how a request begins.
+    fn of_bytes(bytes: &[u8]) -> Option<Self> {
+        // RFC 9113 3.4; RFC 8446 5.1, a handshake record.
+        if bytes.starts_with(b"PRI * HTTP/2.0\r\n") {
+            return Some(Self::Grpc);
+        }
+        if bytes.starts_with(&[0x16, 3]) {
+            return Some(Self::Tls);
+        }
+        let line = bytes.split(|b| *b == b'\r').next().unwrap_or_default();
+        let line = String::from_utf8_lossy(line);
+        let mut words = line.split(' ');
+        let (method, path) = (words.next()?, words.next()?);
+        let is_request = matches!(method, "GET" | "HEAD" | "POST") && path.starts_with('/');
+        is_request.then(|| Self::Http(sanitize::text(&format!("{method} {path}"))))
+    }
+
+    /// As in JSON; `None` when it is not known.
+    pub fn id(&self) -> Option<&'static str> {
+        match self {
+            Self::Http(_) => Some("http"),
+            Self::Grpc => Some("grpc"),
+            Self::Tls => Some("tls"),
+            Self::TlsOrGrpc => Some("tls-or-grpc"),
+            Self::Unknown => None,
+        }
+    }
+
+    fn words(&self) -> String {
+        match self {
+            Self::Http(request) => format!(" (HTTP {request})"),
+            Self::Grpc => " (gRPC)".to_owned(),
+            Self::Tls => " (HTTPS or TLS)".to_owned(),
+            Self::TlsOrGrpc => " (HTTPS or gRPC)".to_owned(),
+            Self::Unknown => String::new(),
+        }
+    }
+}
+
+fn captured(server: &ProbeServer) -> &[u8] {
+    let captured = usize::try_from(server.captured).unwrap_or(usize::MAX);
+    server.request.get(..captured).unwrap_or(&server.request)
+}
+
 /// What became of it, in one sentence.
 pub fn headline(symptom: &Symptom, world: &World, probed: &Party) -> String {
     let pod = probed.pod.as_deref().unwrap_or("?");
-    let what = format!("the kubelet's probe of pod {pod}, port {}", symptom.server().port());
+    let protocol = Protocol::of(symptom, world).map(|p| p.words()).unwrap_or_default();
+    let what =
+        format!("the kubelet's probe of pod {pod}, port {}{protocol}", symptom.server().port());
     let waited = seconds(symptom.waited(world.now));
+    if let Some(carried) = symptom.probe.as_deref() {
+        return match (carried.outcome, symptom.answered) {
+            (_, Some(answered)) => {
+                let after = seconds(answered.saturating_sub(symptom.first));
+                format!("{what}, was answered only after {after}")
+            }
+            (PROBE_CLOSED, _) => {
+                format!("{what}, was connected, and closed without an answer after {waited}")
+            }
+            _ => format!("{what}, was connected, and gave up without an answer after {waited}"),
+        };
+    }
     match (symptom.kind, symptom.answered, symptom.ended) {
         (SymptomKind::ConnectRefused, ..) => format!("{what}, was refused"),
         _ if symptom.err != 0 => {
@@ -38,5 +129,24 @@ pub fn headline(symptom: &Symptom, world: &World, probed: &Party) -> String {
         (_, Some(_), _) => format!("{what}, was connected only after {waited}"),
         (_, None, Some(_)) => format!("{what}, could not connect and gave up after {waited}"),
         (_, None, None) => format!("{what}, has tried to connect for {waited}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_by_their_first_bytes() {
+        let of = |bytes: &[u8]| Protocol::of_bytes(bytes);
+        let http = |request: &str| Some(Protocol::Http(request.to_owned()));
+        assert_eq!(of(b"GET /healthz HTTP/1.1\r\nHost: 10.244.2.2:8080\r\n"), http("GET /healthz"));
+        assert_eq!(of(b"GET /cut-off-path"), http("GET /cut-off-path"));
+        assert_eq!(of(b"GET /\x1b[31m HTTP/1.1\r\n"), http(&sanitize::text("GET /\x1b[31m")));
+        assert_eq!(of(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), Some(Protocol::Grpc));
+        assert_eq!(of(&[0x16, 3, 1, 2, 0, 1]), Some(Protocol::Tls));
+        for other in [&b""[..], b"GET", b"GET healthz HTTP/1.1", b"PING\r\n", &[0x16]] {
+            assert_eq!(of(other), None, "{other:?}");
+        }
     }
 }

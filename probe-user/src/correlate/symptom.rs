@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use probe_common::{
-    event::{Connect, Dns, OUTCOME_ESTABLISHED, OUTCOME_TRYING},
+    event::{Connect, Dns, OUTCOME_ESTABLISHED, OUTCOME_TRYING, PROBE_CLOSED, PROBE_LATE, Probe},
     net::IPPROTO_TCP,
 };
 
@@ -110,6 +110,8 @@ pub struct Symptom {
     pub half_open: bool,
     /// `sk_err` of a connect that failed.
     pub err: u32,
+    /// What the kubelet's socket carried, of a probe that was connected.
+    pub probe: Option<Box<Probe>>,
     /// Local ports there are, where none was left.
     pub port_range: Option<(u16, u16)>,
     /// What was seen of it at the client, in order.
@@ -175,6 +177,51 @@ impl Symptom {
         symptom
     }
 
+    /// A probe that was connected and got no answer, or a late one.
+    pub fn probe(ts: u64, e: &Probe) -> Self {
+        let flow = Flow::of(&e.tuple);
+        let mut symptom = Self {
+            join: Join::Tcp { isn: e.isn },
+            netns: e.header.netns,
+            cookie: e.header.cookie,
+            pid: e.pid,
+            comm: sanitize::c_string(&e.comm),
+            first: e.started,
+            first_known: true,
+            ended: Some(ts),
+            err: e.err,
+            retries: e.retransmits,
+            probe: Some(Box::new(*e)),
+            ..Self::of(SymptomKind::ProbeFailure, Side::Client, flow, ts)
+        };
+        let text = format!("connected to {}{}", flow.dst, symptom.after(e.connected));
+        symptom.note(e.connected, "connected", text);
+        let last = ts.saturating_sub(e.silence);
+        let carried = format!("{} bytes sent, {} received", e.sent, e.received);
+        match e.outcome {
+            PROBE_LATE => {
+                symptom.answered = Some(last);
+                let text = format!("answered{}: {carried}", symptom.after(last));
+                symptom.note(last, "answer", text);
+            }
+            PROBE_CLOSED => {
+                let text = format!("closed by the server{}: {carried}", symptom.after(ts));
+                symptom.note(ts, "closed-by-server", text);
+            }
+            _ => {
+                symptom.gave_up = Some(ts);
+                let silence = match e.received {
+                    0 => String::new(),
+                    _ => format!(", the last of them {} before", seconds(e.silence)),
+                };
+                let text =
+                    format!("given up by the kubelet{}: {carried}{silence}", symptom.after(ts));
+                symptom.note(ts, "given-up", text);
+            }
+        }
+        symptom
+    }
+
     /// A stall seen only from its packet.
     pub fn packet(ts: u64, kind: SymptomKind, flow: Flow, join: Join) -> Self {
         Self { join, ..Self::of(kind, Side::Packet, flow, ts) }
@@ -210,6 +257,7 @@ impl Symptom {
             sent_again: Vec::new(),
             half_open: false,
             err: 0,
+            probe: None,
             port_range: None,
             notes: Vec::new(),
         }

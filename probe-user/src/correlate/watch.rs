@@ -5,8 +5,8 @@ use std::{collections::HashMap, net::SocketAddr};
 use probe_common::{
     event::{
         Clash, Connect, DROP_INSERT_FAILED, DROP_TABLE_FULL, Dns, Drop, Listen,
-        OUTCOME_ESTABLISHED, OUTCOME_FAILED, OUTCOME_TRYING, STAGE_ACK, SynAck, VERDICT_ACCEPT,
-        kind,
+        OUTCOME_ESTABLISHED, OUTCOME_FAILED, OUTCOME_TRYING, Probe, STAGE_ACK, SynAck,
+        VERDICT_ACCEPT, kind,
     },
     net::IPPROTO_TCP,
 };
@@ -217,6 +217,17 @@ impl Correlator {
         }
     }
 
+    /// A connection that may be a probe ended without an answer, or with a late one. Where it is none
+    /// it is nobody's stall: a program may wait for what is sent to it for as long as it likes.
+    pub(super) fn on_probe(&mut self, ts: u64, e: &Probe) {
+        let symptom = Symptom::probe(ts, e);
+        let key = tcp_key(e.isn, symptom.flow);
+        // A handshake that stalled was told as such.
+        if self.stalls.client(key).is_none() && probe::probed(&symptom, &self.world).is_some() {
+            self.open_stall(symptom, vec![key], None);
+        }
+    }
+
     /// A connect that no hook told of.
     pub(super) fn on_syn_sent(&mut self, ts: u64, e: &SynSent) {
         let flow = Flow { proto: IPPROTO_TCP, src: e.client, dst: e.server };
@@ -243,12 +254,15 @@ impl Correlator {
     pub(super) fn on_listen(&mut self, ts: u64, e: &Listen) {
         let flow = Flow::of(&e.tuple);
         let half_open = e.stage == STAGE_ACK;
+        // A probe shows at the kubelet's own socket, when it gives up.
+        let own = |netns| netns == self.world.node.netns;
+        let of_node = self.world.pods.owner(flow.src.ip(), ts).is_some_and(|pod| own(pod.netns));
         self.on_tcp_packet(
             ts,
             e.header.netns,
             e.isn,
             flow,
-            half_open.then_some(AT_ONCE),
+            half_open.then_some(if of_node { HERE } else { AT_ONCE }),
             Worth::Stall,
         );
         let id = self.stalls.id(tcp_key(e.isn, flow));

@@ -55,6 +55,8 @@ pub fn decode(record: &[u8]) -> Result<Event, DecodeError> {
         | kind::IPVS_VERDICT => Body::Ipvs(exactly(header.kind, record)?),
         kind::CT_ENTRY => Body::CtEntry(exactly(header.kind, record)?),
         kind::REJECT => Body::Reject(exactly(header.kind, record)?),
+        kind::PROBE_END => Body::Probe(exactly(header.kind, record)?),
+        kind::PROBE_SERVER | kind::PROBE_SERVED => Body::ProbeServer(exactly(header.kind, record)?),
         kind => return Err(DecodeError::UnknownKind { kind }),
     };
     Ok(Event { ts: header.ts, body })
@@ -73,6 +75,8 @@ pub fn encode(event: &Event) -> Option<Vec<u8>> {
         Body::Ipvs(e) => bytes_of(&**e),
         Body::CtEntry(e) => bytes_of(&**e),
         Body::Reject(e) => bytes_of(&**e),
+        Body::Probe(e) => bytes_of(&**e),
+        Body::ProbeServer(e) => bytes_of(&**e),
         _ => return None,
     };
     Some(bytes.to_vec())
@@ -105,7 +109,8 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]
 
     use probe_common::event::{
-        Clash, Connect, CtEntry, Dns, Drop, Ipvs, Listen, Reject, SynAck, TableFull,
+        Clash, Connect, CtEntry, Dns, Drop, Ipvs, Listen, Probe, ProbeServer, Reject, SynAck,
+        TableFull,
     };
     use proptest::prelude::*;
 
@@ -135,6 +140,9 @@ mod tests {
         (kind::IPVS_VERDICT, size_of::<Ipvs>()),
         (kind::CT_ENTRY, size_of::<CtEntry>()),
         (kind::REJECT, size_of::<Reject>()),
+        (kind::PROBE_END, size_of::<Probe>()),
+        (kind::PROBE_SERVER, size_of::<ProbeServer>()),
+        (kind::PROBE_SERVED, size_of::<ProbeServer>()),
     ];
 
     fn record(kind: u16, len: usize) -> Vec<u8> {

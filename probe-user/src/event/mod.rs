@@ -8,7 +8,8 @@ pub mod decode;
 use std::net::{IpAddr, SocketAddr};
 
 use probe_common::event::{
-    Clash, Connect, CtEntry, Dns, Drop, Header, Ipvs, Listen, Reject, SynAck, TableFull,
+    Clash, Connect, CtEntry, Dns, Drop, Header, Ipvs, Listen, Probe, ProbeServer, Reject, SynAck,
+    TableFull,
 };
 use serde::{Deserialize, Serialize};
 
@@ -35,6 +36,8 @@ pub enum Body {
     Ipvs(Box<Ipvs>),
     CtEntry(Box<CtEntry>),
     Reject(Box<Reject>),
+    Probe(Box<Probe>),
+    ProbeServer(Box<ProbeServer>),
     // From the loader.
     /// All kernel events up to `Event::ts` have been delivered (the watermark).
     Tick,
@@ -51,6 +54,7 @@ pub enum Body {
     Armed(Box<armed::Armed>),
     SynSent(SynSent),
     ListenQueues(Box<ListenQueues>),
+    ServerQueue(ServerQueue),
     Service(Service),
     Totals(Box<Totals>),
 }
@@ -69,6 +73,8 @@ impl Event {
             Body::Ipvs(e) => &e.header,
             Body::CtEntry(e) => &e.header,
             Body::Reject(e) => &e.header,
+            Body::Probe(e) => &e.header,
+            Body::ProbeServer(e) => &e.header,
             _ => return None,
         })
     }
@@ -137,7 +143,7 @@ pub enum HookState {
 pub struct Hook {
     /// Kernel function or tracepoint, for example `tcp_conn_request` or `skb:kfree_skb`.
     pub name: String,
-    /// `listen`, `handshake`, `conntrack`, `dns`, `skb_drop`, `ipvs` or `reject`.
+    /// `listen`, `handshake`, `probe`, `conntrack`, `dns`, `skb_drop`, `ipvs` or `reject`.
     pub family: String,
     /// Causes that cannot be seen without it, by id.
     pub causes: Vec<String>,
@@ -357,6 +363,17 @@ pub struct ListenQueues {
     pub queues: Vec<ListenQueue>,
     /// The list was cut off: other queues may have been full too.
     pub cut: bool,
+}
+
+/// The listener of a server that did not answer a probe in time, read right after that.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerQueue {
+    /// The server's namespace.
+    pub netns: u32,
+    /// The probe's connection, as the server's namespace sees it.
+    pub client: SocketAddr,
+    pub server: SocketAddr,
+    pub queue: ListenQueue,
 }
 
 /// One listening socket.

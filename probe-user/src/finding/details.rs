@@ -348,7 +348,10 @@ pub struct NoListener {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ServerSlow {
+    /// Of a query: its name and type. Of a probe empty, and left out.
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub name: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub qtype: String,
     /// The server that was slow, `ip:port`.
     pub server: String,
@@ -358,4 +361,36 @@ pub struct ServerSlow {
     pub took_ms: Option<u64>,
     /// The upstream the server itself waited for, `ip:port`.
     pub waited_for: Option<String>,
+    /// What is told of a probe besides.
+    #[serde(flatten)]
+    pub probe: Option<SlowProbe>,
+}
+
+/// A health probe that the server was slow to answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SlowProbe {
+    /// `http`, `grpc`, `tls` or `tls-or-grpc`, as far as its bytes tell.
+    pub protocol: Option<&'static str>,
+    /// `GET /healthz`, of plain HTTP.
+    pub request: Option<String>,
+    /// What the server had not done in time.
+    pub late: Late,
+    /// How long the kubelet waited.
+    pub waited_ms: u64,
+    /// Connections that waited for accept() right after.
+    pub accept_queue: Option<u32>,
+}
+
+/// The step of a server that came late.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Late {
+    /// The connection waited in the accept queue.
+    Accept,
+    /// It was accepted, and the request not read, or not all of it.
+    Read,
+    /// The request was read, and not answered.
+    Answer,
+    /// One of these, which was not seen: the answer came in the end.
+    Unknown,
 }

@@ -13,6 +13,7 @@ pub enum Family {
     Listen,
     HalfOpen,
     Handshake,
+    Probe,
     Conntrack,
     Dns,
     SkbDrop,
@@ -21,10 +22,11 @@ pub enum Family {
 }
 
 impl Family {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Listen,
         Self::HalfOpen,
         Self::Handshake,
+        Self::Probe,
         Self::Conntrack,
         Self::Dns,
         Self::SkbDrop,
@@ -39,6 +41,7 @@ impl Family {
             Self::Listen => "listen",
             Self::HalfOpen => "half_open",
             Self::Handshake => "handshake",
+            Self::Probe => "probe",
             Self::Conntrack => "conntrack",
             Self::Dns => "dns",
             Self::SkbDrop => "skb_drop",
@@ -59,6 +62,7 @@ impl Family {
                 &["net_syncookies", "net_max_syn_backlog"],
             ],
             Self::Handshake => &[SOCKET, &["sk_state", "sk_protocol", "inet_sport", "tcp_snd_una"]],
+            Self::Probe => &[SOCKET, CARRIED, &["sk_protocol", "inet_sport", "tcp_snd_una"]],
             Self::Conntrack => &[ENTRY, &["net_inum"]],
             Self::Dns => &[PACKET, SOCKET, FLOW, &["skb_sk", "skb_transport_header"]],
             // What it needs of the module itself is asked when the module is there.
@@ -72,6 +76,17 @@ const PACKET: &[&str] = &["skb_head", "skb_data", "skb_len", "skb_data_len", "sk
 /// To tell whose socket it is. The IPv6 addresses are not among them: a kernel without IPv6 has none.
 const SOCKET: &[&str] =
     &["sk_family", "sk_num", "sk_dport", "sk_daddr", "sk_rcv_saddr", "sk_net", "net_inum"];
+/// To tell what a connection carried: read as zero, a probe would seem to have got no byte.
+const CARRIED: &[&str] = &[
+    "tcp_bytes_sent",
+    "tcp_bytes_received",
+    "tcp_rcv_nxt",
+    "tcp_copied_seq",
+    "tcp_packets_out",
+    "tcp_total_retrans",
+    "icsk_lrcvtime",
+    "sk_socket",
+];
 /// To read where a datagram goes.
 const FLOW: &[&str] = &["fl4_saddr", "fl4_daddr", "fl4_sport", "fl4_dport"];
 /// To read a conntrack entry's two tuples and state.
@@ -100,7 +115,9 @@ const WIDTHS: &[(u32, &[&str])] = &[
     (4, &["net_max_syn_backlog", "sk_daddr", "sk_rcv_saddr", "sk_ack_backlog"]),
     (4, &["sk_drops", "sk_max_ack_backlog", "sk_err", "icsk_qlen", "tcp_snd_una", "req_rcv_isn"]),
     (4, &["ct_status", "ct_timeout", "fl4_saddr", "fl4_daddr"]),
-    (8, &["sk_errors"]),
+    (8, &["sk_errors", "tcp_bytes_sent", "tcp_bytes_received"]),
+    (4, &["tcp_rcv_nxt", "tcp_copied_seq", "tcp_packets_out", "tcp_total_retrans"]),
+    (4, &["icsk_lrcvtime"]),
     (4, &["sk_err_soft", "sk_errors_len", "exterr_errno"]),
     (2, &["skb_network_header", "skb_transport_header", "sk_family", "sk_num"]),
     (2, &["sk_dport", "sk_protocol", "inet_sport", "tuple_sport", "tuple_l3num", "tuple_dport"]),

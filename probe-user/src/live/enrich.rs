@@ -9,14 +9,20 @@ use std::{
 };
 
 use log::{debug, warn};
-use probe_common::net::{FAMILY_V4, FAMILY_V6, Tuple};
+use probe_common::{
+    event::ProbeServer,
+    net::{FAMILY_V4, FAMILY_V6, Tuple},
+};
 
 use super::Live;
 use crate::{
-    event::{Body, Event, PodChange, Process, Symbol},
+    event::{Body, Event, PodChange, Process, ServerQueue, Symbol},
+    finding::Flow,
     kernel::symbols::Symbols,
     pods::{
+        enter::visit,
         identity::Owner,
+        listening::serving,
         process::{comm, listener_process},
         procfs::read_text,
     },
@@ -193,6 +199,8 @@ pub fn netns(body: &Body) -> Option<u32> {
         Body::Ipvs(e) => Some(e.header.netns),
         Body::CtEntry(e) => Some(e.header.netns),
         Body::Reject(e) => Some(e.header.netns),
+        Body::Probe(e) => Some(e.header.netns),
+        Body::ProbeServer(e) => Some(e.header.netns),
         _ => None,
     }
 }
@@ -224,6 +232,31 @@ impl Live {
                 debug!("{err:#}");
                 self.known.listeners.insert(ino, now.saturating_add(TRY_AGAIN));
             }
+        }
+    }
+
+    /// Tells which process a probe waits for, which is the one that listens, and how many connections
+    /// wait for it.
+    pub(super) fn name_server(
+        &mut self,
+        server: &ProbeServer,
+        (ts, now): (u64, u64),
+        events: &mut Vec<Event>,
+    ) {
+        let netns = server.header.netns;
+        let flow = Flow::of(&server.tuple);
+        let (client, asked) = (flow.src, flow.dst);
+        let Some(target) = self.pods.target(netns) else { return };
+        let looked =
+            visit(&self.root, &[target], LISTENER_BUDGET, |inside| serving(&inside.net, asked));
+        match looked.into_iter().next().map(|(_, found)| found) {
+            Some(Ok(Some(queue))) => {
+                self.name_listener(queue.ino, netns, (ts, now), events);
+                let queue = ServerQueue { netns, client, server: asked, queue };
+                events.push(Event { ts, body: Body::ServerQueue(queue) });
+            }
+            Some(Ok(None)) | None => debug!("nothing listens at {asked} in namespace {netns}"),
+            Some(Err(err)) => debug!("who listens at {asked} in namespace {netns}: {err:#}"),
         }
     }
 

@@ -294,6 +294,10 @@ impl Live {
                 self.name_service(reject, now, events);
             }
             Body::Dns(dns) => self.name_process(dns.pid, dns.header.netns, (ts, now), events),
+            Body::Probe(probe) => {
+                self.name_process(probe.pid, probe.header.netns, (ts, now), events);
+            }
+            Body::ProbeServer(server) => self.name_server(server, (ts, now), events),
             Body::Clash(clash) => self.known.address(&clash.loser.orig),
             Body::CtEntry(entry) => self.known.address(&entry.tuple),
             _ => {}

@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use probe_common::{
     event::{
         CT_INVALID, CT_UNTRACKED, Clash, Connect, CtEntry, DROP_INSERT_FAILED, DROP_TABLE_FULL,
-        Dns, Drop, IPVS_GONE, IPVS_NO_DEST, Ipvs, Listen, Reject, STAGE_ACK, STAGE_SYN_PRESSURE,
-        STAGE_SYN_QUEUE, SynAck, kind,
+        Dns, Drop, IPVS_GONE, IPVS_NO_DEST, Ipvs, Listen, PROBE_CLOSED, PROBE_GAVE_UP, PROBE_LATE,
+        Probe, ProbeServer, Reject, STAGE_ACK, STAGE_SYN_PRESSURE, STAGE_SYN_QUEUE, SynAck, kind,
     },
     net::{Conntrack, Tuple},
 };
@@ -53,6 +53,9 @@ pub const fn kind_name(kind: u16) -> &'static str {
         kind::IPVS_VERDICT => "ipvs-verdict",
         kind::CT_ENTRY => "ct-entry",
         kind::REJECT => "reject",
+        kind::PROBE_END => "probe-end",
+        kind::PROBE_SERVER => "probe-server",
+        kind::PROBE_SERVED => "probe-served",
         _ => "unknown",
     }
 }
@@ -95,6 +98,8 @@ fn words(event: &Event, names: &Correlator) -> Option<(&'static str, Option<Stri
         Body::Ipvs(e) => ipvs(e),
         Body::CtEntry(e) => ct_entry(e),
         Body::Reject(e) => reject(e),
+        Body::Probe(e) => probe(e),
+        Body::ProbeServer(e) => probe_server(e),
         _ => return None,
     };
     Some((kind_name(header.kind), Some(place), words))
@@ -155,6 +160,14 @@ fn loader_words(body: &Body) -> Option<(&'static str, Option<String>, String)> {
             let queues: Vec<String> = e.queues.iter().map(queue).collect();
             let cut = if e.cut { " and more" } else { "" };
             ("listen-queues", None, format!("netns={} {}{cut}", e.netns, queues.join(", ")))
+        }
+        Body::ServerQueue(e) => {
+            let q = &e.queue;
+            let words = format!(
+                "netns={} {} -> {}: {} wait at {} socket={}",
+                e.netns, e.client, e.server, q.waiting, q.address, q.ino
+            );
+            ("server-queue", None, words)
         }
         Body::Service(s) => {
             let name = s.name.as_deref().map(sanitize::text).unwrap_or_default();
@@ -349,6 +362,45 @@ fn reject(e: &Reject) -> String {
     )
 }
 
+fn probe(e: &Probe) -> String {
+    let outcome = match e.outcome {
+        PROBE_GAVE_UP => "given up",
+        PROBE_CLOSED => "closed by the server",
+        PROBE_LATE => "answered late",
+        _ => "unknown",
+    };
+    format!(
+        "{} {outcome} after {}, pid={} comm={} isn={:#010x} sent={} received={} silent for {} \
+         retransmits={} unacked={} err={} sk={:#x}",
+        Flow::of(&e.tuple),
+        span(e.header.ts.saturating_sub(e.started)),
+        e.pid,
+        sanitize::c_string(&e.comm),
+        e.isn,
+        e.sent,
+        e.received,
+        span(e.silence),
+        e.retransmits,
+        e.unacked,
+        e.err,
+        e.sk
+    )
+}
+
+fn probe_server(e: &ProbeServer) -> String {
+    format!(
+        "{} accepted={} socket={} received={} unread={} sent={} captured={} sk={:#x}",
+        Flow::of(&e.tuple),
+        e.accepted,
+        e.ino,
+        e.received,
+        e.unread,
+        e.sent,
+        e.captured,
+        e.sk
+    )
+}
+
 /// The flow as fields, for filters; of an arming also what came of it.
 fn fields(event: &Event) -> Option<Value> {
     let tuple: &Tuple = match &event.body {
@@ -361,6 +413,8 @@ fn fields(event: &Event) -> Option<Value> {
         Body::Ipvs(e) => &e.tuple,
         Body::CtEntry(e) => &e.tuple,
         Body::Reject(e) => &e.tuple,
+        Body::Probe(e) => &e.tuple,
+        Body::ProbeServer(e) => &e.tuple,
         Body::Armed(e) => {
             let (mut all, more) = (flow_fields(e.flow()), serde_json::to_value(&e.step).ok()?);
             if let (Value::Object(all), Value::Object(more)) = (&mut all, more) {

@@ -15,7 +15,10 @@ use netlink_packet_sock_diag::{
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 
 use super::{enter::Inside, netlink::dump};
-use crate::snapshot::{lines::Budget, modules, sockets};
+use crate::{
+    event::ListenQueue,
+    snapshot::{lines::Budget, modules, sockets},
+};
 
 /// Listeners of one namespace.
 const MOST: usize = 4096;
@@ -83,6 +86,36 @@ pub fn listening(inside: &Inside, diag: bool) -> Result<Vec<Listening>> {
     Ok(found)
 }
 
+/// The listener that serves this address: one bound to it comes before one bound to all of its family,
+/// and that before one of both families (`compute_score` in net/ipv4/inet_hashtables.c).
+///
+/// # Errors
+/// When the table cannot be read.
+pub fn serving(net: &Path, asked: SocketAddr) -> Result<Option<ListenQueue>> {
+    let budget = Budget::new(1 << 20, Duration::from_secs(1));
+    let asked_ip = asked.ip().to_canonical();
+    let mut best: Option<(u8, ListenQueue)> = None;
+    for file in ["tcp", "tcp6"] {
+        let at_port = |s: &sockets::Socket| s.local.port() == asked.port();
+        let table = sockets::read(&net.join(file), true, &budget, at_port)?;
+        for socket in table.sockets.iter().filter(|s| s.state == sockets::LISTEN) {
+            let own = socket.local.ip();
+            let rank = match own {
+                _ if own == asked_ip => 0,
+                _ if !own.is_unspecified() => continue,
+                _ if own.is_ipv4() == asked_ip.is_ipv4() => 1,
+                IpAddr::V6(_) => 2,
+                IpAddr::V4(_) => continue,
+            };
+            if best.as_ref().is_none_or(|(other, _)| rank < *other) {
+                let (address, ino, waiting) = (socket.local, socket.ino, socket.rx_queue);
+                best = Some((rank, ListenQueue { address, ino, waiting }));
+            }
+        }
+    }
+    Ok(best.map(|(_, queue)| queue))
+}
+
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]
@@ -103,5 +136,25 @@ mod tests {
             assert_eq!((one.queue, one.max.is_some()), (0, diag));
             assert!(one.ino > 0);
         }
+    }
+
+    #[test]
+    fn the_listener_that_serves_an_address() {
+        let dir = tempfile::tempdir().unwrap();
+        let all = "0: 00000000:1F90 00000000:0000 0A 0:00000002 0:0 00000000 0 0 11\n";
+        let own = "1: 0202F40A:1F90 00000000:0000 0A 0:00000003 0:0 00000000 0 0 12\n";
+        let both = "0: 00000000000000000000000000000000:1F91 00000000000000000000000000000000:0000 \
+                    0A 0:00000001 0:0 00000000 0 0 13\n";
+        std::fs::write(dir.path().join("tcp"), [all, own].concat()).unwrap();
+        std::fs::write(dir.path().join("tcp6"), both).unwrap();
+        let at = |address: &str| {
+            let found = serving(dir.path(), address.parse().unwrap()).unwrap();
+            found.map(|queue| (queue.ino, queue.waiting))
+        };
+        assert_eq!(at("10.244.2.2:8080"), Some((12, 3)));
+        assert_eq!(at("10.244.2.3:8080"), Some((11, 2)));
+        assert_eq!(at("10.244.2.3:8081"), Some((13, 1)));
+        assert_eq!(at("[fd00::1]:8080"), None);
+        assert_eq!(at("10.244.2.3:8082"), None);
     }
 }

@@ -30,6 +30,7 @@ mod pods_command;
 mod resolvers;
 mod server_slow;
 mod service_no_backend;
+mod slow_probe;
 pub mod snat_clash;
 mod snat_ports;
 mod stale_nat;
@@ -320,6 +321,17 @@ pub const ALL: &[Case] = &[
     Case::new("debug_pod", debug_pod::run_case),
     Case::new("probe_failure", pod_names::probe_failure),
     Case::new("probe_lookalikes", pod_names::no_probe),
+    Case::new("probe_not_accepted", slow_probe::not_accepted)
+        .names("server-slow", Expect::Certain)
+        .low(BY_TRACEPOINTS),
+    Case::new("probe_not_read_v6", slow_probe::not_read)
+        .names("server-slow", Expect::Certain)
+        .low(BY_TRACEPOINTS)
+        .same_everywhere(),
+    Case::new("probe_answered_late", slow_probe::answered_late)
+        .names("server-slow", Expect::Certain)
+        .low(BY_TRACEPOINTS),
+    Case::new("probe_answered", slow_probe::no_failure),
     Case::new("healthy", healthy::run_case).limit(300),
     Case::new("folding", folding::run_case).same_everywhere(),
     Case::new("flood", flood::run_case).same_everywhere().limit(300),

@@ -1,4 +1,4 @@
-//! `server-slow`, for DNS: the query reached the server's socket and was answered late or never.
+//! `server-slow`, for DNS (probes are in [`super::slow_probe`]): the query reached the server's socket and was answered late or never.
 //! If the server itself waited for someone in that time, that one is the cause.
 //!
 //! An answer sent late but lost on its way is not this: the server's time must explain the stall.
@@ -27,7 +27,7 @@ const MOST: u64 = 80;
 
 pub fn judge(case: &Case<'_>) -> Option<Verdict> {
     if case.symptom.kind != SymptomKind::DnsStall {
-        return None;
+        return super::slow_probe::judge(case);
     }
     let (server, confidence) =
         case.servers().into_iter().find_map(|s| Some((s, explains(case, s)?)))?;
@@ -135,6 +135,7 @@ fn verdict(case: &Case<'_>, server: &Seen<Dns>, confidence: Confidence) -> Verdi
             process: Some(sanitize::c_string(&e.comm)).filter(|c| !c.is_empty()),
             took_ms: took.map(|ns| ns / 1_000_000),
             waited_for: waited_for.map(|a| a.to_string()),
+            probe: None,
         })),
         fix: fix(waited_for),
         confirm: vec![format!(

@@ -1,0 +1,258 @@
+//! Connections of the kubelet that get no answer, or a late one: a second program at the tracepoint
+//! that tells of handshakes. The sockets themselves count what they carried.
+//!
+//! Raw tracepoint, the same on 5.10, 6.1, 6.12, 6.18 and 7.2:
+//! `sock:inet_sock_set_state(const struct sock *sk, const int oldstate, const int newstate)`
+//!
+//! - A connect made by a program that is called as the kubelet is leaves its socket in [`PROBES`].
+//! - When that socket leaves ESTABLISHED, `bytes_sent`, `bytes_received` and `lrcvtime` of it say
+//!   whether it was given up while it waited. Only then anything is sent, and [`GIVEN_UP`] filled.
+//! - The client's FIN then takes the server's socket to CLOSE_WAIT (`tcp_fin`, net/ipv4/tcp_input.c),
+//!   on the same node: what that socket holds at that moment says whether the connection was accepted
+//!   (`sk_socket`), whether the request was read (`copied_seq`), and whether bytes were sent.
+//! - When the server's socket leaves CLOSE_WAIT, it says whether it answered in the end.
+//!
+//! While nothing is wrong a connection of another program costs a look at its name when it begins, and
+//! at its end one search in a small map for each of its sockets; packets cost nothing.
+//!
+//! `bytes_received` counts a FIN as a byte (`tcp_rcv_nxt_update`). `lrcvtime` is in jiffies, whose length
+//! is taken from the time and the jiffies between the end of the handshake and now.
+
+use aya_ebpf::{
+    helpers::generated::bpf_jiffies64, macros::raw_tracepoint, programs::RawTracePointContext,
+};
+use probe_common::{
+    event::{PROBE_CLOSED, PROBE_GAVE_UP, PROBE_LATE, Probe, ProbeServer, kind},
+    net::{IPPROTO_TCP, Tuple},
+};
+
+use crate::{
+    emit,
+    maps::{GIVEN_UP, GIVEN_UP_AT, PROBES, Probing, SERVING, offset, seen, setting},
+    read::{self, Ptr, field},
+    socket::{self, TCP_CLOSE_WAIT, TCP_ESTABLISHED, TCP_FIN_WAIT1, TCP_SYN_SENT},
+};
+
+/// How long after the client's FIN the server's socket may get it: it waits while the server's program
+/// is in a system call with that socket.
+const ON_ITS_WAY: u64 = 1_000_000_000;
+
+/// The kubelet's lifecycle hooks keep their connections for the next request, and close them after 90 s
+/// (`http.DefaultTransport`); probes do not (`DisableKeepAlives`). An idle one was answered long before.
+const IDLE: u64 = 60_000_000_000;
+
+/// What programs are called of which the kubelet is a part, by the first eight bytes. Whether it is one
+/// the loader finds out.
+const NAMES: [&[u8; 8]; 4] = [b"kubelet\0", b"kubelite", b"k3s-serv", b"k3s-agen"];
+
+#[raw_tracepoint]
+pub fn probe_state(ctx: RawTracePointContext) -> i32 {
+    let (sk, old, new) = (ctx.arg(0), ctx.arg::<u32>(1) as u8, ctx.arg::<u32>(2) as u8);
+    if new == TCP_SYN_SENT {
+        begun(sk);
+    } else if old == TCP_SYN_SENT {
+        connected(sk, new);
+    } else if old == TCP_ESTABLISHED {
+        left_established(sk, new);
+    } else if old == TCP_CLOSE_WAIT {
+        left_close_wait(sk);
+    }
+    0
+}
+
+#[inline(always)]
+fn jiffies() -> u64 {
+    // SAFETY: no arguments, always callable.
+    unsafe { bpf_jiffies64() }
+}
+
+/// connect(), in the program's own context.
+#[inline(always)]
+fn begun(sk: Ptr) {
+    let (pid, comm) = socket::current();
+    let c = &comm;
+    let name = u64::from_ne_bytes([c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7]]);
+    let protocol: u16 = field(sk, offset!(sk_protocol));
+    if !NAMES.iter().any(|known| u64::from_ne_bytes(**known) == name)
+        || protocol != u16::from(IPPROTO_TCP)
+    {
+        return;
+    }
+    let probing = Probing { started: emit::now(), connected: 0, jiffies: 0, pid, isn: 0, comm };
+    let _ = PROBES.insert(&sk, &probing, 0);
+}
+
+/// A connect ended.
+#[inline(always)]
+fn connected(sk: Ptr, new: u8) {
+    let Some(probing) = PROBES.get_ptr_mut(&sk) else { return };
+    if new != TCP_ESTABLISHED {
+        let _ = PROBES.remove(&sk);
+        return;
+    }
+    let una: u32 = field(sk, offset!(tcp_snd_una));
+    // SAFETY: the entry is this socket's, whose lock the kernel holds here.
+    unsafe {
+        (*probing).connected = emit::now();
+        (*probing).jiffies = jiffies();
+        (*probing).isn = una.wrapping_sub(1);
+    }
+}
+
+/// A socket leaves ESTABLISHED: of a client that may be the kubelet, or of a server.
+#[inline(always)]
+fn left_established(sk: Ptr, new: u8) {
+    if let Some(probing) = PROBES.get_ptr(&sk) {
+        // SAFETY: the entry is this socket's, whose lock the kernel holds here.
+        ended(sk, new, unsafe { &*probing });
+        let _ = PROBES.remove(&sk);
+    } else if new == TCP_CLOSE_WAIT {
+        given_up(sk);
+    }
+}
+
+#[inline(always)]
+fn ended(sk: Ptr, new: u8, probing: &Probing) -> Option<()> {
+    let now = emit::now();
+    let waited = now.saturating_sub(probing.started);
+    let sent: u64 = field(sk, offset!(tcp_bytes_sent));
+    // A connection without a byte is a probe that only connects, whose program was slow to close it.
+    if waited < setting!(min_given_up) || sent == 0 {
+        return None;
+    }
+    let received: u64 = field(sk, offset!(tcp_bytes_received));
+    let received = received.saturating_sub(u64::from(new == TCP_CLOSE_WAIT));
+    let silence = silence(sk, received, now, probing);
+    let may_be_idle = received != 0 && waited >= IDLE;
+    let outcome = if new == TCP_FIN_WAIT1 && silence >= waited / 2 && !may_be_idle {
+        PROBE_GAVE_UP
+    } else if received == 0 && new != TCP_FIN_WAIT1 {
+        PROBE_CLOSED
+    } else if received != 0
+        && silence <= waited / 8
+        && waited.saturating_sub(silence) >= setting!(min_stall)
+    {
+        PROBE_LATE
+    } else {
+        return None;
+    };
+    let tuple = socket::tcp_tuple(sk)?;
+    if outcome == PROBE_GAVE_UP {
+        let _ = GIVEN_UP.insert(&tuple, &now, 0);
+        if let Some(at) = GIVEN_UP_AT.get_ptr_mut(0) {
+            // SAFETY: a live map value; the latest of two writers may win.
+            unsafe { *at = now };
+        }
+    }
+    tell(sk, now, probing, &tuple, outcome, [sent, received, silence])
+}
+
+/// Nanoseconds without a byte from the server.
+#[inline(always)]
+fn silence(sk: Ptr, received: u64, now: u64, probing: &Probing) -> u64 {
+    let since = now.saturating_sub(probing.connected);
+    let here = jiffies();
+    let passed = here.saturating_sub(probing.jiffies);
+    if received == 0 || passed == 0 {
+        return since;
+    }
+    let last: u32 = field(sk, offset!(icsk_lrcvtime));
+    let silent = u64::from((here as u32).wrapping_sub(last));
+    if silent >= passed { since } else { since / passed * silent }
+}
+
+#[inline(always)]
+fn tell(
+    sk: Ptr,
+    now: u64,
+    probing: &Probing,
+    tuple: &Tuple,
+    outcome: u32,
+    [sent, received, silence]: [u64; 3],
+) -> Option<()> {
+    seen(kind::PROBE_END);
+    let header = emit::header(kind::PROBE_END, now, read::sock_net(sk));
+    let retransmits: u32 = field(sk, offset!(tcp_total_retrans));
+    let unacked: u32 = field(sk, offset!(tcp_packets_out));
+    let err: u32 = field(sk, offset!(sk_err));
+    emit::send(kind::PROBE_END, u64::from(header.netns), now, |event: *mut Probe| {
+        // SAFETY: the entry is reserved for exactly this type and written whole.
+        unsafe {
+            event.write(Probe {
+                header,
+                tuple: *tuple,
+                sk,
+                started: probing.started,
+                connected: probing.connected,
+                silence,
+                sent,
+                received,
+                pid: probing.pid,
+                comm: probing.comm,
+                isn: probing.isn,
+                outcome,
+                retransmits,
+                unacked,
+                err,
+            });
+        }
+    });
+    Some(())
+}
+
+/// A FIN reached a server: was it of a connection that was given up just now?
+#[inline(always)]
+fn given_up(sk: Ptr) -> Option<()> {
+    let at = GIVEN_UP_AT.get(0).copied()?;
+    if at == 0 || emit::now().saturating_sub(at) > ON_ITS_WAY {
+        return None;
+    }
+    let protocol: u16 = field(sk, offset!(sk_protocol));
+    if protocol != u16::from(IPPROTO_TCP) {
+        return None;
+    }
+    let tuple = socket::reversed(&socket::tcp_tuple(sk)?);
+    GIVEN_UP.get_ptr(&tuple)?;
+    let _ = GIVEN_UP.remove(&tuple);
+    let _ = SERVING.insert(&sk, &emit::now(), 0);
+    served(sk, kind::PROBE_SERVER, &tuple)
+}
+
+/// A server's socket leaves CLOSE_WAIT.
+#[inline(always)]
+fn left_close_wait(sk: Ptr) -> Option<()> {
+    SERVING.get_ptr(&sk)?;
+    let _ = SERVING.remove(&sk);
+    let tuple = socket::reversed(&socket::tcp_tuple(sk)?);
+    served(sk, kind::PROBE_SERVED, &tuple)
+}
+
+#[inline(always)]
+fn served(sk: Ptr, kind: u16, tuple: &Tuple) -> Option<()> {
+    let now = emit::now();
+    seen(kind);
+    let header = emit::header(kind, now, read::sock_net(sk));
+    let file: Ptr = field(sk, offset!(sk_socket));
+    let ino = if file == 0 { 0 } else { read::sock_ino(sk) };
+    let next: u32 = field(sk, offset!(tcp_rcv_nxt));
+    let copied: u32 = field(sk, offset!(tcp_copied_seq));
+    let received: u64 = field(sk, offset!(tcp_bytes_received));
+    let sent: u64 = field(sk, offset!(tcp_bytes_sent));
+    emit::send(kind, u64::from(header.netns), now, |event: *mut ProbeServer| {
+        // SAFETY: the entry is reserved for exactly this type; all bytes zero is a valid value of it.
+        let event = unsafe {
+            core::ptr::write_bytes(event, 0, 1);
+            &mut *event
+        };
+        event.header = header;
+        event.tuple = *tuple;
+        event.sk = sk;
+        event.ino = ino;
+        event.accepted = u32::from(file != 0);
+        event.sent = sent;
+        // The FIN is among the bytes.
+        event.received = received.saturating_sub(1);
+        event.unread = next.wrapping_sub(copied).saturating_sub(1);
+    });
+    Some(())
+}

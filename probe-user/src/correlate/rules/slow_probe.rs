@@ -1,0 +1,196 @@
+//! `server-slow`, for health probes: the kubelet was connected, and the server did not accept the
+//! connection, did not read the request or did not answer it in time.
+//!
+//! What the server had done is read from its own socket, at the moment at which the kubelet's FIN
+//! reached it. A request or an answer that was lost on its way is not this.
+
+use probe_common::event::{PROBE_CLOSED, PROBE_GAVE_UP, PROBE_LATE, Probe, kind};
+
+use super::Verdict;
+use crate::{
+    correlate::{
+        describe::sorted,
+        join::Case,
+        probe::{Protocol, probed},
+        symptom::seconds,
+    },
+    finding::{
+        Cause, Confidence, Details, Evidence, Fix, Party, Place,
+        details::{Late, ServerSlow, SlowProbe},
+    },
+};
+
+pub fn judge(case: &Case<'_>) -> Option<Verdict> {
+    let carried = case.symptom.probe.as_deref()?;
+    // Packets that were lost, or not acknowledged, may be why the server was late.
+    if carried.retransmits > 0 || carried.unacked > 0 {
+        return None;
+    }
+    let (late, confidence) = match carried.outcome {
+        PROBE_GAVE_UP => given_up(case, carried)?,
+        // Reset: by a server that ended, or by anything on the way.
+        PROBE_CLOSED if carried.err == 0 => (Late::Answer, Confidence::Likely),
+        PROBE_LATE => (Late::Unknown, Confidence::Likely),
+        _ => return None,
+    };
+    Some(verdict(case, carried, late, confidence))
+}
+
+fn given_up(case: &Case<'_>, carried: &Probe) -> Option<(Late, Confidence)> {
+    let server = &*case.probe_server(kind::PROBE_SERVER)?.event;
+    if server.accepted == 0 {
+        return Some((Late::Accept, Confidence::Certain));
+    }
+    if server.received < carried.sent || server.sent > carried.received {
+        return None;
+    }
+    if server.unread > 0 {
+        return Some((Late::Read, Confidence::Certain));
+    }
+    let in_the_end = case.probe_server(kind::PROBE_SERVED);
+    match in_the_end {
+        Some(end) if end.event.sent > server.sent => Some((Late::Answer, Confidence::Certain)),
+        // It may answer yet, and then that is seen.
+        None if !case.last_word => None,
+        _ => Some((Late::Answer, Confidence::Likely)),
+    }
+}
+
+fn verdict(case: &Case<'_>, carried: &Probe, late: Late, confidence: Confidence) -> Verdict {
+    let (symptom, world) = (case.symptom, case.world);
+    let at = symptom.server();
+    let pod = probed(symptom, world);
+    let place = pod.as_ref().and_then(|party| party.pod.clone());
+    let queue = case.server_queue();
+    let listener = queue.and_then(|queue| world.listener(queue.event.queue.ino));
+    let who = match (listener, &place) {
+        (Some(listener), Some(place)) => format!("{} in {place}", listener.comm),
+        (None, Some(place)) => place.clone(),
+        (_, None) => at.to_string(),
+    };
+    let ended = symptom.ended.unwrap_or(world.now);
+    let first = symptom.first;
+    let after = |ts: u64| seconds(ts.saturating_sub(first));
+    let answered = symptom.answered.or_else(|| {
+        let end = case.probe_server(kind::PROBE_SERVED)?;
+        (end.event.sent > carried.received).then_some(end.ts)
+    });
+    let gave_up = after(ended);
+    let what = match (late, answered) {
+        (Late::Accept, _) => format!("had not accepted the connection after {gave_up}"),
+        (Late::Read, _) => {
+            format!("accepted the connection and had not read the request after {gave_up}")
+        }
+        (Late::Unknown, _) => format!("answered only after {}", after(answered.unwrap_or(ended))),
+        (Late::Answer, Some(answered)) if answered > ended => format!(
+            "read the request and answered it after {}, when the kubelet was gone",
+            after(answered)
+        ),
+        (Late::Answer, _) if carried.outcome == PROBE_CLOSED => {
+            format!("closed the connection without an answer after {gave_up}")
+        }
+        (Late::Answer, _) => format!("read the request and had not answered it after {gave_up}"),
+    };
+    let protocol = Protocol::of(symptom, world);
+    let mut lines = symptom.notes.clone();
+    lines.extend(case.say_probe());
+    Verdict {
+        cause: Cause::ServerSlow,
+        confidence,
+        title: format!("{who} ({at}) {what}"),
+        evidence: sorted(lines),
+        culprit: Some(Party {
+            process: listener.map(|l| l.comm.clone()),
+            pid: listener.map(|l| l.pid),
+            ..pod.unwrap_or_default()
+        }),
+        fold: at.to_string(),
+        details: Details::ServerSlow(Box::new(ServerSlow {
+            name: String::new(),
+            qtype: String::new(),
+            server: at.to_string(),
+            server_pod: place,
+            process: listener.map(|l| l.comm.clone()),
+            took_ms: answered.map(|ts| ts.saturating_sub(carried.connected) / 1_000_000),
+            waited_for: None,
+            probe: Some(SlowProbe {
+                protocol: protocol.as_ref().and_then(Protocol::id),
+                request: match protocol {
+                    Some(Protocol::Http(request)) => Some(request),
+                    _ => None,
+                },
+                late,
+                waited_ms: ended.saturating_sub(first) / 1_000_000,
+                accept_queue: queue.map(|queue| queue.event.queue.waiting),
+            }),
+        })),
+        fix: fix(late),
+        confirm: vec![format!(
+            "from the node: `curl -v --max-time 10 http://{at}/PATH` (the probe's path) and look at the \
+             time; `kubectl describe pod` lists the probe with its timeout"
+        )],
+    }
+}
+
+fn fix(late: Late) -> Vec<Fix> {
+    let lasting = match late {
+        Late::Accept => {
+            "see why its accept loop stands still: too few workers, a blocked event loop, no CPU (its \
+             limit)"
+        }
+        Late::Read | Late::Answer | Late::Unknown => {
+            "see what the program waits for: a lock, a database that its health check asks, no CPU \
+             (its limit); let the health check answer without asking others"
+        }
+    };
+    vec![
+        Fix {
+            place: Place::Application,
+            now: None,
+            lasting: Some(lasting.to_owned()),
+            caveat: None,
+        },
+        Fix {
+            place: Place::Pod,
+            now: Some("raise the probe's `timeoutSeconds` (1 by default)".to_owned()),
+            lasting: None,
+            caveat: Some("users wait as long as the probe does".to_owned()),
+        },
+    ]
+}
+
+impl Case<'_> {
+    /// What the server's socket showed.
+    fn say_probe(&self) -> Vec<Evidence> {
+        let mut lines = Vec::new();
+        if let Some(seen) = self.probe_server(kind::PROBE_SERVER) {
+            let e = &*seen.event;
+            let accepted = if e.accepted == 0 { "nobody has accepted it" } else { "accepted" };
+            let text = format!(
+                "the server's socket when the kubelet gave up: {accepted}, {} bytes received, {} of \
+                 them not read, {} sent",
+                e.received, e.unread, e.sent
+            );
+            lines.push(Evidence { ts: seen.ts, kind: "probe-server", text });
+        }
+        if let Some(seen) = self.probe_server(kind::PROBE_SERVED) {
+            let e = &*seen.event;
+            let text = format!(
+                "the server closed its end{}, {} bytes not read, {} sent",
+                self.symptom.after(seen.ts),
+                e.unread,
+                e.sent
+            );
+            lines.push(Evidence { ts: seen.ts, kind: "probe-served", text });
+        }
+        if let Some(seen) = self.server_queue() {
+            let queue = &seen.event.queue;
+            let text = format!(
+                "/proc/net/tcp there: {} connections wait for accept() at {}",
+                queue.waiting, queue.address
+            );
+            lines.push(Evidence { ts: seen.ts, kind: "listen-queue", text });
+        }
+        lines
+    }
+}

@@ -1,0 +1,114 @@
+//! Probes that are connected and get no answer in time: the kubelet is told of, which step of the server
+//! was late, and nobody else.
+
+use std::{net::SocketAddr, time::Duration};
+
+use anyhow::{Result, ensure};
+
+use crate::{
+    kubelet::{self, Kubernetes, PATIENCE},
+    lab::Lab,
+    process::Process,
+    web::{Request, Server, serve},
+};
+
+const STALL: Duration = Duration::from_secs(20);
+const POD: &str = "shop/api-7d4f9c-x2x5k";
+const SERVER: &str = "health";
+/// After the kubelet has given up.
+const LATE: Duration = Duration::from_millis(1500);
+/// Before that.
+const IN_TIME: Duration = Duration::from_millis(400);
+
+/// A server in a Kubernetes pod.
+struct Slow {
+    to: SocketAddr,
+    _server: Process,
+}
+
+impl Slow {
+    fn new(lab: &Lab, v6: bool, server: Server) -> Result<Self> {
+        let shop = Kubernetes::new("shop", "api-7d4f9c-x2x5k", 'a')?;
+        let pod = lab.pod(&shop.netns())?;
+        let to = SocketAddr::new(pod.address(v6), 8080);
+        let server = serve(Some(&pod), SERVER, to, server)?;
+        shop.add("api", &server)?;
+        Ok(Self { to, _server: server })
+    }
+}
+
+/// Nobody accepts: the connection waits in the accept queue, which has room.
+pub fn not_accepted(lab: &Lab) -> Result<()> {
+    late(lab, false, Server::Ignores, Request::Http, "accept")
+}
+
+/// Accepted, and not read. Over IPv6, by gRPC.
+pub fn not_read(lab: &Lab) -> Result<()> {
+    late(lab, true, Server::Accepts, Request::Grpc, "read")
+}
+
+/// Read, and answered when the kubelet has gone.
+pub fn answered_late(lab: &Lab) -> Result<()> {
+    late(lab, false, Server::Answers(LATE), Request::Http, "answer")
+}
+
+fn late(lab: &Lab, v6: bool, server: Server, request: Request, step: &str) -> Result<()> {
+    let slow = Slow::new(lab, v6, server)?;
+    let probe = lab.probe(&[])?;
+
+    let kubelet = kubelet::ask("kubelet", slow.to, request, PATIENCE, None)?;
+
+    let found = probe.finding("the kubelet's probe", STALL, |f| f["symptom"] == "probe-failure")?;
+    found
+        .is("/cause", "server-slow")?
+        .is("/confidence", "certain")?
+        .is("/victim/pod", POD)?
+        .is("/victim/port", 8080)?
+        .is("/culprit/pod", POD)?
+        .is("/culprit/process", SERVER)?
+        .is("/details/late", step)?
+        .is("/open", false)?
+        .at_least("/waited_ms", 900)?
+        .filled("/fix")?;
+    if matches!(server, Server::Answers(_)) {
+        found.at_least("/details/took_ms", 1400)?;
+    }
+    probe.stop()?;
+    drop(kubelet);
+    ensure!(lab.faults_only() || probe.stalls(|_| true) == 1, "one probe, more than one stall");
+    probe.only(&["server-slow"])
+}
+
+/// Look-alikes: probes that are answered in time, probes that only connect, other programs of the node
+/// that wait for the same server, a pod's program that is called so, and the kubelet's own connection to
+/// a server that is no pod's. The stall that comes last shows that all were seen.
+pub fn no_failure(lab: &Lab) -> Result<()> {
+    let slow = Slow::new(lab, false, Server::Accepts)?;
+    let (quick, node) = (lab.pod("quick")?, lab.pod("far")?);
+    let (quick_at, api_at) =
+        (SocketAddr::new(quick.address(false), 8080), SocketAddr::new(node.gateway(), 6443));
+    let _quick = serve(Some(&quick), "quick", quick_at, Server::Answers(IN_TIME))?;
+    let _api = serve(None, "kube-apiserver", api_at, Server::Accepts)?;
+    let agent = Kubernetes::new("kube-system", "agent-x1", 'c')?;
+    let in_pod = agent.scope("agent")?;
+    let probe = lab.probe(&[])?;
+
+    let ask = |name: &str, to, request| kubelet::ask(name, to, request, PATIENCE, None);
+    let _others = [
+        ask("kubelet", quick_at, Request::Http)?,
+        ask("kubelet", slow.to, Request::None)?,
+        ask("curl", slow.to, Request::Http)?,
+        ask("kubelet", api_at, Request::Http)?,
+        kubelet::ask("kubelet", slow.to, Request::Http, PATIENCE, Some(&in_pod))?,
+    ];
+    let _last = ask("kubelet", slow.to, Request::Http)?;
+
+    probe
+        .finding("the last probe", STALL, |f| f["symptom"] == "probe-failure")?
+        .is("/victim/pod", POD)?
+        .is("/details/late", "read")?;
+    probe.stop()?;
+    let told = probe.stalls(|_| true);
+    ensure!(lab.faults_only() || told == 1, "{told} stalls were told, of one");
+    probe.only(&["server-slow"])
+}
