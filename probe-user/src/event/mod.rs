@@ -455,4 +455,7 @@ pub struct Totals {
     /// budget.
     #[serde(default)]
     pub not_read: u64,
+    /// Passes over all processes, to know what namespaces are called.
+    #[serde(default)]
+    pub passes: u64,
 }

@@ -61,7 +61,7 @@ pub struct Known {
     /// Namespaces that are new: their counters are read once, to count from there.
     fresh: BTreeSet<u32>,
     pods: HashMap<u32, Vec<IpAddr>>,
-    /// Namespaces known by a number only, and whether they were searched for as such.
+    /// Namespaces known by a number only, or not at all, and whether they were searched for as such.
     nameless: HashMap<u32, bool>,
     addresses: HashSet<IpAddr>,
     /// A namespace without a name was seen since the last search.
@@ -106,7 +106,9 @@ impl Known {
                 if pod.is_named() {
                     self.nameless.remove(&pod.netns);
                 } else {
-                    *self.nameless.entry(pod.netns).or_default() |= deep;
+                    let searched = self.nameless.entry(pod.netns).or_default();
+                    // Until now it was searched for as one that nobody knows.
+                    *searched = (*searched && self.pods.contains_key(&pod.netns)) || deep;
                 }
                 if self.pods.insert(pod.netns, pod.addresses.clone()).is_none() {
                     self.fresh.insert(pod.netns);
@@ -132,7 +134,14 @@ impl Known {
     pub fn netns(&mut self, netns: u32) {
         let is_new = match self.nameless.get_mut(&netns) {
             Some(searched) => !std::mem::replace(searched, true),
-            None => netns != 0 && !self.pods.contains_key(&netns),
+            None if netns == 0 || self.pods.contains_key(&netns) => false,
+            None => {
+                if self.nameless.len() >= MOST {
+                    self.nameless.retain(|netns, _| self.pods.contains_key(netns));
+                }
+                self.nameless.insert(netns, true);
+                true
+            }
         };
         self.unknown_netns |= is_new;
     }

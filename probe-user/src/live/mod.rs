@@ -4,6 +4,8 @@
 mod armed;
 mod enrich;
 mod ipvs;
+#[cfg(test)]
+mod passes;
 mod poll;
 mod services;
 mod start;
@@ -164,6 +166,7 @@ impl Live {
         match totals {
             Ok(mut totals) => {
                 totals.not_read = self.poller.not_read;
+                totals.passes = self.pods.passes();
                 if let Some(n) = totals.seen.get_mut(usize::from(kind::ARMED)) {
                     *n += self.arming.armed;
                 }

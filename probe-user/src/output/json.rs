@@ -215,6 +215,7 @@ fn status_body(status: &Status) -> Value {
         "unpaired": t.unpaired,
         "dns_unreadable": t.dns_unreadable,
         "not_read": t.not_read,
+        "proc_passes": t.passes,
         "stalls": status.stalls,
         "explained": status.explained,
         "open": status.open,

@@ -23,6 +23,8 @@ pub mod services;
 mod table;
 
 #[cfg(test)]
+mod layouts;
+#[cfg(test)]
 mod live;
 
 use std::path::{Path, PathBuf};

@@ -40,6 +40,8 @@ pub struct PodTable {
     owners: Owners,
     /// Counts scans, to know what was read longest ago.
     scans: u64,
+    /// Counts those that passed over all processes.
+    passes: u64,
     read_budget: Duration,
     proc_budget: Duration,
     /// Whether the last pass over all processes saw all.
@@ -57,6 +59,7 @@ impl PodTable {
             known: BTreeMap::new(),
             host: None,
             scans: 0,
+            passes: 0,
             read_budget: READ_BUDGET,
             proc_budget: PROC_BUDGET,
             complete: false,
@@ -67,6 +70,11 @@ impl PodTable {
     /// The same for one look at all there is, with `budget` each for processes and for addresses.
     pub fn unhurried(root: impl Into<PathBuf>, budget: Duration) -> Self {
         Self { read_budget: budget, proc_budget: budget, ..Self::new(root) }
+    }
+
+    /// How often all processes were looked at.
+    pub fn passes(&self) -> u64 {
+        self.passes
     }
 
     /// Whether the last pass over all processes had time for all of them.
@@ -89,6 +97,7 @@ impl PodTable {
     /// names a namespace that [`Self::knows`] does not.
     pub fn scan(&mut self, deep: bool) -> Vec<PodChange> {
         self.scans += 1;
+        self.passes += u64::from(deep);
         let named = match netns::named(&self.root) {
             Ok(named) => named,
             Err(error) => {

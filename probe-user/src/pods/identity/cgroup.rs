@@ -141,7 +141,8 @@ fn is_hex(text: &str) -> bool {
 /// `libpod-<ID>.scope`. A `conmon` scope is the container's monitor, outside of it.
 fn container_id(part: &str) -> Option<String> {
     let part = part.strip_suffix(".scope").unwrap_or(part);
-    let (runtime, id) = part.rsplit_once(['-', '_']).unwrap_or(("", part));
+    let part = part.strip_prefix("kata_").unwrap_or(part);
+    let (runtime, id) = part.rsplit_once('-').unwrap_or(("", part));
     let is_container = id.len() == ID && is_hex(id) && !runtime.ends_with("conmon");
     is_container.then(|| id.to_ascii_lowercase())
 }
