@@ -14,6 +14,7 @@ mod counters;
 mod demo;
 mod dns;
 mod finding;
+mod in_pod;
 mod ipvs;
 mod kube_proxy;
 mod kubelet;
