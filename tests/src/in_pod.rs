@@ -20,7 +20,6 @@ pub const DAEMONSET: &str = include_str!("../../deploy/daemonset.yaml");
 const NUMBERS: &[(&str, u32)] = &[
     ("DAC_OVERRIDE", 1),
     ("DAC_READ_SEARCH", 2),
-    ("NET_ADMIN", 12),
     ("SYS_PTRACE", 19),
     ("SYS_ADMIN", 21),
     ("SYS_RESOURCE", 24),

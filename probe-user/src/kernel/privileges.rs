@@ -10,16 +10,14 @@ use anyhow::{Context as _, Result, ensure};
 use super::rights::Capability;
 
 /// What is used while watching: to attach hooks that come later, to enter network namespaces, to look
-/// at other users' processes, and to read conntrack and kernel symbols.
-pub const KEPT: [Capability; 7] = [
-    Capability::DacReadSearch,
-    Capability::NetAdmin,
-    Capability::SysPtrace,
-    Capability::SysAdmin,
-    Capability::Syslog,
-    Capability::Perfmon,
-    Capability::Bpf,
-];
+/// at other users' processes, and to read kernel symbols.
+pub const KEPT: [Capability; 4] =
+    [Capability::DacReadSearch, Capability::SysPtrace, Capability::SysAdmin, Capability::Syslog];
+/// Kept where CAP_SYS_ADMIN is not there, which contains them (`bpf_capable`, `perfmon_capable` in
+/// include/linux/capability.h).
+const WITHOUT_SYS_ADMIN: [Capability; 2] = [Capability::Perfmon, Capability::Bpf];
+/// Kept where CAP_DAC_READ_SEARCH is not there: most container runtimes give this one.
+const WITHOUT_READ_SEARCH: [Capability; 1] = [Capability::DacOverride];
 
 /// `_LINUX_CAPABILITY_VERSION_3` (include/uapi/linux/capability.h): two words of 32 bits each.
 const VERSION: u32 = 0x2008_0522;
@@ -52,18 +50,27 @@ pub fn give_up() -> Result<Vec<&'static str>> {
 
     let now = capget()?;
     let permitted = u64::from(now[0].permitted) | u64::from(now[1].permitted) << 32;
-    let mut keep = KEPT.iter().fold(0, |bits, &capability| bits | bit(capability)) & permitted;
-    if keep & bit(Capability::DacReadSearch) == 0 {
-        // Most container runtimes give this one, which stands for the other.
-        keep |= bit(Capability::DacOverride) & permitted;
-    }
+    let keep = kept_of(permitted);
     limit_bounding_set(keep, permitted)?;
     let word = |bits: u64| Word { effective: bits as u32, permitted: bits as u32, inheritable: 0 };
     capset([word(keep), word(keep >> 32)])?;
     // Nothing is started anyway; should it be, it gets no more than this process has.
     prctl(libc::PR_SET_NO_NEW_PRIVS, 1).context("cannot set no_new_privs")?;
-    let named = KEPT.into_iter().chain([Capability::DacOverride]);
-    Ok(named.filter(|&c| keep & bit(c) != 0).map(Capability::name).collect())
+    let all = KEPT.into_iter().chain(WITHOUT_SYS_ADMIN).chain(WITHOUT_READ_SEARCH);
+    Ok(all.filter(|&c| keep & bit(c) != 0).map(Capability::name).collect())
+}
+
+/// What of these rights is kept.
+fn kept_of(permitted: u64) -> u64 {
+    let bits = |list: &[Capability]| list.iter().fold(0, |bits, &c| bits | bit(c));
+    let mut keep = bits(&KEPT);
+    if permitted & bit(Capability::SysAdmin) == 0 {
+        keep |= bits(&WITHOUT_SYS_ADMIN);
+    }
+    if permitted & bit(Capability::DacReadSearch) == 0 {
+        keep |= bits(&WITHOUT_READ_SEARCH);
+    }
+    keep & permitted
 }
 
 /// Takes from the bounding set what is not kept. Only CAP_SETPCAP may; without it no_new_privs does as
@@ -149,6 +156,15 @@ mod tests {
         kept.sort_unstable();
         given.sort_unstable();
         assert_eq!(given, kept);
+    }
+
+    #[test]
+    fn what_stands_for_a_missing_right_is_kept() {
+        let of = |list: &[Capability]| list.iter().fold(0, |bits, &c| bits | bit(c));
+        assert_eq!(kept_of(u64::MAX), of(&KEPT));
+        let small = of(&[Capability::Bpf, Capability::Perfmon, Capability::DacOverride]);
+        assert_eq!(kept_of(small | bit(Capability::SysResource)), small);
+        assert_eq!(kept_of(0), 0);
     }
 
     #[test]

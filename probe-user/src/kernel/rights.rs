@@ -14,7 +14,6 @@ use anyhow::{Context as _, Result};
 pub enum Capability {
     DacOverride = 1,
     DacReadSearch = 2,
-    NetAdmin = 12,
     SysPtrace = 19,
     SysAdmin = 21,
     SysResource = 24,
@@ -29,7 +28,6 @@ impl Capability {
         match self {
             Self::DacOverride => "CAP_DAC_OVERRIDE",
             Self::DacReadSearch => "CAP_DAC_READ_SEARCH",
-            Self::NetAdmin => "CAP_NET_ADMIN",
             Self::SysPtrace => "CAP_SYS_PTRACE",
             Self::SysAdmin => "CAP_SYS_ADMIN",
             Self::SysResource => "CAP_SYS_RESOURCE",
@@ -126,7 +124,6 @@ impl Rights {
             (Capability::SysPtrace, "other users' processes and their sockets cannot be named"),
             (Capability::DacReadSearch, "other users' sockets and files cannot be looked at"),
             (Capability::Syslog, "places in the kernel may have no names"),
-            (Capability::NetAdmin, "socket and conntrack tables may not be readable"),
         ]
         .into_iter()
         .filter(|&(capability, _)| !self.has(capability))
@@ -140,9 +137,14 @@ impl Rights {
     /// What to add to a refusal by the kernel (EPERM) although the capabilities are there.
     #[must_use]
     pub fn hint_for_refused_call(&self) -> Option<&'static str> {
-        self.seccomp_filter.then_some(
-            "a seccomp filter is active on this process and may forbid bpf(); in a pod, set \
-             securityContext.seccompProfile.type: Unconfined or privileged: true",
+        if self.seccomp_filter {
+            return Some(
+                "a seccomp filter is active on this process and may forbid bpf(); in a pod, set \
+                 securityContext.seccompProfile.type: Unconfined or privileged: true",
+            );
+        }
+        (!self.has(Capability::SysResource)).then_some(
+            "without CAP_SYS_RESOURCE kernels before 5.11 allow few maps (RLIMIT_MEMLOCK)",
         )
     }
 }
@@ -204,7 +206,7 @@ mod tests {
     #[test]
     fn limits_follow_the_rights() {
         let limits = with(&[Capability::Bpf, Capability::Perfmon, Capability::SysPtrace]).limits();
-        assert_eq!(limits.len(), 4, "{limits:?}");
+        assert_eq!(limits.len(), 3, "{limits:?}");
         assert!(limits.iter().all(|limit| !limit.contains("SYS_PTRACE")), "{limits:?}");
     }
 
@@ -229,7 +231,9 @@ mod tests {
     fn a_seccomp_filter_is_hinted_at() {
         let filtered = FULL.replace("Seccomp:\t0", "Seccomp:\t2");
         let rights = Rights::parse(&filtered, Some(HOST)).unwrap();
-        assert!(rights.hint_for_refused_call().is_some());
+        assert!(rights.hint_for_refused_call().unwrap().contains("seccomp"));
+        let hint = with(&[Capability::SysAdmin]).hint_for_refused_call().unwrap();
+        assert!(hint.contains("CAP_SYS_RESOURCE"), "{hint}");
     }
 
     #[test]
