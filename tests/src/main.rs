@@ -16,6 +16,7 @@ mod cri;
 mod demo;
 mod dns;
 mod finding;
+mod in_pod;
 mod ipvs;
 mod kube_proxy;
 mod kubelet;

@@ -63,7 +63,11 @@ struct Row {
 
 pub fn run(options: Options) -> Result<ExitCode> {
     let start = Instant::now();
-    let Kernels { ready, left_out } = setup::prepare_named(&options.kernels)?;
+    let Kernels { mut ready, left_out } = setup::prepare_named(&options.kernels)?;
+    if options.kernels.is_empty() && !options.filters.is_empty() {
+        // Not every program that a scenario needs is there.
+        ready.retain(|series| series.arch == Arch::X86_64);
+    }
     if options.write_readme {
         readme::every_kernel(&options.kernels, &left_out)?;
     }
@@ -107,18 +111,26 @@ enum Part {
     Named(&'static [&'static str]),
 }
 
-/// What shows that the aarch64 programs work: hooks on both ends of functions, tracepoints, and those
-/// on modules. The kernels of one series are the same otherwise.
-const ON_AARCH64: &[&str] =
-    &["accept_queue_syn", "accept_queue_ack", "no_listener_v6", "syn_queue"];
+/// What shows that the aarch64 programs work: hooks by fentry and tracepoints, both ends of a function in
+/// a module, and all of it with a manifest's rights.
+const ON_AARCH64: &[&str] = &[
+    "accept_queue_syn",
+    "dnat_clash_two_threads_v6",
+    "table_full_v6",
+    "no_listener_v6",
+    "syn_queue_backlog_v6",
+    "debug_pod",
+];
 
 impl Part {
     /// Named kernels and scenarios are run as asked for; else time is saved where it costs least.
     fn on(series: &Series, options: &Options) -> Self {
         let named = !options.filters.is_empty() || !options.kernels.is_empty();
         match series.name {
+            _ if series.arch == Arch::Aarch64 && options.filters.is_empty() => {
+                Self::Named(ON_AARCH64)
+            }
             _ if named || options.everything => Self::Everything,
-            _ if series.arch == Arch::Aarch64 => Self::Named(ON_AARCH64),
             MAIN => Self::Everything,
             _ if series.required => Self::Short,
             _ => Self::CausesOnly,
@@ -349,6 +361,10 @@ mod tests {
             ]
         );
         assert_eq!(planned(&[], &["5.10"]), ["5.10 --causes-only"]);
+        let across = planned(&["--kernel", "6.12-arm64"], &["6.12-arm64"]).concat();
+        assert!(across.starts_with("6.12-arm64 accept_queue_syn "), "{across}");
+        let across = planned(&["--filter", "ipvs"], &["6.12-arm64"]);
+        assert_eq!(across, ["6.12-arm64 ipvs"]);
         assert_eq!(planned(&["--kernel", "6.12"], &["6.12"]), ["6.12 "]);
         assert_eq!(planned(&["--kernel", "5.10", "--filter", "ipvs"], &["5.10"]), ["5.10 ipvs"]);
     }

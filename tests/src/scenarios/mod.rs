@@ -338,6 +338,8 @@ pub const ALL: &[Case] = &[
     Case::new("module_reload", module_reload::run_case).same_everywhere().limit(300),
     Case::new("sigkill_leaves_nothing", manners::sigkill_leaves_nothing),
     Case::new("no_rights", manners::no_rights).same_everywhere(),
+    Case::new("rights_dropped", debug_pod::rights_dropped).same_everywhere(),
+    Case::new("seccomp", manners::seccomp).same_everywhere(),
     Case::new("cri_pods", cri_pods::names).runtimes(),
     Case::new("cri_many", cri_many::names).runtimes().limit(600),
 ];
