@@ -33,6 +33,7 @@ pub fn run() -> Result<ExitCode> {
         "dns-server" => dns::server::main(&flags)?,
         "idle" => kube_proxy::idle_main(&flags)?,
         "kube-proxy" => kube_proxy::main(&flags)?,
+        "brief" => kubelet::brief_main(&flags)?,
         "connect" => kubelet::connect_main(&flags)?,
         "tcp-server" => tcp::main(&flags)?,
         _ => bail!("no sub-command {command:?}\n{USAGE}"),
