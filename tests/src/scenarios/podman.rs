@@ -13,6 +13,11 @@ use crate::{case::Skip, command::run, lab::Lab};
 
 /// Made by the first container.
 const STORAGE: &str = "/var/lib/containers/storage";
+const CONFIG: (&str, &str) = (
+    "/etc/containers/containers.conf",
+    "[engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\n\
+     [network]\nnetwork_backend = \"netavark\"\n",
+);
 const IMAGE: &str = "/usr/share/images/pause.tar";
 
 /// A container by itself, and two in a pod.
@@ -20,8 +25,7 @@ pub fn names(lab: &Lab) -> Result<()> {
     if lab.faults_only() {
         return Err(Skip("looks at stallprobe itself".to_owned()).into());
     }
-    // podman unpacks images there.
-    fs::create_dir_all("/var/tmp").context("cannot make /var/tmp")?;
+    configure()?;
     let loaded = podman(&["load", "--input", IMAGE])?;
     let image = loaded.trim().rsplit(' ').next().context("podman names no image")?.to_owned();
     let start = |name: &str, more: &[&str]| {
@@ -32,7 +36,9 @@ pub fn names(lab: &Lab) -> Result<()> {
         podman(&[&run, more, &volumes, &[&image], &lab].concat())
     };
     start("registry", &[])?;
-    podman(&["pod", "create", "--name", "blue", "--infra-image", &image])?;
+    // podman 4.3 denies all devices, also /dev/null, to what is below a pod's own cgroup on cgroupfs.
+    let apart = "--share-parent=false";
+    podman(&["pod", "create", "--name", "blue", apart, "--infra-image", &image])?;
     start("web", &["--pod", "blue"])?;
     start("db", &["--pod", "blue"])?;
 
@@ -47,8 +53,17 @@ pub fn names(lab: &Lab) -> Result<()> {
     crate::cli::say(&format!("the pod is called {}", blue["pod"]))
 }
 
+/// Without systemd; and the node's CNI configuration is containerd's.
+fn configure() -> Result<()> {
+    // podman unpacks images in the first.
+    for dir in ["/var/tmp", "/etc/containers"] {
+        fs::create_dir_all(dir).with_context(|| format!("cannot make {dir}"))?;
+    }
+    fs::write(CONFIG.0, CONFIG.1).with_context(|| format!("cannot write {}", CONFIG.0))
+}
+
 fn podman(args: &[&str]) -> Result<String> {
-    run("podman", &[&["--cgroup-manager=cgroupfs"], args].concat())
+    run("podman", args)
 }
 
 /// Removes all containers and pods, if there have been some.
