@@ -11,6 +11,7 @@ use crate::{
     command::run,
     containerd, ipvs, kubelet,
     netns::{BRIDGE, host_link},
+    scenarios::podman,
     sysctl,
     wait::{SOON, until},
 };
@@ -40,7 +41,9 @@ pub fn node() -> Result<()> {
 
 /// The same after a case with container runtimes, which stay and hold what is theirs.
 pub fn runtimes() -> Result<()> {
-    containerd::clean()
+    containerd::clean()?;
+    podman::clean()?;
+    pods()
 }
 
 fn names(dir: &str) -> Vec<String> {

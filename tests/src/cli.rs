@@ -38,6 +38,7 @@ pub fn run() -> Result<ExitCode> {
         "dns-server" => dns::server::main(&flags)?,
         "idle" => kube_proxy::idle_main(&flags)?,
         "kube-proxy" => kube_proxy::main(&flags)?,
+        "brief" => kubelet::brief_main(&flags)?,
         "in-pod" => {
             let status = in_pod::main(&flags, rest.get(1..).unwrap_or_default())?;
             return Ok(ExitCode::from(status));

@@ -60,6 +60,12 @@ pub fn provide() -> Result<()> {
         fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
         fs::write(path, text).with_context(|| format!("cannot write {path}"))?;
     }
+    // As systemd has it, and with it container runtimes on every node.
+    run("mount", &["--make-rshared", "/"])?;
+    // iproute2 makes /run/netns a mount of its own with the first name; what was mounted there before
+    // could not be removed any more (netns_add() in ip/ipnetns.c).
+    run("ip", &["netns", "add", "first"])?;
+    run("ip", &["netns", "del", "first"])?;
     let log = fs::File::create(LOG).with_context(|| format!("cannot create {LOG}"))?;
     let out = log.try_clone().with_context(|| format!("cannot share {LOG}"))?;
     // In a group of its own: a case's group ends with the case.

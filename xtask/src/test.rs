@@ -77,7 +77,11 @@ pub fn run(options: Options) -> Result<ExitCode> {
         some => note(&format!("only scenarios called *{}*, no host tests", some.join("*, *"))),
     }
     let artifacts = Artifacts::build(ready.iter().map(|series| series.arch))?;
-    let jobs = jobs(ready, &options);
+    let mut jobs = jobs(ready, &options);
+    let no_runtimes = setup::left_out_runtimes(jobs.iter().any(|job| job.runtimes));
+    if no_runtimes.is_some() {
+        jobs.retain(|job| !job.runtimes);
+    }
     let done = lab::run(&jobs, &artifacts, &options.machine, options.at_once);
 
     let mut tables = Tables::default();
@@ -91,6 +95,9 @@ pub fn run(options: Options) -> Result<ExitCode> {
     for (series, why) in left_out {
         tables.add_left_out(series);
         rows.push(not_run(series.name, &why));
+    }
+    if let Some(why) = no_runtimes {
+        rows.push(not_run("containerd", &why));
     }
     vm::pass_on(format!("\n{}", tables.text()).as_bytes());
     let good = close(&rows, start.elapsed());
@@ -170,7 +177,9 @@ fn jobs(mut ready: Vec<&'static Series>, options: &Options) -> Vec<Job> {
         Job::on(series, arguments, part.remark(options))
     };
     let ladder = |series| ladder::jobs(series, !options.everything);
-    ready.into_iter().map(job).chain(main.into_iter().flat_map(ladder)).collect()
+    let runtimes = main.into_iter().map(Job::with_runtimes);
+    let ladder = main.into_iter().flat_map(ladder);
+    ready.into_iter().map(job).chain(runtimes).chain(ladder).collect()
 }
 
 /// `cargo test` of the workspace's default members.
@@ -345,6 +354,7 @@ mod tests {
                 "6.1 --short",
                 "5.10 --causes-only",
                 "7.2 --causes-only",
+                "6.12 containerd --runtimes",
                 "6.12 kprobe --rungs kprobe --causes-only",
                 "6.12 tracepoint --rungs tracepoint --short",
                 "6.12 locked --lockdown --short"
@@ -355,6 +365,7 @@ mod tests {
             [
                 "5.10 ",
                 "6.12 ",
+                "6.12 containerd --runtimes",
                 "6.12 kprobe --rungs kprobe --causes-only",
                 "6.12 tracepoint --rungs tracepoint",
                 "6.12 locked --lockdown"

@@ -64,6 +64,8 @@ pub struct Known {
     /// Namespaces known by a number only, or not at all, and whether they were searched for as such.
     nameless: HashMap<u32, bool>,
     addresses: HashSet<IpAddr>,
+    /// Namespaces without a name that events came from since the last search: the next one is theirs.
+    asked: BTreeSet<u32>,
     /// A namespace without a name was seen since the last search.
     unknown_netns: bool,
     /// An address without a name was seen since the last search. Most such addresses are not pods'
@@ -98,9 +100,10 @@ impl Known {
         self.counted.union(&fresh).copied().collect()
     }
 
-    /// Takes in a change of the pod table. `deep`: it was found in a pass over all processes, which
-    /// would have found a name too.
-    pub fn pod(&mut self, change: &PodChange, deep: bool) {
+    /// Takes in a change of the pod table. A pass over all processes that was made for another reason
+    /// may have come before the first process of a pod, whose namespace is there first: only the search
+    /// for a namespace of which an event came is its one.
+    pub fn pod(&mut self, change: &PodChange) {
         match change {
             PodChange::Up(pod) => {
                 if pod.is_named() {
@@ -108,7 +111,8 @@ impl Known {
                 } else {
                     let searched = self.nameless.entry(pod.netns).or_default();
                     // Until now it was searched for as one that nobody knows.
-                    *searched = (*searched && self.pods.contains_key(&pod.netns)) || deep;
+                    *searched = (*searched && self.pods.contains_key(&pod.netns))
+                        || self.asked.contains(&pod.netns);
                 }
                 if self.pods.insert(pod.netns, pod.addresses.clone()).is_none() {
                     self.fresh.insert(pod.netns);
@@ -143,6 +147,9 @@ impl Known {
                 true
             }
         };
+        if is_new && self.asked.len() < MOST {
+            self.asked.insert(netns);
+        }
         self.unknown_netns |= is_new;
     }
 
@@ -182,6 +189,7 @@ impl Known {
 
     /// A search was made; `found`: it brought something new.
     pub fn searched(&mut self, found: bool, took: Duration) {
+        self.asked.clear();
         self.took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         let longer = self.patience.max(PATIENCE) * 2;
         self.patience = if found { PATIENCE } else { longer.min(LONGEST_PATIENCE) };
@@ -363,20 +371,30 @@ mod tests {
         assert!(!known.due(10 * S), "nothing is unknown");
         known.netns(7);
         assert!(known.due(10 * S));
-        known.pod(&up(7, "netns:7"), true);
+        known.pod(&up(7, "netns:7"));
         known.searched(true, Duration::ZERO);
         known.netns(7);
         assert!(!known.due(20 * S), "the search would have found its name");
 
-        known.pod(&up(8, "netns:cni-0b8a"), false);
+        known.pod(&up(8, "netns:cni-0b8a"));
         known.netns(8);
         assert!(known.due(30 * S), "it is known by a name from a list only");
         known.netns(8);
         assert!(!known.due(40 * S));
-        known.pod(&up(8, "shop/web-0"), true);
-        known.pod(&PodChange::Gone { netns: 8 }, true);
+        known.pod(&up(8, "shop/web-0"));
+        known.pod(&PodChange::Gone { netns: 8 });
         known.netns(8);
         assert!(known.due(50 * S), "another one under the same number");
+
+        known.searched(false, Duration::ZERO);
+        // Found by a pass for something else, when it had no process yet.
+        known.pod(&up(9, "netns:cni-5d4c"));
+        known.netns(9);
+        assert!(known.due(60 * S), "its pod has processes now");
+        known.pod(&up(9, "netns:9"));
+        known.searched(false, Duration::ZERO);
+        known.netns(9);
+        assert!(!known.due(70 * S));
     }
 
     #[test]

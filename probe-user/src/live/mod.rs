@@ -235,7 +235,7 @@ impl Live {
             self.deep = now;
         }
         for change in self.pods.scan(deep) {
-            self.known.pod(&change, deep);
+            self.known.pod(&change);
             if let PodChange::Gone { netns } = &change {
                 self.poller.forget(*netns);
             }
@@ -252,7 +252,7 @@ impl Live {
         let (before, start) = (events.len(), Instant::now());
         self.scan_pods(now, true, events);
         for change in self.pods.refresh_all(ADDRESSES_BUDGET) {
-            self.known.pod(&change, true);
+            self.known.pod(&change);
             events.push(Event { ts: now, body: Body::Pod(change) });
         }
         self.known.searched(events.len() > before, start.elapsed());

@@ -24,7 +24,7 @@ fn passes(namespaces: &[u32], finds: impl Fn(u32) -> Option<PodChange>) -> usize
             passes += 1;
             for &netns in namespaces {
                 if let Some(change) = finds(netns) {
-                    known.pod(&change, true);
+                    known.pod(&change);
                 }
             }
             known.searched(true, Duration::ZERO);
@@ -48,11 +48,11 @@ fn one_for_each_new_namespace_at_most() {
             known.netns(netns);
             if known.due(now * 1000 * MS) {
                 passes += 1;
-                known.pod(&up(netns, "shop/web-0"), true);
+                known.pod(&up(netns, "shop/web-0"));
                 known.searched(true, Duration::ZERO);
             }
         }
-        known.pod(&PodChange::Gone { netns }, true);
+        known.pod(&PodChange::Gone { netns });
     }
     assert_eq!(passes, 60);
 }

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use log::{debug, warn};
@@ -105,9 +105,14 @@ impl PodTable {
                 return Vec::new();
             }
         };
+        let start = Instant::now();
         let inhabited = match deep.then(|| netns::inhabited(&self.root, self.proc_budget)) {
             None => None,
-            Some(Ok(inhabited)) => Some(inhabited),
+            Some(Ok(inhabited)) => {
+                let (many, took) = (inhabited.pids.len(), start.elapsed());
+                debug!("a pass over /proc found {many} network namespaces in {took:?}");
+                Some(inhabited)
+            }
             Some(Err(error)) => {
                 self.warn(&error);
                 None

@@ -72,6 +72,14 @@ pub struct RunPodSandbox {
     pub config: Option<SandboxConfig>,
 }
 
+#[derive(Clone, PartialEq, Message)]
+pub struct AskStatus {
+    #[prost(string, tag = "1")]
+    pub id: String,
+    #[prost(bool, tag = "2")]
+    pub verbose: bool,
+}
+
 /// A message that is nothing but an id: of a sandbox, or of a container.
 #[derive(Clone, PartialEq, Message)]
 pub struct Id {
@@ -100,6 +108,9 @@ pub struct Sandbox {
 pub struct SandboxStatus {
     #[prost(message, optional, tag = "1")]
     pub status: Option<Sandbox>,
+    /// What else there is to say, as JSON.
+    #[prost(map = "string, string", tag = "2")]
+    pub info: HashMap<String, String>,
 }
 
 /// One of a list; the list's other fields have other types than a status's.
@@ -123,9 +134,6 @@ pub struct Mount {
     pub host_path: String,
     #[prost(bool, tag = "3")]
     pub readonly: bool,
-    /// 1: what is mounted on the host later appears in the container.
-    #[prost(int32, tag = "5")]
-    pub propagation: i32,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -3,19 +3,22 @@
 mod grpc;
 mod messages;
 
-use std::{collections::HashMap, fs, net::IpAddr};
+use std::{collections::HashMap, fs, net::Ipv6Addr};
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 
 use self::messages::{
-    CONTAINER, ContainerConfig, ContainerMetadata, ContainerSecurity, CreateContainer, Id, Image,
-    LinuxContainer, LinuxSandbox, Mount, NODE, NamespaceOption, Nothing, POD, RunPodSandbox,
-    SandboxConfig, SandboxMetadata, SandboxSecurity, SandboxStatus, Sandboxes, StopContainer,
+    AskStatus, CONTAINER, ContainerConfig, ContainerMetadata, ContainerSecurity, CreateContainer,
+    Id, Image, LinuxContainer, LinuxSandbox, Mount, NODE, NamespaceOption, Nothing, POD,
+    RunPodSandbox, SandboxConfig, SandboxMetadata, SandboxSecurity, SandboxStatus, Sandboxes,
+    StopContainer,
 };
-use crate::containerd::SOCKET;
+use crate::{containerd::SOCKET, netns};
 
 /// Where the kubelet makes a folder for each pod.
 const LOGS: &str = "/var/log/pods";
+const CGROUPS: &str = "/sys/fs/cgroup";
 
 fn call<A: prost::Message + Default>(method: &str, ask: &impl prost::Message) -> Result<A> {
     grpc::call(SOCKET, &format!("/runtime.v1.RuntimeService/{method}"), ask)
@@ -45,6 +48,34 @@ impl Kind {
     }
 }
 
+/// What the kubelet makes for a pod before its sandbox is started, with the cgroupfs driver
+/// (`pkg/kubelet/cm/pod_container_manager_linux.go`).
+pub struct Folders {
+    pub uid: String,
+    pub log_directory: String,
+    /// Below the mount of the cgroups.
+    pub cgroup_parent: String,
+}
+
+impl Folders {
+    /// `number` tells the pod's UID from others.
+    pub fn make(namespace: &str, name: &str, number: u32) -> Result<Self> {
+        let uid = format!("{number:08x}-5a3f-4c6e-9d2b-7f1e2a3b4c5d");
+        let log_directory = format!("{LOGS}/{namespace}_{name}_{uid}");
+        make(&log_directory)?;
+        let cgroup_parent = format!("/kubepods/burstable/pod{uid}");
+        make(&format!("{CGROUPS}{cgroup_parent}"))?;
+        Ok(Self { uid, log_directory, cgroup_parent })
+    }
+
+    /// The cgroup of one of its containers, which cgroupfs names by the container's id.
+    pub fn container(&self, id: &str) -> Result<String> {
+        let cgroup = format!("{CGROUPS}{}/{id}", self.cgroup_parent);
+        make(&cgroup)?;
+        Ok(cgroup)
+    }
+}
+
 /// A pod whose sandbox runs.
 #[derive(Clone, Debug)]
 pub struct Pod {
@@ -68,15 +99,10 @@ pub struct Program<'a> {
 }
 
 impl Pod {
-    /// Makes the pod's cgroup and log folder, and has its sandbox started, as the kubelet does with the
-    /// cgroupfs driver (`pkg/kubelet/cm/pod_container_manager_linux.go`,
-    /// `pkg/kubelet/kuberuntime/kuberuntime_sandbox.go`). `number` tells its UID from others.
+    /// Has the pod's sandbox started (`pkg/kubelet/kuberuntime/kuberuntime_sandbox.go`). `number` tells
+    /// its UID from others.
     pub fn run(namespace: &str, name: &str, number: u32, kind: Kind) -> Result<Self> {
-        let uid = uid(number);
-        let log_directory = format!("{LOGS}/{namespace}_{name}_{uid}");
-        make(&log_directory)?;
-        let cgroup_parent = format!("/kubepods/burstable/pod{uid}");
-        make(&format!("/sys/fs/cgroup{cgroup_parent}"))?;
+        let Folders { uid, log_directory, cgroup_parent } = Folders::make(namespace, name, number)?;
         let security = SandboxSecurity {
             namespaces: Some(kind.namespaces()),
             privileged: kind == Kind::Debug,
@@ -99,12 +125,19 @@ impl Pod {
         Ok(Self { id, config })
     }
 
-    /// Its address. A pod in the node's network has none.
-    pub fn address(&self) -> Result<IpAddr> {
-        let ask = Id { id: self.id.clone() };
-        let SandboxStatus { status } = call("PodSandboxStatus", &ask)?;
+    /// Its network namespace, with its address in it. A pod in the node's network has none.
+    pub fn netns(&self) -> Result<netns::Pod> {
+        let ask = AskStatus { id: self.id.clone(), verbose: true };
+        let SandboxStatus { status, info } = call("PodSandboxStatus", &ask)?;
         let ip = status.and_then(|status| status.network).unwrap_or_default().ip;
-        ip.parse().with_context(|| format!("the pod's address is {ip:?}"))
+        let v4 = ip.parse().with_context(|| format!("the pod's address is {ip:?}"))?;
+        let info = info.get("info").context("no verbose status")?;
+        let info: Value = serde_json::from_str(info).context("the verbose status is no JSON")?;
+        let mut namespaces =
+            info["runtimeSpec"]["linux"]["namespaces"].as_array().into_iter().flatten();
+        let path = namespaces.find(|one| one["type"] == "network").and_then(|n| n["path"].as_str());
+        let name = path.and_then(|path| path.rsplit('/').next()).context("no network namespace")?;
+        Ok(netns::Pod { name: name.to_owned(), v4, v6: Ipv6Addr::UNSPECIFIED })
     }
 
     /// Makes and starts a container (`kuberuntime_container.go`).
@@ -119,8 +152,7 @@ impl Pod {
         let mount = |(host, container): &(&str, &str)| Mount {
             container_path: (*container).to_owned(),
             host_path: (*host).to_owned(),
-            readonly: sandbox.privileged == false,
-            propagation: i32::from(sandbox.privileged),
+            readonly: !sandbox.privileged,
         };
         let config = ContainerConfig {
             metadata: Some(ContainerMetadata {
@@ -162,12 +194,20 @@ impl Pod {
         let logs = &self.config.log_directory;
         fs::remove_dir_all(logs).with_context(|| format!("cannot remove {logs}"))?;
         let parent = self.config.linux.clone().unwrap_or_default().cgroup_parent;
-        let cgroup = format!("/sys/fs/cgroup{parent}");
+        let cgroup = format!("{CGROUPS}{parent}");
         fs::remove_dir(&cgroup).with_context(|| format!("cannot remove {cgroup}"))
     }
 }
 
 impl Container {
+    /// Asks it to end, and kills it after some seconds.
+    pub fn stop(&self) -> Result<()> {
+        let Nothing {} =
+            call("StopContainer", &StopContainer { id: self.id.clone(), timeout: 30 })?;
+        Ok(())
+    }
+
+    /// Kills and removes it.
     pub fn remove(&self) -> Result<()> {
         let Nothing {} = call("StopContainer", &StopContainer { id: self.id.clone(), timeout: 0 })?;
         let Nothing {} = call("RemoveContainer", &Id { id: self.id.clone() })?;
@@ -223,10 +263,6 @@ fn pod_labels(namespace: &str, name: &str, uid: &str) -> HashMap<String, String>
 
 fn strings(pairs: &[(&str, &str)]) -> HashMap<String, String> {
     pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
-}
-
-fn uid(number: u32) -> String {
-    format!("{number:08x}-5a3f-4c6e-9d2b-7f1e2a3b4c5d")
 }
 
 fn make(dir: &str) -> Result<()> {

@@ -48,7 +48,7 @@ pub fn names(lab: &Lab) -> Result<()> {
 
     let all = settled(&["api", "sidecar", "kube-proxy"])?;
     let row = of(&all, "shop/api-7d4f9c-x2x5k")?;
-    is(row, "/addresses/0", api.address()?.to_string())?;
+    is(row, "/addresses/0", api.netns()?.v4.to_string())?;
     ensure!(row["veth"].as_array().is_some_and(|veth| veth.len() == 1), "no veth: {row}");
     is(row, "/listeners/0/address", format!("0.0.0.0:{PORT}"))?;
     let server = process(row, "api")?;

@@ -5,6 +5,8 @@ mod armed;
 mod armed_limits;
 mod clash_lookalikes;
 mod client_ports;
+mod cri_brief;
+mod cri_debug_pod;
 mod cri_many;
 mod cri_pods;
 mod debug_pod;
@@ -26,6 +28,7 @@ mod nginx;
 mod no_listener;
 mod not_translated;
 mod pod_names;
+pub mod podman;
 mod pods_command;
 mod resolvers;
 mod server_slow;
@@ -341,5 +344,10 @@ pub const ALL: &[Case] = &[
     Case::new("rights_dropped", debug_pod::rights_dropped).same_everywhere(),
     Case::new("seccomp", manners::seccomp).same_everywhere(),
     Case::new("cri_pods", cri_pods::names).runtimes(),
-    Case::new("cri_many", cri_many::names).runtimes().limit(600),
+    Case::new("cri_debug_pod", cri_debug_pod::run_case).runtimes(),
+    Case::new("cri_brief_pod", cri_brief::run_case).runtimes(),
+    Case::new("cri_deleted_pod", cri_brief::deleted).runtimes(),
+    Case::new("podman_containers", podman::names).runtimes(),
+    // The last, for its many pods are left to the end of the machine.
+    Case::new("cri_many_pods", cri_many::names).runtimes().limit(600),
 ];

@@ -19,6 +19,7 @@ use crate::{
     cross, initramfs, kernel,
     kernels::{self, Series},
     progress::note,
+    runtimes,
 };
 
 #[derive(clap::Args)]
@@ -30,6 +31,7 @@ pub struct Options {
 
 pub fn run(options: Options) -> Result<ExitCode> {
     let left_out = prepare_named(&options.kernels)?.left_out.len();
+    left_out_runtimes(true);
     note(&match left_out {
         0 => "everything is there".to_owned(),
         _ => format!("everything else is there; {left_out} kernels are left out"),
@@ -68,6 +70,14 @@ pub fn prepare_named(names: &[String]) -> Result<Kernels> {
         }
     }
     Ok(kernels)
+}
+
+/// Fetches the container runtimes of one machine if they are wanted. Why they cannot be had, which is
+/// said: then that machine is left out.
+pub fn left_out_runtimes(wanted: bool) -> Option<String> {
+    let error = if wanted { runtimes::ensure_present().err()? } else { return None };
+    note(&format!("WARNING: the machine with container runtimes is LEFT OUT: {error:#}"));
+    Some(format!("{error:#}"))
 }
 
 /// Tools, and these kernels with their guest file systems.
