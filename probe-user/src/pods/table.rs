@@ -324,11 +324,14 @@ impl PodTable {
     fn read(&mut self, targets: &[Target], budget: Duration, changes: &mut Changes) {
         let node = self.host.and_then(|host| self.target(host));
         let node = node.and_then(|node| file(&self.root, &node).ok());
-        let host = self.host;
+        // A pair stays for as long as its pod: a list of devices costs more than all else here.
+        let has_veth = |known: &&Known| !known.pod.veth.is_empty();
+        let linked = self.known.values().filter(has_veth).map(|known| known.pod.netns);
+        let linked: BTreeSet<u32> = linked.chain(self.host).collect();
         let answers = visit(&self.root, targets, budget, |inside| {
             let cookie = if inside.entered { cookie() } else { 0 };
-            let is_pod = inside.entered && Some(inside.netns) != host;
-            let veth = node.as_ref().filter(|_| is_pod).and_then(veth);
+            let is_asked = inside.entered && !linked.contains(&inside.netns);
+            let veth = node.as_ref().filter(|_| is_asked).and_then(veth);
             Ok(Read { addresses: addresses::read(inside)?, cookie, veth })
         });
         for (netns, answer) in answers {
