@@ -18,6 +18,14 @@ pub fn victim(symptom: &Symptom, world: &World) -> Party {
         party.pod = Some(world.pods.name(symptom.netns, symptom.cookie, symptom.first));
         party.netns = Some(symptom.netns);
     }
+    // The packet came from that pod whatever address it has, such as the node's own after NAT.
+    if symptom.side == Side::Packet
+        && let Some(at) = symptom.at.filter(|at| at.netns == world.node.netns)
+        && let Some(pod) = world.pods.behind(at.iif, symptom.first)
+    {
+        party.pod = Some(pod.name.clone());
+        party.netns = Some(pod.netns);
+    }
     if symptom.side == Side::Client {
         party.pod = Some(world.pods.name(symptom.netns, symptom.cookie, symptom.first));
         party.netns = Some(symptom.netns);

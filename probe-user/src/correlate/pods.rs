@@ -56,6 +56,8 @@ pub struct Pods {
     /// By inode number, oldest span first.
     spans: HashMap<u32, VecDeque<Span>>,
     by_address: HashMap<IpAddr, Vec<u32>>,
+    /// By the index of the node's end of a veth pair.
+    by_veth: HashMap<u32, Vec<u32>>,
     count: usize,
     /// Pods there was no room for.
     pub left_out: u64,
@@ -105,7 +107,13 @@ impl Pods {
                 owners.push(pod.netns);
             }
         }
-        if self.by_address.len() > CAPACITY * ADDRESSES {
+        for ifindex in pod.veth.iter().take(ADDRESSES) {
+            let there = self.by_veth.entry(*ifindex).or_default();
+            if !there.contains(&pod.netns) {
+                there.push(pod.netns);
+            }
+        }
+        if self.by_address.len().max(self.by_veth.len()) > CAPACITY * ADDRESSES {
             self.unindex();
         }
     }
@@ -118,6 +126,12 @@ impl Pods {
                 spans.get(netns).is_some_and(|s| s.iter().any(|s| s.without(*address).is_some()))
             });
             !owners.is_empty()
+        });
+        self.by_veth.retain(|ifindex, there| {
+            there.retain(|netns| {
+                spans.get(netns).is_some_and(|s| s.iter().any(|s| s.pod.veth.contains(ifindex)))
+            });
+            !there.is_empty()
         });
     }
 
@@ -175,6 +189,17 @@ impl Pods {
             .filter(|pod| has(pod, address));
         let first = owners.next()?;
         owners.next().is_none().then_some(first)
+    }
+
+    /// The one pod whose veth pair had this end on the node at that time.
+    pub fn behind(&self, ifindex: u32, ts: u64) -> Option<&Pod> {
+        if ifindex == 0 {
+            return None;
+        }
+        let there = self.by_veth.get(&ifindex)?.iter();
+        let mut pods = there.filter_map(|netns| self.at(*netns, 0, ts));
+        let first = pods.find(|pod| pod.veth.contains(&ifindex))?;
+        pods.all(|pod| !pod.veth.contains(&ifindex)).then_some(first)
     }
 
     /// Its name.
@@ -323,6 +348,31 @@ mod tests {
         assert_eq!(gone(&pods, 41 * S), Some(("new".to_owned(), 40)));
         pods.change(50 * S, &pod(8, 0, "new", "10.0.0.1"));
         assert_eq!(gone(&pods, 51 * S), None);
+    }
+
+    #[test]
+    fn the_pod_behind_a_device_of_the_node() {
+        let up = |netns, name: &str, veth: u32| {
+            let pod = Pod { netns, name: name.to_owned(), veth: vec![veth], ..Pod::default() };
+            PodChange::Up(pod)
+        };
+        let behind = |pods: &Pods, ts| pods.behind(9, ts).map(|pod| pod.name.clone());
+        let mut pods = Pods::default();
+        assert_eq!(behind(&pods, 10 * S), None);
+        pods.change(10 * S, &up(7, "old", 9));
+        pods.change(10 * S, &up(6, "other", 8));
+        assert_eq!(behind(&pods, 15 * S).as_deref(), Some("old"));
+        pods.change(20 * S, &PodChange::Gone { netns: 7 });
+        pods.change(30 * S, &up(7, "new", 9));
+        assert_eq!(behind(&pods, 15 * S).as_deref(), Some("old"));
+        assert_eq!(behind(&pods, 31 * S).as_deref(), Some("new"));
+        pods.change(40 * S, &up(5, "same", 9));
+        assert_eq!(behind(&pods, 45 * S), None, "of two pods it names neither");
+        for netns in [5, 7, 6] {
+            pods.change(50 * S, &PodChange::Gone { netns });
+        }
+        pods.forget(900 * S);
+        assert!(pods.by_veth.is_empty() && behind(&pods, 31 * S).is_none());
     }
 
     #[test]

@@ -77,6 +77,14 @@ const FIRST_TIMEOUT: u64 = 1_000_000_000;
 /// How many lines of its own history a stall keeps.
 const NOTES: usize = 8;
 
+/// Where a packet was seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct At {
+    pub netns: u32,
+    /// The device on which it came in, 0 when it was made there or that is not known.
+    pub iif: u32,
+}
+
 #[derive(Debug)]
 pub struct Symptom {
     pub kind: SymptomKind,
@@ -87,6 +95,8 @@ pub struct Symptom {
     pub netns: u32,
     pub cookie: u64,
     pub flow: Flow,
+    /// Where its packet was seen first.
+    pub at: Option<At>,
     /// DNS: all servers asked.
     pub servers: Vec<IpAddr>,
     pub question: Option<Question>,
@@ -227,11 +237,12 @@ impl Symptom {
         Self { join, ..Self::of(kind, Side::Packet, flow, ts) }
     }
 
-    /// The namespace a packet was seen in: the client's own only where it came by loopback.
-    pub fn is_in(&mut self, netns: u32) {
+    /// Where the packet was seen: the client's own namespace only where it came by loopback.
+    pub fn is_at(&mut self, at: At) {
         if self.flow.src.ip().is_loopback() {
-            self.netns = netns;
+            self.netns = at.netns;
         }
+        self.at = Some(at);
     }
 
     fn of(kind: SymptomKind, side: Side, flow: Flow, ts: u64) -> Self {
@@ -242,6 +253,7 @@ impl Symptom {
             join: Join::Flow,
             netns: 0,
             cookie: 0,
+            at: None,
             flow,
             servers: Vec::new(),
             question: None,

@@ -17,7 +17,7 @@ use super::{
     probe,
     rules::{self, client_ports_exhausted::EADDRNOTAVAIL},
     stalls::{Key, Stall, State},
-    symptom::{Join, Symptom, Worth},
+    symptom::{At, Join, Symptom, Worth},
 };
 use crate::{
     event::{Outcome, SynSent},
@@ -259,7 +259,7 @@ impl Correlator {
         let of_node = self.world.pods.owner(flow.src.ip(), ts).is_some_and(|pod| own(pod.netns));
         self.on_tcp_packet(
             ts,
-            e.header.netns,
+            At { netns: e.header.netns, iif: 0 },
             e.isn,
             flow,
             half_open.then_some(if of_node { HERE } else { AT_ONCE }),
@@ -274,14 +274,15 @@ impl Correlator {
     /// A SYN-ACK sent again says that the handshake hangs, but scanners that never answer make
     /// them too: a finding only if its cause is named.
     pub(super) fn on_synack(&mut self, ts: u64, e: &SynAck) {
-        self.on_tcp_packet(ts, e.header.netns, e.isn, Flow::of(&e.tuple), None, Worth::OnlyNamed);
+        let at = At { netns: e.header.netns, iif: 0 };
+        self.on_tcp_packet(ts, at, e.isn, Flow::of(&e.tuple), None, Worth::OnlyNamed);
     }
 
     /// A packet of a handshake was refused. `wait`: for how long the client itself may still show.
     fn on_tcp_packet(
         &mut self,
         ts: u64,
-        netns: u32,
+        at: At,
         isn: u32,
         flow: Flow,
         wait: Option<u64>,
@@ -294,7 +295,7 @@ impl Correlator {
         let here = self.world.pods.owner(flow.src.ip(), ts).is_some();
         let wait = wait.unwrap_or(if here { HERE } else { ELSEWHERE });
         let mut symptom = Symptom::packet(ts, SymptomKind::ConnectStall, flow, Join::Tcp { isn });
-        symptom.is_in(netns);
+        symptom.is_at(at);
         symptom.worth = worth;
         self.open_stall(symptom, vec![key], Some(ts.saturating_add(wait)));
     }
@@ -305,7 +306,8 @@ impl Correlator {
             // The same SYN twice: the first one is on its way.
             let is_twin = flow.proto == IPPROTO_TCP && flow == Flow::of(&e.winner.orig);
             let worth = if is_twin { Worth::OnlyNamed } else { Worth::Stall };
-            self.on_packet(ts, e.header.netns, flow, e.ident, None, worth);
+            let at = At { netns: e.header.netns, iif: e.iif };
+            self.on_packet(ts, at, flow, e.ident, None, worth);
         }
     }
 
@@ -318,29 +320,32 @@ impl Correlator {
         let captured = usize::try_from(e.captured).unwrap_or(usize::MAX);
         let message = dns::of_packet(e.packet.get(..captured).unwrap_or(&e.packet));
         let hash = message.and_then(|m| m.question).map(|q| q.hash);
-        let flow = arm::as_sent(e);
+        let as_sent = arm::as_sent(e);
         // Only the packets of a handshake carry the initial sequence number.
         let (flow, ident) = match e.tcp_flags & (TCP_SYN | TCP_ACK) {
-            _ if flow.proto != IPPROTO_TCP => (flow, e.ident),
-            TCP_SYN => (flow, e.ident),
-            flags if flags & TCP_SYN != 0 => (flow.reversed(), e.ident),
-            _ => (flow, 0),
+            _ if as_sent.proto != IPPROTO_TCP => (as_sent, e.ident),
+            TCP_SYN => (as_sent, e.ident),
+            flags if flags & TCP_SYN != 0 => (as_sent.reversed(), e.ident),
+            _ => (as_sent, 0),
         };
-        self.on_packet(ts, e.header.netns, flow, ident, hash, Worth::Stall);
+        let is_answer = flow != as_sent || message.is_some_and(|m| m.answer);
+        let iif = if is_answer { 0 } else { e.iif };
+        let at = At { netns: e.header.netns, iif };
+        self.on_packet(ts, at, flow, ident, hash, Worth::Stall);
     }
 
     /// The first packet of a flow was dropped.
     fn on_packet(
         &mut self,
         ts: u64,
-        netns: u32,
+        at: At,
         flow: Flow,
         ident: u32,
         hash: Option<u64>,
         worth: Worth,
     ) {
         if flow.proto == IPPROTO_TCP {
-            self.on_tcp_packet(ts, netns, ident, flow, None, worth);
+            self.on_tcp_packet(ts, at, ident, flow, None, worth);
             return;
         }
         let is_dns = self.is_dns_port(flow.dst.port());
@@ -360,7 +365,7 @@ impl Correlator {
             _ => Join::Flow,
         };
         let mut symptom = Symptom::packet(ts, kind, flow, join);
-        symptom.is_in(netns);
+        symptom.is_at(at);
         symptom.worth = worth;
         self.open_stall(symptom, vec![key], Some(ts.saturating_add(wait)));
     }

@@ -178,6 +178,9 @@ pub struct Pod {
     pub named_by: Option<NamedBy>,
     /// Addresses on its interfaces, without loopback and link-local ones.
     pub addresses: Vec<IpAddr>,
+    /// The node's ends of its veth pairs, by their indices.
+    #[serde(default)]
+    pub veth: Vec<u32>,
     /// Containers with a process in it, as far as known.
     #[serde(default)]
     pub containers: Vec<Container>,

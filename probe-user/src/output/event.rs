@@ -116,7 +116,9 @@ fn loader_words(body: &Body) -> Option<(&'static str, Option<String>, String)> {
         Body::Pod(PodChange::Up(pod)) => {
             let addresses: Vec<String> = pod.addresses.iter().map(ToString::to_string).collect();
             let name = sanitize::text(&pod.name);
-            ("pod-up", Some(name), format!("netns={} {}", pod.netns, addresses.join(" ")))
+            let veth: Vec<String> = pod.veth.iter().map(|index| format!(" veth={index}")).collect();
+            let words = format!("netns={} {}{}", pod.netns, addresses.join(" "), veth.concat());
+            ("pod-up", Some(name), words)
         }
         Body::Pod(PodChange::Gone { netns }) => ("pod-gone", None, format!("netns={netns}")),
         Body::Listener(l) => {

@@ -35,7 +35,7 @@ pub fn text(rows: &[Row], width: usize) -> String {
         out.push_str(&head(line));
         detail(&mut out, "processes", &processes(row), width);
         if let Some(sandbox) = row.sandbox {
-            let text = format!("invisible: {} has sockets of its own", sandbox.name());
+            let text = format!("sockets invisible: {} has its own", sandbox.name());
             detail(&mut out, "listens", &text, width);
         }
         for listener in &row.listeners {

@@ -14,7 +14,7 @@ use std::{
 use log::debug;
 use serde::Deserialize;
 
-use super::procfs::read_optional;
+use super::procfs::{inside, read_optional};
 
 /// A file has the plugin's configuration too.
 const FILE_MAX: u64 = 256 << 10;
@@ -36,7 +36,7 @@ pub fn addresses(root: &Path, sandbox: &str) -> Vec<IpAddr> {
 }
 
 fn files(root: &Path, sandbox: &str) -> Vec<PathBuf> {
-    let Ok(entries) = fs::read_dir(root.join("var/lib/cni/results")) else { return Vec::new() };
+    let Ok(entries) = fs::read_dir(inside(root, "var/lib/cni/results")) else { return Vec::new() };
     let part = format!("-{sandbox}-");
     // Links and folders are no results.
     let is_file = |entry: &fs::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_file());

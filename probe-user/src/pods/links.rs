@@ -87,6 +87,12 @@ pub fn nsid(of: BorrowedFd<'_>) -> Result<Option<i32>> {
     Ok(id.filter(|id| *id >= 0))
 }
 
+/// The indices of the node's devices that are the other ends of a pod's.
+pub fn indices(of_pod: &[Link], node: Option<i32>) -> Vec<u32> {
+    let peers = of_pod.iter().filter_map(|near| near.peer);
+    peers.filter(|far| Some(far.nsid) == node).map(|far| far.index).collect()
+}
+
 /// The names of those of the node's devices that are the other ends of a pod's. `node` is what the pod's
 /// namespace calls the node's: a link to that number and this index is a link to this device. Both ends
 /// must agree on the index as well, for they were not read at the same time.
@@ -123,6 +129,8 @@ mod tests {
         assert_eq!(ends(8, Some(5)), "", "the other end has another index now");
         assert_eq!(ends(9, Some(4)), "", "a link to a third namespace with the same indices");
         assert_eq!(ends(9, None), "", "no link to the node");
+        let of_pod = [lo.clone(), veth(2, "eth0", 9, 5), veth(3, "eth1", 9, 6)];
+        assert_eq!((indices(&of_pod, Some(5)), indices(&of_pod, None)), (vec![9], vec![]));
     }
 
     #[test]

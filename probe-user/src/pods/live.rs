@@ -142,9 +142,15 @@ fn veth_pairs() {
     let another = "index 9002 type veth peer name eth1 index 78 netns";
     Lab::ip(&format!("link add sp-test9002 {another} {other}"));
     let look = inspect::all(Path::new("/")).unwrap();
+    let mut table = PodTable::new("/");
+    table.scan(true);
+    table.refresh_all(LONG);
     for (name, veth) in [(linked, "sp-test9001"), (other, "sp-test9002"), (third, "")] {
         let row = look.rows.iter().find(|row| row.pod == name).unwrap();
         assert_eq!((row.veth.join(" "), &row.unread), (veth.to_owned(), &None), "{name}");
+        let indices =
+            row.veth.iter().map(|name| name.trim_start_matches("sp-test").parse().unwrap());
+        assert_eq!(table.get(row.netns).unwrap().veth, indices.collect::<Vec<u32>>(), "{name}");
     }
 }
 

@@ -1,16 +1,20 @@
 //! Reading `/proc`: bounded, and calm about processes that end while they are looked at.
 
 use std::{
+    ffi::OsString,
     fs::{self, File, OpenOptions},
     io::{self, Read as _},
     os::unix::{ffi::OsStrExt as _, fs::OpenOptionsExt as _},
-    path::Path,
+    path::{Component, Path, PathBuf},
 };
 
 use anyhow::{Context as _, Result, bail};
 
 /// Enough for every file read here except the routes of a node.
 pub const TEXT_MAX: u64 = 1 << 20;
+
+/// Links followed in one path, as in the kernel (`MAXSYMLINKS`).
+const LINKS: usize = 40;
 
 /// Opens for reading. Never waits for a writer should the file be a pipe.
 pub fn open(path: &Path) -> io::Result<File> {
@@ -43,6 +47,39 @@ pub fn read_optional(path: &Path, max: u64) -> Result<Option<String>> {
         Err(error) if is_gone(&error) => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// Where `path` is below `root`, with the links in it followed inside of that root: runtimes' folders are
+/// often links to a larger disk, and below a root that is mounted elsewhere an absolute one leads out of
+/// it. For paths that only the node's root can write.
+pub fn inside(root: &Path, path: &str) -> PathBuf {
+    if root == Path::new("/") {
+        return root.join(path);
+    }
+    let names = |path: &Path| -> Vec<OsString> {
+        let is_step =
+            |part: &Component<'_>| matches!(part, Component::ParentDir | Component::Normal(_));
+        path.components().filter(is_step).map(|part| part.as_os_str().to_owned()).rev().collect()
+    };
+    let (mut found, mut rest, mut links) = (PathBuf::new(), names(Path::new(path)), 0);
+    while let Some(name) = rest.pop() {
+        if name == ".." {
+            found.pop();
+            continue;
+        }
+        found.push(name);
+        let Ok(to) = fs::read_link(root.join(&found)) else { continue };
+        links += 1;
+        if links > LINKS {
+            break;
+        }
+        found.pop();
+        if to.is_absolute() {
+            found.clear();
+        }
+        rest.extend(names(&to));
+    }
+    root.join(found)
 }
 
 /// Whether the file, or the process it belongs to, does not exist (any more).
@@ -134,6 +171,38 @@ mod tests {
         assert!(read_text(&path, 4).unwrap_err().to_string().contains("longer than 4 bytes"));
         assert_eq!(read_optional(&dir.path().join("none"), 4).unwrap(), None);
         assert!(read_optional(dir.path(), 4).is_err(), "a folder is not a missing file");
+    }
+
+    #[test]
+    fn links_lead_nowhere_but_inside_the_root() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        for folder in ["var/lib", "data/docker/containers", "etc"] {
+            fs::create_dir_all(root.join(folder)).unwrap();
+        }
+        for (to, link) in [
+            ("/data/docker", "var/lib/docker"),
+            ("../../../../../etc", "var/lib/up"),
+            ("docker/containers", "var/lib/relative"),
+            ("loop", "var/lib/loop"),
+        ] {
+            std::os::unix::fs::symlink(to, root.join(link)).unwrap();
+        }
+        for (path, found) in [
+            ("var/lib/docker/containers/x", "data/docker/containers/x"),
+            ("var/lib/relative/x", "data/docker/containers/x"),
+            ("var/lib/up/shadow", "etc/shadow"),
+            ("var/none/x", "var/none/x"),
+            ("../../x", "x"),
+        ] {
+            assert_eq!(inside(root, path), root.join(found), "{path}");
+        }
+        assert!(inside(root, "var/lib/loop/x").starts_with(root));
+        assert_eq!(
+            inside(Path::new("/"), "var/../x"),
+            Path::new("/var/../x"),
+            "the kernel follows"
+        );
     }
 
     #[test]

@@ -2,6 +2,9 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fs::File,
+    net::IpAddr,
+    os::fd::AsFd as _,
     path::PathBuf,
     time::{Duration, Instant},
 };
@@ -10,10 +13,11 @@ use log::{debug, warn};
 
 use super::{
     addresses,
-    enter::{Target, cookie, visit},
+    enter::{Target, cookie, file, visit},
     hostname,
     identity::{Owner, Owners},
     known::{Changes, Known, pod},
+    links,
     netns::{self, HOST, Inhabited, Named},
     procfs::netns_of,
 };
@@ -323,9 +327,17 @@ impl PodTable {
 
     /// Reads addresses and cookie; what changed is added to `changes`.
     fn read(&mut self, targets: &[Target], budget: Duration, changes: &mut Changes) {
+        let node = self.host.and_then(|host| self.target(host));
+        let node = node.and_then(|node| file(&self.root, &node).ok());
+        // A pair stays for as long as its pod: a list of devices costs more than all else here.
+        let has_veth = |known: &&Known| !known.pod.veth.is_empty();
+        let linked = self.known.values().filter(has_veth).map(|known| known.pod.netns);
+        let linked: BTreeSet<u32> = linked.chain(self.host).collect();
         let answers = visit(&self.root, targets, budget, |inside| {
             let cookie = if inside.entered { cookie() } else { 0 };
-            Ok((addresses::read(inside)?, cookie))
+            let is_asked = inside.entered && !linked.contains(&inside.netns);
+            let veth = node.as_ref().filter(|_| is_asked).and_then(veth);
+            Ok(Read { addresses: addresses::read(inside)?, cookie, veth })
         });
         for (netns, answer) in answers {
             let Some(known) = self.known.get_mut(&netns) else { continue };
@@ -333,11 +345,15 @@ impl PodTable {
             known.read_at = self.scans;
             known.unread = answer.as_ref().err().map(|error| format!("{error:#}"));
             match answer {
-                Ok((mut addresses, cookie)) => {
+                Ok(Read { mut addresses, cookie, veth }) => {
                     if addresses.is_empty() && Some(netns) != self.host {
                         addresses = known.given_addresses(&self.root);
                     }
                     known.update(addresses, cookie, changes);
+                    if let Some(veth) = veth.filter(|veth| *veth != known.pod.veth) {
+                        known.pod.veth = veth;
+                        changes.up.insert(netns);
+                    }
                 }
                 // It may just have gone; the next scan tells.
                 Err(error) if known.target.path.as_ref().is_some_and(|path| !path.exists()) => {
@@ -369,6 +385,23 @@ impl PodTable {
         let up = changes.up.iter().filter_map(|netns| self.get(*netns).cloned()).map(PodChange::Up);
         gone.chain(up).collect()
     }
+}
+
+/// What was read inside of a namespace.
+struct Read {
+    addresses: Vec<IpAddr>,
+    /// 0 where it is not known.
+    cookie: u64,
+    veth: Option<Vec<u32>>,
+}
+
+/// The node's ends of the veth pairs of the calling thread's namespace.
+fn veth(node: &File) -> Option<Vec<u32>> {
+    let read = || {
+        let links = links::links()?;
+        anyhow::Ok(links::indices(&links, links::nsid(node.as_fd())?))
+    };
+    read().map_err(|error| debug!("the devices of a namespace: {error:#}")).ok()
 }
 
 #[cfg(test)]

@@ -4,7 +4,6 @@
 
 use std::{
     fs,
-    net::IpAddr,
     os::unix::fs::{MetadataExt as _, symlink},
     path::Path,
 };

@@ -5,7 +5,7 @@ use probe_common::{
 
 use super::{json, text};
 use crate::{
-    event::{Body, ConntrackCounters, Counters, HookState, Rung},
+    event::{Body, ConntrackCounters, Counters, HookState, Pod, PodChange, Rung},
     finding::{Cause, Confidence, Details, details::InsertExit},
     testing::*,
 };
@@ -149,6 +149,29 @@ fn a_udp_packet_that_is_not_dns_is_told_too() {
     run.until(9000);
     let long = (Cause::ConntrackInsertFailed, Confidence::Certain, InsertExit::ChainTooLong);
     assert_eq!(exit(&run), long);
+}
+
+/// The device on which it came in leads to the pod, where conntrack tells nothing; an answer comes from the
+/// server.
+#[test]
+fn the_victim_is_the_pod_behind_the_device() {
+    for (netns, is_answer) in [(HOST, false), (HOST, true), (WEB, false)] {
+        let mut run = Run::new();
+        run.at(400, table(Some(0)));
+        let pod = Pod { netns: 77, name: "shop/vm-0".to_owned(), veth: vec![7], ..Pod::default() };
+        run.at(400, Body::Pod(PodChange::Up(pod)));
+        let (from, to) = ("10.0.3.17:4000", OUTSIDE);
+        let ends = if is_answer { tcp(to, from) } else { tcp(from, to) };
+        let mut drop = dropped(netns, ends, 7, NETFILTER_DROP, 0x100);
+        drop.flags |= DROP_INSERT_FAILED;
+        drop.tcp_flags = if is_answer { 0x12 } else { 0x02 };
+        run.at(500, drop_event(drop));
+        run.at(600, table(Some(1)));
+        run.until(9000);
+        let victims: Vec<_> = run.findings().iter().map(|f| f.victim.pod.clone()).collect();
+        let is_vm = victims == [Some("shop/vm-0".to_owned())];
+        assert_eq!(is_vm, (netns, is_answer) == (HOST, false), "{netns} {is_answer} {victims:?}");
+    }
 }
 
 /// The packet had the node's address when it was dropped.

@@ -6,7 +6,7 @@ use std::{collections::HashMap, fs, io, path::Path};
 
 use anyhow::{Context as _, Result};
 
-use super::PodName;
+use super::{super::procfs::inside, PodName};
 
 /// Folders looked at: a node has some hundred pods; left-overs of old ones may stay.
 const MOST: usize = 16384;
@@ -16,7 +16,7 @@ const MOST: usize = 16384;
 /// # Errors
 /// When the folder exists and cannot be listed.
 pub fn pods(root: &Path) -> Result<HashMap<String, PodName>> {
-    let dir = root.join("var/log/pods");
+    let dir = inside(root, "var/log/pods");
     let entries = match fs::read_dir(&dir) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(HashMap::new()),

@@ -13,7 +13,7 @@ use log::debug;
 use serde::Deserialize;
 
 use super::{
-    super::procfs::{printable, read_optional},
+    super::procfs::{inside, printable, read_optional},
     PodName,
 };
 use crate::event::Sandbox;
@@ -139,7 +139,7 @@ fn by_keys(map: &HashMap<String, String>) -> Container {
 /// and CRI-O's annotation for the name that its configuration gives to the runtime. A pod can write neither.
 fn sandbox(root: &Path, bundle: &str, annotations: &HashMap<String, String>) -> Option<Sandbox> {
     let shim =
-        bundle.strip_suffix("config.json").map(|dir| root.join(dir).join("shim-binary-path"));
+        bundle.strip_suffix("config.json").map(|dir| inside(root, dir).join("shim-binary-path"));
     let shim = shim.and_then(|path| read_optional(&path, SHIM_MAX).ok()?);
     let handler = annotations.get("io.kubernetes.cri-o.RuntimeHandler");
     match shim.as_deref().map(str::trim).map(|path| path.rsplit('/').next().unwrap_or(path)) {
@@ -162,7 +162,7 @@ fn name(text: &str) -> Option<String> {
 
 /// `None` when there is no such file, or it is not what it should be: it may be just written.
 fn read<T: for<'a> Deserialize<'a>>(root: &Path, path: &str) -> Option<T> {
-    let text = match read_optional(&root.join(path), FILE_MAX) {
+    let text = match read_optional(&inside(root, path), FILE_MAX) {
         Ok(text) => text?,
         Err(error) => {
             debug!("{error:#}");
