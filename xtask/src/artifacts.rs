@@ -60,7 +60,7 @@ fn build(arch: Arch) -> Result<Vec<PathBuf>> {
             Ok(programs)
         }
         Arch::Aarch64 => {
-            let folder = cross::build(&["probe-user", "lab"], &["stallprobe", "lab"])?;
+            let folder = cross::build()?;
             Ok(vec![folder.join("stallprobe"), folder.join("lab")])
         }
     }
@@ -89,7 +89,7 @@ fn as_built(arch: Arch) -> Result<Vec<PathBuf>> {
 /// Builds stallprobe as one static binary.
 pub fn stallprobe(arch: Arch) -> Result<PathBuf> {
     if arch == Arch::Aarch64 {
-        return Ok(cross::build(&["probe-user"], &["stallprobe"])?.join("stallprobe"));
+        return Ok(cross::build()?.join("stallprobe"));
     }
     // The target is named so that build scripts keep their own flags.
     let target = arch.target();

@@ -10,8 +10,9 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::{arch::Arch, artifacts, cache::run_quietly, progress::Step};
 
-/// Builds static programs of this package and gives the folder they are in.
-pub fn build(package: &[&str], bins: &[&str]) -> Result<PathBuf> {
+/// Builds stallprobe and the lab as static programs and gives the folder they are in. Always both: what
+/// is built alone has dependencies with other features, and the next build would begin anew.
+pub fn build() -> Result<PathBuf> {
     let target = Arch::Aarch64.target();
     // RUSTC_BOOTSTRAP makes cargo build everything anew that is for this machine: what it makes with
     // it has a folder of its own.
@@ -19,8 +20,7 @@ pub fn build(package: &[&str], bins: &[&str]) -> Result<PathBuf> {
     let mut command = artifacts::cargo_command();
     command
         .args(["build", "--release", "--target", target])
-        .args(package.iter().flat_map(|name| ["-p", name]))
-        .args(bins.iter().flat_map(|name| ["--bin", name]))
+        .args(["-p", "probe-user", "--bin", "stallprobe", "-p", "lab", "--bin", "lab"])
         .env("CARGO_TARGET_DIR", &folder)
         .env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", "aarch64-linux-gnu-gcc")
         .env("RUSTFLAGS", "-Ctarget-feature=+crt-static");

@@ -4,7 +4,7 @@
 use std::{
     fs,
     path::Path,
-    process::{Command, Stdio},
+    process::{Command, Output, Stdio},
     time::Duration,
 };
 
@@ -107,18 +107,9 @@ pub fn no_rights(lab: &Lab) -> Result<()> {
     image.remove()
 }
 
-fn refuses(mut command: Command, words: &[&str]) -> Result<()> {
-    let mut child = command
-        .args(["--duration", "1s"])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .with_context(|| format!("cannot run {command:?}"))?;
-    until("stallprobe gives up", Duration::from_secs(60), || {
-        child.try_wait().context("cannot wait for stallprobe")
-    })?;
-    let out = child.wait_with_output().context("cannot read from stallprobe")?;
+/// It ends with status 3, and one line that has these words.
+fn refuses(command: Command, words: &[&str]) -> Result<()> {
+    let out = ended(command, &["--duration", "1s"])?;
     let stderr = String::from_utf8_lossy(&out.stderr);
     if out.status.code() != Some(3) {
         bail!("ended with {}, expected status 3\n{stderr}", out.status);
@@ -130,6 +121,21 @@ fn refuses(mut command: Command, words: &[&str]) -> Result<()> {
     Ok(())
 }
 
+/// Runs stallprobe by this command to its end.
+fn ended(mut command: Command, args: &[&str]) -> Result<Output> {
+    let mut child = command
+        .args(args)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot run {command:?}"))?;
+    until("stallprobe ends", Duration::from_secs(60), || {
+        child.try_wait().context("cannot wait for stallprobe")
+    })?;
+    child.wait_with_output().context("cannot read from stallprobe")
+}
+
 /// A filter for system calls that refuses bpf(), as pods have that do not ask for it: what is read from
 /// `/proc` remains, and it is said why there is no more.
 pub fn seccomp(lab: &Lab) -> Result<()> {
@@ -138,9 +144,11 @@ pub fn seccomp(lab: &Lab) -> Result<()> {
     }
     let mut command = Command::new("/proc/self/exe");
     command.args(["without-bpf", "--", STALLPROBE]);
-    let probe = lab.probe_by(command, &[])?;
-    let header = probe.wait_line("the list of hooks", SOON, |line| line["hooks"].is_array())?;
-    let why = header["no_ebpf"].as_str().unwrap_or_default();
-    ensure!(why.contains("seccomp"), "it does not speak of seccomp: {header}");
-    probe.stop().map(drop)
+    let out = ended(command, &["-o", "json", "--duration", "1s"])?;
+    ensure!(out.status.success(), "ended with {}", out.status);
+    let stdout = String::from_utf8_lossy(&out.stdout);
+    let header = stdout.lines().find(|line| line.contains("\"no_ebpf\""));
+    let why = header.with_context(|| format!("it does not say what is missing\n{stdout}"))?;
+    ensure!(why.contains("seccomp"), "it does not speak of seccomp\n{why}");
+    Ok(())
 }
