@@ -19,7 +19,7 @@ use crate::{
 
 const PODS: u32 = 200;
 /// Of them containerd makes these.
-const BY_RUNTIME: u32 = 20;
+const BY_RUNTIME: u32 = 8;
 
 pub fn names(lab: &Lab) -> Result<()> {
     if lab.faults_only() {

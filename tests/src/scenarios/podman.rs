@@ -43,14 +43,21 @@ pub fn names(lab: &Lab) -> Result<()> {
     start("db", &["--pod", "blue"])?;
 
     let rows = settled(&["registry", "web", "db"])?;
+    // The namespace of a container without a pod is called as the container.
     let row = of(&rows, "registry")?;
-    is(process(row, "registry")?, "/container", "registry")?;
+    is(process(row, "registry")?, "/contained", true)?;
+    is(process(row, "registry")?, "/pod", Value::Null)?;
     ensure!(row["veth"].as_array().is_some_and(|veth| veth.len() == 1), "no veth: {row}");
+    // That of a pod of podman is called as the container that holds it; the others are told apart.
     let has_web = |row: &&Value| process(row, "web").is_ok();
     let blue = rows.iter().find(has_web).context("web is not listed")?;
-    is(process(blue, "web")?, "/container", "web")?;
-    is(process(blue, "db")?, "/container", "db")?;
-    crate::cli::say(&format!("the pod is called {}", blue["pod"]))
+    ensure!(blue["pod"].as_str().is_some_and(|name| name.ends_with("-infra")), "odd name: {blue}");
+    is(process(blue, "pause")?, "/pod", Value::Null)?;
+    for name in ["web", "db"] {
+        is(process(blue, name)?, "/contained", true)?;
+        is(process(blue, name)?, "/pod", name)?;
+    }
+    Ok(())
 }
 
 /// Without systemd; and the node's CNI configuration is containerd's.
