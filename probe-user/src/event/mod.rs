@@ -202,7 +202,7 @@ pub struct Listener {
     pub comm: String,
 }
 
-/// What a process of the node's own network namespace is. Told when an event names it and it is another
+/// What a process of the node's own network namespace is, or a node's kubelet in another one. Told when an event names it and it is another
 /// than was told of that number before.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
@@ -211,6 +211,12 @@ pub struct Process {
     pub pod: Option<String>,
     /// It is the kubelet, run by root: its connects to pods are health probes.
     pub kubelet: bool,
+    /// The kubelet is a part of it, beside an API server, which connects to pods too.
+    #[serde(default)]
+    pub has_kubelet: bool,
+    /// Its namespace when it is not the node's own (a node that is a container, kind); else 0.
+    #[serde(default)]
+    pub netns: u32,
 }
 
 /// An IPVS connection whose client's SYN was dropped, read right after that.

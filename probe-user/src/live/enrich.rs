@@ -3,8 +3,6 @@
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    os::unix::fs::MetadataExt as _,
-    path::Path,
     time::Duration,
 };
 
@@ -14,23 +12,19 @@ use probe_common::{
     net::{FAMILY_V4, FAMILY_V6, Tuple},
 };
 
-use super::Live;
+use super::{
+    Live,
+    kubelet::{self, Role},
+};
 use crate::{
     event::{Body, Event, PodChange, Process, ServerQueue, Symbol},
     finding::Flow,
     kernel::symbols::Symbols,
-    pods::{
-        enter::visit,
-        listening::serving,
-        process::{comm, listener_process},
-        procfs::read_text,
-    },
+    pods::{enter::visit, listening::serving, process::listener_process, procfs::read_text},
 };
 
 /// How long the search for a listener's process may take.
 const LISTENER_BUDGET: Duration = Duration::from_millis(50);
-/// What the kubelet is called (`/proc/PID/comm`).
-const KUBELET: &str = "kubelet";
 /// How many names of each kind are remembered.
 const MOST: usize = 16384;
 /// The least time between two searches for an unknown or nameless namespace, of which each is searched
@@ -178,15 +172,6 @@ impl Known {
     }
 }
 
-/// Whether that process, which is no pod's, is the kubelet: any user's program may call itself so.
-fn is_kubelet(root: &Path, pid: u32) -> bool {
-    let is_root = || {
-        let dir = root.join(format!("proc/{pid}"));
-        std::fs::metadata(dir).is_ok_and(|meta| meta.uid() == 0)
-    };
-    comm(root, pid).is_some_and(|comm| comm == KUBELET) && is_root()
-}
-
 /// The namespace an event happened in.
 pub fn netns(body: &Body) -> Option<u32> {
     match body {
@@ -259,7 +244,8 @@ impl Live {
         }
     }
 
-    /// Tells what a process of the node's own network is, if it is a pod's or the kubelet; looks again
+    /// Tells what a process of the node's own network is, if it is a pod's or the kubelet, or the kubelet
+    /// of a node that is a container; looks again
     /// only after the number may have been given to another.
     pub(super) fn name_process(
         &mut self,
@@ -268,7 +254,7 @@ impl Live {
         (ts, now): (u64, u64),
         events: &mut Vec<Event>,
     ) {
-        if pid == 0 || netns != self.netns {
+        if pid == 0 || (netns != self.netns && !kubelet::may_be_node(&self.root, pid)) {
             return;
         }
         let known = &mut self.known;
@@ -277,14 +263,21 @@ impl Live {
             return;
         }
         known.searches -= 1;
-        let pod = self.pods.owner_of(pid);
-        let kubelet = pod.is_none() && is_kubelet(&self.root, pid);
-        let process = Process { pid, pod, kubelet };
+        let owner = self.pods.owner_of(pid);
+        let is_here = netns == self.netns;
+        let role = kubelet::role(&self.root, pid, owner.as_ref(), is_here);
+        let process = Process {
+            pid,
+            pod: owner.filter(|_| is_here).map(|owner| owner.name()),
+            kubelet: role == Role::Kubelet,
+            has_kubelet: role == Role::Part,
+            netns: if is_here { 0 } else { netns },
+        };
         let told = before.and_then(|(_, told)| told);
         // Of most there is nothing to tell; of a number given to another process that too is news.
         let is_news = match &told {
             Some(told) => *told != process,
-            None => process.pod.is_some() || kubelet,
+            None => process.pod.is_some() || role != Role::Other,
         };
         let told = if is_news { Some(process.clone()) } else { told };
         let processes = &mut self.known.processes;

@@ -4,6 +4,7 @@
 mod armed;
 mod enrich;
 mod ipvs;
+mod kubelet;
 mod poll;
 mod services;
 mod start;

@@ -189,9 +189,9 @@ impl PodTable {
     }
 
     /// Whose process it is by its cgroup, whatever its network namespace.
-    pub fn owner_of(&mut self, pid: u32) -> Option<String> {
+    pub fn owner_of(&mut self, pid: u32) -> Option<Owner> {
         self.owners.begin();
-        self.owners.known(pid).map(|owner| owner.name())
+        self.owners.known(pid)
     }
 
     /// Whether the namespace is in the table.
