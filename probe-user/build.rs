@@ -1,6 +1,11 @@
 //! Builds the kernel programs for the bpf target with the toolchain that builds us.
 
-use std::{env, error::Error, process::Command};
+use std::{
+    env,
+    error::Error,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=../probe-common/src");
@@ -24,5 +29,28 @@ fn main() -> Result<(), Box<dyn Error>> {
         }],
         aya_build::Toolchain::Custom(&toolchain),
     )?;
+    let object = PathBuf::from(env::var("OUT_DIR")?).join("probe-ebpf");
+    if let Err(why) = strip(&object) {
+        println!("cargo::warning=the kernel programs keep their debug sections: {why}");
+    }
+    Ok(())
+}
+
+/// BTF is made from the debug sections, which are four fifths of the object and needed no more. rustc
+/// brings the tool for its own `strip`.
+fn strip(object: &Path) -> Result<(), Box<dyn Error>> {
+    let rustc = env::var("RUSTC").unwrap_or_else(|_| "rustc".into());
+    let sysroot = Command::new(rustc).args(["--print", "sysroot"]).output()?;
+    let sysroot = PathBuf::from(String::from_utf8(sysroot.stdout)?.trim());
+    let tool = sysroot.join("lib/rustlib").join(env::var("HOST")?).join("bin/rust-objcopy");
+    let done = Command::new(&tool)
+        .arg("--strip-debug")
+        .arg(object)
+        .env("LD_LIBRARY_PATH", sysroot.join("lib"))
+        .output()
+        .map_err(|err| format!("cannot run {}: {err}", tool.display()))?;
+    if !done.status.success() {
+        return Err(String::from_utf8_lossy(&done.stderr).trim().to_owned().into());
+    }
     Ok(())
 }

@@ -30,6 +30,15 @@ pub enum Command {
     Explain(Explain),
     /// List the pods of this node: addresses, devices, processes, listeners and their queues.
     Pods(Pods),
+    /// Copy a file to standard output: to get a recording out of an image without shell and tar.
+    Cat(Cat),
+}
+
+/// What `cat` takes.
+#[derive(Clone, Debug, Args)]
+pub struct Cat {
+    /// A regular file.
+    pub file: PathBuf,
 }
 
 /// What `explain` takes.
@@ -92,6 +101,10 @@ pub struct PodFilter {
     /// This pod, or those whose names begin so, as victim or culprit.
     #[arg(short, long = "pod", value_name = "[NAMESPACE/]POD", help_heading = FILTERS)]
     pub pods: Vec<String>,
+    /// The container with this name, or whose id begins so (8 digits or more), as victim or culprit. Where
+    /// its process is not known, all of a pod's containers count.
+    #[arg(long = "container", value_name = "NAME|ID", help_heading = FILTERS)]
+    pub containers: Vec<String>,
     /// This network namespace: its inode number, a process in it, its path or its name.
     #[arg(long, value_name = "NETNS", help_heading = FILTERS)]
     pub netns: Vec<String>,

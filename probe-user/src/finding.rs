@@ -7,6 +7,8 @@ use std::net::SocketAddr;
 
 use serde::Serialize;
 
+use crate::event::{Container, NamedBy};
+
 pub use self::{cause::Cause, details::Details};
 
 /// What the user suffers.
@@ -58,12 +60,18 @@ impl Confidence {
 pub struct Party {
     /// Name of the pod; `None` when the address belongs to no pod of this node.
     pub pod: Option<String>,
+    /// Where the name is from, as far as known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub named_by: Option<NamedBy>,
     /// Inode number of its network namespace, when it is on this node.
     pub netns: Option<u32>,
     pub address: Option<std::net::IpAddr>,
     pub port: Option<u16>,
     pub process: Option<String>,
     pub pid: Option<u32>,
+    /// The process's container; where that is not known, all of the pod that are.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub containers: Vec<Container>,
 }
 
 /// The flow that stalled, client → server, as the client sees it where the client is known.

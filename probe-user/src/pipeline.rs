@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::{
     correlate::{Correlator, Options, sum},
-    event::{Body, Event, Hook, Node, Totals, armed::Request},
+    event::{Body, Event, Hook, Node, Sandbox, Totals, armed::Request},
     finding::{Cause, Output},
     order::Order,
 };
@@ -68,6 +68,8 @@ pub struct Header {
     pub node: Node,
     pub hooks: Vec<Hook>,
     pub pods: usize,
+    /// Pods whose sockets are invisible.
+    pub sandboxed: Vec<(String, Sandbox)>,
 }
 
 /// Order and correlation.
@@ -149,6 +151,7 @@ impl Pipeline {
             node: self.correlator.node().clone(),
             hooks: self.correlator.hooks().to_vec(),
             pods: self.correlator.pods(),
+            sandboxed: self.correlator.sandboxed(),
         }
     }
 

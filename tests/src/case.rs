@@ -21,6 +21,8 @@ pub struct Case {
     pub taken_for: &'static [(Rung, &'static str)],
     /// It shows the same on every kernel, so that a short run leaves it out.
     pub same_everywhere: bool,
+    /// It needs Debian's container runtimes, which one virtual machine has; the others run without it.
+    pub runtimes: bool,
     /// A case still running then has failed.
     pub limit: Duration,
     pub run: fn(&Lab) -> Result<()>,
@@ -36,6 +38,7 @@ impl Case {
             also_at: &[],
             taken_for: &[],
             same_everywhere: false,
+            runtimes: false,
             limit: Duration::from_secs(240),
             run,
         }
@@ -92,6 +95,12 @@ impl Case {
     /// `lab test --short` and `--causes-only` leave them out.
     pub const fn same_everywhere(mut self) -> Self {
         self.same_everywhere = true;
+        self
+    }
+
+    /// For pods that containerd or podman makes.
+    pub const fn runtimes(mut self) -> Self {
+        self.runtimes = true;
         self
     }
 

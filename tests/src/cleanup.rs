@@ -9,8 +9,9 @@ use anyhow::Result;
 
 use crate::{
     command::run,
-    ipvs, kubelet,
+    containerd, ipvs, kubelet,
     netns::{BRIDGE, host_link},
+    scenarios::podman,
     sysctl,
     wait::{SOON, until},
 };
@@ -36,6 +37,13 @@ pub fn node() -> Result<()> {
         }
     }
     first
+}
+
+/// The same after a case with container runtimes, which stay and hold what is theirs.
+pub fn runtimes() -> Result<()> {
+    containerd::clean()?;
+    podman::clean()?;
+    pods()
 }
 
 fn names(dir: &str) -> Vec<String> {

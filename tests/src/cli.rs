@@ -4,21 +4,27 @@ use std::{io::Write, process::ExitCode};
 
 use anyhow::{Context, Result, bail};
 
-use crate::{args::Flags, case, demo, dns, kube_proxy, kubelet, rung::Rung, runner, tcp, web};
+use crate::{
+    args::Flags, case, demo, dns, in_pod, kube_proxy, kubelet, rung::Rung, runner, tcp, web,
+};
 
 const USAGE: &str = "usage: lab list
        lab test [PART]... [--faults-only] [--causes-only] [--short] [--rungs RUNG] [--lockdown]
+                [--runtimes]
                     cases whose name has one of the parts; those that show a cause; those
                     that may differ between kernels; as on a kernel without the rungs above
                     kprobe, tracepoint or snapshot; on a kernel that was booted with
-                    lockdown=confidentiality
+                    lockdown=confidentiality; those of pods that container runtimes make
        lab demo";
 
 /// Runs the sub-command that the arguments name.
 pub fn run() -> Result<ExitCode> {
     let mut words = std::env::args().skip(1);
     let command = words.next().context(USAGE)?;
-    let flags = Flags::new(words);
+    let words: Vec<String> = words.collect();
+    let end = words.iter().position(|word| word == "--").unwrap_or(words.len());
+    let (words, rest) = words.split_at(end);
+    let flags = Flags::new(words.iter().cloned());
     match command.as_str() {
         "list" => runner::list()?,
         "test" => return Ok(ExitCode::from(u8::from(!runner::test(&flags)?))),
@@ -32,6 +38,15 @@ pub fn run() -> Result<ExitCode> {
         "dns-server" => dns::server::main(&flags)?,
         "idle" => kube_proxy::idle_main(&flags)?,
         "kube-proxy" => kube_proxy::main(&flags)?,
+        "brief" => kubelet::brief_main(&flags)?,
+        "in-pod" => {
+            let status = in_pod::main(&flags, rest.get(1..).unwrap_or_default())?;
+            return Ok(ExitCode::from(status));
+        }
+        "without-bpf" => {
+            let status = in_pod::without_bpf(rest.get(1..).unwrap_or_default())?;
+            return Ok(ExitCode::from(status));
+        }
         "connect" => kubelet::connect_main(&flags)?,
         "tcp-server" => tcp::main(&flags)?,
         "web-server" => web::main(&flags)?,

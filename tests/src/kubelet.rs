@@ -6,13 +6,14 @@ use std::{
     net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
 
 use crate::{
     args::Flags,
+    netns::Pod,
     process::{Process, READY, set_name},
     wait::{SOON, until},
     web::Request,
@@ -51,6 +52,17 @@ impl Kubernetes {
         write(&self.container(container)?.join(PROCS), &process.pid().to_string())
     }
 
+    /// Says that its containers were started by this program of a runtime.
+    pub fn started_by(&self, container: &str, shim: &str) -> Result<()> {
+        self.container(container)?;
+        let bundle = PathBuf::from(CONTAINERD).join(self.id());
+        write(&bundle.join("shim-binary-path"), &format!("/usr/local/bin/{shim}"))
+    }
+
+    fn id(&self) -> String {
+        std::iter::repeat_n(self.digit, 64).collect()
+    }
+
     /// Like [`probe`], by a process of a container of the pod in the node's network.
     pub fn connect(&self, container: &str, name: &str, to: SocketAddr) -> Result<Process> {
         let scope = self.container(container)?;
@@ -65,7 +77,7 @@ impl Kubernetes {
 
     /// Makes a container's cgroup and files.
     fn container(&self, container: &str) -> Result<PathBuf> {
-        let id: String = std::iter::repeat_n(self.digit, 64).collect();
+        let id = self.id();
         let scope = self.cgroup.join(format!("cri-containerd-{id}.scope"));
         make(&scope)?;
         let bundle = PathBuf::from(CONTAINERD).join(&id);
@@ -139,6 +151,33 @@ pub fn connect_main(flags: &Flags) -> Result<()> {
     loop {
         thread::park();
     }
+}
+
+/// How long the process of [`brief`] lives.
+const BRIEF: Duration = Duration::from_millis(300);
+
+/// Runs a process in a pod's namespace and in this cgroup that connects once and ends 300 ms after it
+/// began. Gives how long that took.
+pub fn brief(pod: &Pod, name: &str, to: SocketAddr, cgroup: &str) -> Result<Duration> {
+    let to = to.to_string();
+    let args = ["brief", "--name", name, "--to", &to, "--cgroup", cgroup];
+    let mut command = pod.command("/proc/self/exe")?;
+    let start = Instant::now();
+    crate::command::finish(command.args(args), "lab", &args)?;
+    Ok(start.elapsed())
+}
+
+/// The helper `lab brief`.
+pub fn brief_main(flags: &Flags) -> Result<()> {
+    let end = Instant::now() + BRIEF;
+    let to: SocketAddr = flags.parse("--to")?;
+    set_name(flags.value("--name")?)?;
+    if let Some(cgroup) = flags.optional("--cgroup") {
+        write(&Path::new(cgroup).join(PROCS), "0")?;
+    }
+    drop(TcpStream::connect_timeout(&to, Duration::from_millis(200)));
+    thread::sleep(end.saturating_duration_since(Instant::now()));
+    Ok(())
 }
 
 /// Removes what the pods of a case left behind.

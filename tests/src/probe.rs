@@ -360,6 +360,11 @@ impl Probe {
         Ok(status)
     }
 
+    /// How many lines with these words it wrote to standard error.
+    pub fn errors(&self, words: &str) -> usize {
+        self.shared.lock().stderr.lines().filter(|line| line.contains(words)).count()
+    }
+
     /// What stallprobe said, for the report of a failure.
     pub fn report(&self) -> String {
         let seen = self.shared.lock();

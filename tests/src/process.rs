@@ -123,6 +123,20 @@ pub fn set_name(name: &str) -> Result<()> {
     }
 }
 
+/// Moves the calling process into a network namespace and a UTS namespace of its own, called so.
+pub fn apart(hostname: &str) -> Result<()> {
+    // SAFETY: unshare takes no pointers.
+    let done = match unsafe { libc::unshare(libc::CLONE_NEWNET | libc::CLONE_NEWUTS) } {
+        // SAFETY: the pointer and the length are those of one string.
+        0 => unsafe { libc::sethostname(hostname.as_ptr().cast(), hostname.len()) },
+        failed => failed,
+    };
+    match done {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()).context("cannot make namespaces"),
+    }
+}
+
 /// Whether a UDP socket is bound to a port inside a pod.
 pub fn udp_bound(pod: &Pod, port: u16) -> Result<bool> {
     Ok(sockets(pod, "udp")?.iter().any(|s| s.port == port))

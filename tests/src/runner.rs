@@ -134,8 +134,8 @@ impl Choice {
     }
 }
 
-/// `lab test [--causes-only] [--short] [--faults-only] [--rungs RUNG] [--lockdown] [NAME...]`: true
-/// when no case failed.
+/// `lab test [--causes-only] [--short] [--faults-only] [--rungs RUNG] [--lockdown] [--runtimes]
+/// [NAME...]`: true when no case failed.
 pub fn test(flags: &Flags) -> Result<bool> {
     throw_away_only()?;
     let filters = flags.words(&["--rungs"]);
@@ -144,17 +144,26 @@ pub fn test(flags: &Flags) -> Result<bool> {
     let chosen = |case: &&Case| filters.is_empty() || filters.iter().any(|f| case.name.contains(f));
     let wanted =
         |case: &&Case| !rung.is_low() || case.names.is_some() || case.also_at.contains(&rung);
-    let cases: Vec<&Case> = scenarios::ALL.iter().filter(chosen).filter(wanted).collect();
+    let with_runtimes = flags.has("--runtimes");
+    let cases: Vec<&Case> = scenarios::ALL
+        .iter()
+        .filter(|case| case.runtimes == with_runtimes)
+        .filter(chosen)
+        .filter(wanted)
+        .collect();
     if cases.is_empty() {
         bail!("no case matches; `lab list` shows them");
     }
     let (mut passed, mut failed, mut skipped) = (0, 0, 0);
-    for case in cases {
+    for (index, case) in cases.iter().enumerate() {
+        // Where runtimes are, nothing else comes after the last case, and many pods take long to end.
+        let is_over = case.runtimes && index + 1 == cases.len();
         let started = Instant::now();
         let expected = case.expects(&release, rung);
         let left_out = choice.leaves_out(case);
         let verdict = match &left_out {
             Some(left_out) => Verdict::Skipped(left_out.why.clone()),
+            None if is_over => run_case(case, flags.has("--faults-only"), rung),
             None => run(case, flags.has("--faults-only"), rung),
         };
         if matches!(verdict, Verdict::Ok(_)) {
@@ -193,13 +202,18 @@ pub fn test(flags: &Flags) -> Result<bool> {
 
 /// Runs one case and cleans up; a node that cannot be cleaned is a failure too.
 fn run(case: &Case, faults_only: bool, rung: Rung) -> Verdict {
-    let verdict = run_in_process(case, faults_only, rung)
-        .unwrap_or_else(|e| Verdict::Failed(format!("the case could not be run: {e:#}")));
-    match (cleanup::node(), verdict) {
+    let verdict = run_case(case, faults_only, rung);
+    let clean = if case.runtimes { cleanup::runtimes } else { cleanup::node };
+    match (clean(), verdict) {
         (Ok(()), verdict) => verdict,
         (Err(e), Verdict::Failed(why)) => Verdict::Failed(format!("{why}\nclean-up: {e:#}")),
         (Err(e), _) => Verdict::Failed(format!("cannot clean up: {e:#}")),
     }
+}
+
+fn run_case(case: &Case, faults_only: bool, rung: Rung) -> Verdict {
+    run_in_process(case, faults_only, rung)
+        .unwrap_or_else(|e| Verdict::Failed(format!("the case could not be run: {e:#}")))
 }
 
 fn run_in_process(case: &Case, faults_only: bool, rung: Rung) -> Result<Verdict> {

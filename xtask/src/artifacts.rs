@@ -1,5 +1,6 @@
 //! Builds what runs in the guest.
 use std::{
+    collections::BTreeMap,
     env,
     path::{Path, PathBuf},
     process::Command,
@@ -7,61 +8,97 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::progress::note;
+use crate::{arch::Arch, cross, progress::note};
 
-/// The one target that is supported; named so that build scripts keep their own flags.
-const TARGET: &str = "x86_64-unknown-linux-gnu";
+/// The helper that a pod's sandbox and the lab's containers run by themselves, and its image.
+pub const LAB_IMAGE: &str = "pause";
 
-/// Programs for the guest.
+/// Programs for the guest, for each architecture.
 pub struct Artifacts {
-    programs: Vec<PathBuf>,
+    programs: BTreeMap<Arch, Vec<PathBuf>>,
 }
 
 impl Artifacts {
-    /// stallprobe as one static binary, and the lab, which is linked to glibc because its resolver
-    /// is what is tested.
-    pub fn build() -> Result<Self> {
-        let target = target_dir();
-        let mut programs = vec![stallprobe()?];
-        cargo(&["build", "--release", "-p", "lab", "--bin", "lab"], None)?;
-        programs.push(target.join("release/lab"));
-        programs.extend(helpers(&target)?);
-        Ok(Self { programs })
+    /// Builds what guests of these architectures run.
+    pub fn build(archs: impl IntoIterator<Item = Arch>) -> Result<Self> {
+        Self::each(archs, build)
     }
 
     /// Built now, or as they were last built.
-    pub fn provide(as_built: bool) -> Result<Self> {
-        if as_built { Self::as_built() } else { Self::build() }
+    pub fn provide(as_built: bool, archs: impl IntoIterator<Item = Arch>) -> Result<Self> {
+        Self::each(archs, if as_built { self::as_built } else { build })
     }
 
-    /// What an earlier build left, which may be nothing.
-    pub fn as_built() -> Result<Self> {
-        let target = target_dir();
-        let mut programs = Vec::new();
-        for path in [target.join(TARGET).join("release/stallprobe"), target.join("release/lab")] {
-            if path.is_file() {
-                programs.push(path);
-            } else {
-                note(&format!("not built, so not in the guest: {}", path.display()));
+    fn each(
+        archs: impl IntoIterator<Item = Arch>,
+        programs: impl Fn(Arch) -> Result<Vec<PathBuf>>,
+    ) -> Result<Self> {
+        let mut all = BTreeMap::new();
+        for arch in archs {
+            if !all.contains_key(&arch) {
+                all.insert(arch, programs(arch)?);
             }
         }
-        programs.extend(helpers(&target)?);
-        Ok(Self { programs })
+        Ok(Self { programs: all })
     }
 
-    pub fn programs(&self) -> impl Iterator<Item = &Path> {
-        self.programs.iter().map(PathBuf::as_path)
+    pub fn programs(&self, arch: Arch) -> impl Iterator<Item = &Path> {
+        self.programs.get(&arch).into_iter().flatten().map(PathBuf::as_path)
     }
 }
 
+/// stallprobe as one static binary, and the lab: here linked to glibc because its resolver is what is
+/// tested, across static, since the guest's glibc may be older than the cross compiler's.
+fn build(arch: Arch) -> Result<Vec<PathBuf>> {
+    match arch {
+        Arch::X86_64 => {
+            let target = target_dir();
+            let mut programs = vec![stallprobe(arch)?];
+            cargo(&["build", "--release", "-p", "lab", "--bin", "lab"], None)?;
+            programs.push(target.join("release/lab"));
+            programs.extend(helpers(&target)?);
+            Ok(programs)
+        }
+        Arch::Aarch64 => {
+            let folder = cross::build(&["probe-user", "lab"], &["stallprobe", "lab"])?;
+            Ok(vec![folder.join("stallprobe"), folder.join("lab")])
+        }
+    }
+}
+
+/// What an earlier build left, which may be nothing.
+fn as_built(arch: Arch) -> Result<Vec<PathBuf>> {
+    let target = target_dir();
+    let across = target.join("cross").join(arch.target()).join("release");
+    let places = match arch {
+        Arch::X86_64 => {
+            [target.join(arch.target()).join("release/stallprobe"), target.join("release/lab")]
+        }
+        Arch::Aarch64 => [across.join("stallprobe"), across.join("lab")],
+    };
+    let (mut programs, missing): (Vec<_>, Vec<_>) = places.into_iter().partition(|p| p.is_file());
+    for path in missing {
+        note(&format!("not built, so not in the guest: {}", path.display()));
+    }
+    if arch == Arch::X86_64 {
+        programs.extend(helpers(&target)?);
+    }
+    Ok(programs)
+}
+
 /// Builds stallprobe as one static binary.
-pub fn stallprobe() -> Result<PathBuf> {
+pub fn stallprobe(arch: Arch) -> Result<PathBuf> {
+    if arch == Arch::Aarch64 {
+        return Ok(cross::build(&["probe-user"], &["stallprobe"])?.join("stallprobe"));
+    }
+    // The target is named so that build scripts keep their own flags.
+    let target = arch.target();
     let package = ["-p", "probe-user", "--bin", "stallprobe"];
     cargo(
-        &[&["build", "--release", "--target", TARGET], &package[..]].concat(),
+        &[&["build", "--release", "--target", target], &package[..]].concat(),
         Some("-Ctarget-feature=+crt-static"),
     )?;
-    Ok(target_dir().join(TARGET).join("release/stallprobe"))
+    Ok(target_dir().join(target).join("release/stallprobe"))
 }
 
 /// The workspace's root.
@@ -70,7 +107,7 @@ pub fn root() -> &'static Path {
     here.parent().unwrap_or(here)
 }
 
-fn target_dir() -> PathBuf {
+pub fn target_dir() -> PathBuf {
     match env::var_os("CARGO_TARGET_DIR") {
         Some(path) => root().join(path),
         None => root().join("target"),

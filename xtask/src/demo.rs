@@ -20,8 +20,9 @@ pub struct Options {
 }
 
 pub fn run(options: Options) -> Result<ExitCode> {
-    setup::prepare(&[kernel::series(&options.kernel)?])?;
-    let artifacts = Artifacts::build()?;
+    let series = kernel::series(&options.kernel)?;
+    setup::prepare(&[series])?;
+    let artifacts = Artifacts::build([series.arch])?;
     let mut guest = Guest::prepare(&options.kernel, &artifacts)?;
     let task = Task { line: "exec lab demo".to_owned(), terminal: std::io::stdout().is_terminal() };
     let report = guest.run(&options.machine, &task, &mut vm::pass_on)?;

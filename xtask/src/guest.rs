@@ -11,6 +11,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 
 use crate::{
+    arch::Arch,
     artifacts::Artifacts,
     cache::{Cache, Staging, run_quietly},
     cpio::Tree,
@@ -18,6 +19,7 @@ use crate::{
     judge::{self, Judgement, NO_VERDICT},
     kernel, progress,
     qemu::{self, Machine, Outcome},
+    runtimes,
     vm::MachineOptions,
 };
 
@@ -40,12 +42,15 @@ pub struct Task {
 
 /// A kernel and a file system, ready to boot.
 pub struct Guest {
+    arch: Arch,
     image: PathBuf,
     base: PathBuf,
     run: Tree,
     kernel: String,
     release: String,
     runs: PathBuf,
+    /// In MB.
+    memory: u32,
 }
 
 /// What came of a run.
@@ -69,20 +74,32 @@ impl Guest {
         let kernel = kernel::provide(&cache, kernel::series(kernel)?)?;
         let base = initramfs::base(&cache, &kernel)?;
         let mut guest = Self {
+            arch: kernel.arch,
             image: kernel.image(),
             base,
             run: Tree::default(),
             kernel: kernel.name.to_owned(),
             release: kernel.release.clone(),
             runs: cache.runs()?,
+            memory: qemu::MEMORY,
         };
-        for program in artifacts.programs() {
+        for program in artifacts.programs(kernel.arch) {
             let name = file_name(program)?;
             let path = format!("usr/local/bin/{name}");
             guest.run.host_file(&path, 0o755, program);
             initramfs::libraries(&mut guest.run, program)?;
         }
         Ok(guest)
+    }
+
+    /// Puts Debian's container runtimes into the guest.
+    pub fn add_runtimes(&mut self, artifacts: &Artifacts) -> Result<()> {
+        runtimes::ensure_present()?;
+        runtimes::add(&mut self.run, &Cache::open()?, artifacts)?;
+        // See init.sh.
+        self.run.bytes("vm/pivot", 0o644, "");
+        self.memory = runtimes::MEMORY;
+        Ok(())
     }
 
     /// What `uname -r` says.
@@ -123,10 +140,12 @@ impl Guest {
         let initramfs = folder.path().join("initramfs.cpio");
         initramfs::with_run(&self.base, &self.run, &initramfs)?;
         let machine = Machine {
+            arch: self.arch,
             image: &self.image,
             initramfs: &initramfs,
             append: &options.append,
             accel: options.accel,
+            memory: self.memory,
             time_limit: Duration::from_secs(options.timeout),
         };
         let mut report = Report { status: NO_VERDICT, ..Report::default() };

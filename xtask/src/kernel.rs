@@ -14,6 +14,7 @@ use crate::{
         archive::Mirrors,
         fetch::{self, Wanted},
     },
+    arch::Arch,
     cache::{Cache, Staging, create_dir, run_quietly},
     kernels::{self, Name, Series},
     progress::{Step, note},
@@ -24,6 +25,7 @@ use crate::{
 pub struct Kernel {
     /// The short name, such as 6.12.
     pub name: &'static str,
+    pub arch: Arch,
     /// What `uname -r` says.
     pub release: String,
     /// `boot/vmlinuz`, `boot/vmlinux` if it could be extracted, and `lib/modules/<release>`.
@@ -57,6 +59,7 @@ pub fn provide(cache: &Cache, series: &'static Series) -> Result<Kernel> {
     let kernels = cache.kernels()?;
     let at = |release: &str| Kernel {
         name: series.name,
+        arch: series.arch,
         release: release.to_owned(),
         folder: kernels.join(release),
     };
@@ -146,11 +149,12 @@ fn newest_called(
     let mut debs = Vec::new();
     let mut version: Option<String> = None;
     for name in names {
-        let (archive, package) = fetch::search(mirrors, series.suites, folder, |candidate, _| {
-            let between = name.version(candidate);
-            between.is_some_and(|found| version.as_deref().is_none_or(|v| v == found))
-        })
-        .with_context(|| format!("no package {}*{}", name.0, name.1))?;
+        let (archive, package) =
+            fetch::search(mirrors, series.arch, series.suites, folder, |candidate, _| {
+                let between = name.version(candidate);
+                between.is_some_and(|found| version.as_deref().is_none_or(|v| v == found))
+            })
+            .with_context(|| format!("no package {}*{}", name.0, name.1))?;
         version = name.version(&package.name).map(str::to_owned);
         let wanted = Wanted { archive, path: &package.path, sha256: &package.sha256 };
         debs.push(fetch::package(mirrors, &wanted, folder)?);
@@ -202,17 +206,26 @@ fn unpack_into_cache(debs: &[PathBuf], kernel: &Kernel) -> Result<()> {
     rename(&modules, &lib.join(release))?;
     fs::remove_dir_all(&raw).with_context(|| format!("cannot remove {}", raw.display()))?;
 
+    // QEMU boots Debian's arm64 image as it is.
+    if kernel.arch == Arch::X86_64 {
+        decompress(&boot, release)?;
+    }
+    run_quietly(Command::new("/usr/sbin/depmod").arg("-b").arg(staging.path()).arg(release))?;
+    staging.publish()
+}
+
+/// Puts the ELF file beside the bzImage, if it can be had.
+fn decompress(boot: &Path, release: &str) -> Result<()> {
     match extract(&boot.join("vmlinuz")) {
         Ok(plain) => {
             let path = boot.join("vmlinux");
             fs::write(&path, plain).with_context(|| format!("cannot write {}", path.display()))?;
         }
         Err(error) => {
-            note(&format!("kernel {release} stays compressed (boots a second slower): {error:#}"))
+            note(&format!("kernel {release} stays compressed (boots a second slower): {error:#}"));
         }
     }
-    run_quietly(Command::new("/usr/sbin/depmod").arg("-b").arg(staging.path()).arg(release))?;
-    staging.publish()
+    Ok(())
 }
 
 fn rename(from: &Path, to: &Path) -> Result<()> {

@@ -2,7 +2,7 @@
 //!
 //! Security pools drop old versions, so each series has a second pin from an archive that keeps
 //! its versions longer, and the suites where a newer one of the series would be.
-use crate::apt::archive::Archive;
+use crate::{apt::archive::Archive, arch::Arch};
 
 /// One .deb of a kernel.
 pub struct Deb {
@@ -30,6 +30,7 @@ pub struct Pin {
 /// A kernel series by the short name used on the command line.
 pub struct Series {
     pub name: &'static str,
+    pub arch: Arch,
     /// Best first.
     pub pins: &'static [Pin],
     /// Where to look for any version of the series when no pin can be had.
@@ -42,6 +43,13 @@ pub struct Series {
     pub required: bool,
 }
 
+impl Series {
+    /// Whether this is the version it stands for: 6.12 for `6.12-arm64`.
+    pub fn is_called(&self, version: &str) -> bool {
+        self.name.split('-').next() == Some(version)
+    }
+}
+
 pub fn by_name(name: &str) -> Option<&'static Series> {
     SERIES.iter().find(|series| series.name == name)
 }
@@ -51,14 +59,15 @@ pub fn names() -> Vec<&'static str> {
     SERIES.iter().map(|series| series.name).collect()
 }
 
-/// `6.12` → (6, 12), for the order of kernels.
+/// `6.12` → (6, 12), for the order of kernels; `6.12-arm64` stands behind `6.12`.
 pub fn version(name: &str) -> Vec<u32> {
-    name.split('.').map(|part| part.parse().unwrap_or(0)).collect()
+    name.split(['.', '-']).map(|part| part.parse().unwrap_or(0)).collect()
 }
 
 pub const SERIES: &[Series] = &[
     Series {
         name: "6.12",
+        arch: Arch::X86_64,
         pins: &[
             Pin {
                 release: "6.12.117+deb13-cloud-amd64",
@@ -83,6 +92,7 @@ pub const SERIES: &[Series] = &[
     },
     Series {
         name: "6.1",
+        arch: Arch::X86_64,
         pins: &[
             Pin {
                 release: "6.1.0-56-cloud-amd64",
@@ -107,6 +117,7 @@ pub const SERIES: &[Series] = &[
     },
     Series {
         name: "5.10",
+        arch: Arch::X86_64,
         pins: &[
             Pin {
                 release: "5.10.0-43-cloud-amd64",
@@ -131,6 +142,7 @@ pub const SERIES: &[Series] = &[
     },
     Series {
         name: "6.18",
+        arch: Arch::X86_64,
         pins: &[
             Pin {
                 release: "6.18.15+deb13-cloud-amd64",
@@ -158,6 +170,7 @@ pub const SERIES: &[Series] = &[
     },
     Series {
         name: "7.2",
+        arch: Arch::X86_64,
         pins: &[
             Pin {
                 release: "7.2.13+deb14-cloud-amd64",
@@ -200,6 +213,32 @@ pub const SERIES: &[Series] = &[
         ],
         required: false,
     },
+    // One kernel is enough for another architecture: what differs from series to series is shown above.
+    Series {
+        name: "6.12-arm64",
+        arch: Arch::Aarch64,
+        pins: &[
+            Pin {
+                release: "6.12.117+deb13-cloud-arm64",
+                debs: &[Deb {
+                    archive: Archive::Security,
+                    path: "pool/updates/main/l/linux/linux-image-6.12.117+deb13-cloud-arm64-unsigned_6.12.117-1_arm64.deb",
+                    sha256: "e0261b7e2ab499379b8b2c384fc28d9a51f762f40d071c8ed51e05e6e83ba879",
+                }],
+            },
+            Pin {
+                release: "6.12.107+deb13-cloud-arm64",
+                debs: &[Deb {
+                    archive: Archive::Main,
+                    path: "pool/main/l/linux/linux-image-6.12.107+deb13-cloud-arm64-unsigned_6.12.107-1_arm64.deb",
+                    sha256: "26e8cba299e701c5e7d0d35ffabf83cf8e315e594a834a3b8832e03a0f9787cf",
+                }],
+            },
+        ],
+        suites: &[(Archive::Security, "trixie-security"), (Archive::Main, "trixie")],
+        names: &[&[Name("linux-image-6.12.", "-cloud-arm64-unsigned")]],
+        required: false,
+    },
 ];
 
 #[cfg(test)]
@@ -208,8 +247,8 @@ mod tests {
 
     #[test]
     fn kernels_in_the_order_of_their_versions() {
-        let mut names = ["7.2", "6.12", "5.10", "6.1"];
+        let mut names = ["7.2", "6.12-arm64", "6.12", "5.10", "6.1"];
         names.sort_by_key(|name| version(name));
-        assert_eq!(names, ["5.10", "6.1", "6.12", "7.2"]);
+        assert_eq!(names, ["5.10", "6.1", "6.12", "6.12-arm64", "7.2"]);
     }
 }

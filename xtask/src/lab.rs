@@ -33,6 +33,8 @@ pub struct Job {
     pub arguments: Vec<String>,
     /// More for the kernel's command line.
     pub append: &'static str,
+    /// Whether it is the machine with container runtimes, and their cases.
+    pub runtimes: bool,
     /// Which part of the lab that is, for a reader.
     pub part: &'static str,
 }
@@ -41,7 +43,16 @@ impl Job {
     /// A run on a kernel as it is.
     pub fn on(series: &'static Series, arguments: Vec<String>, part: &'static str) -> Self {
         let (name, rung) = (series.name.to_owned(), Rung::Fentry);
-        Self { name, series, rung, arguments, append: "", part }
+        Self { name, series, rung, arguments, append: "", runtimes: false, part }
+    }
+
+    /// The cases of pods that container runtimes make.
+    pub fn with_runtimes(series: &'static Series) -> Self {
+        Self {
+            name: format!("{} containerd", series.name),
+            runtimes: true,
+            ..Self::on(series, vec!["--runtimes".to_owned()], "pods made by containerd and podman")
+        }
     }
 
     /// Only the cases that show a cause.
@@ -101,6 +112,9 @@ fn one(job: &Job, artifacts: &Artifacts, machine: &MachineOptions, labelled: boo
     let words = [["lab", "test"].map(str::to_owned).as_slice(), &job.arguments].concat();
     note(&format!("kernel {name}: {}", words.join(" ")));
     let mut guest = Guest::prepare(job.series.name, artifacts)?;
+    if job.runtimes {
+        guest.add_runtimes(artifacts)?;
+    }
     let task = Task { line: command_line(&words), terminal: false };
     let mut lines = Lines::after(if labelled { format!("{name:<15} ") } else { String::new() });
     let append = format!("{} {}", job.append, machine.append).trim().to_owned();

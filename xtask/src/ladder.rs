@@ -44,6 +44,7 @@ pub fn jobs(series: &'static Series, short: bool) -> [Job; 3] {
             .map(|&argument| argument.to_owned())
             .collect(),
         append,
+        runtimes: false,
         part,
     };
     [

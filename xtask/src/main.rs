@@ -1,9 +1,11 @@
 //! `cargo xtask`: everything cargo cannot do.
 mod apt;
+mod arch;
 mod artifacts;
 mod cache;
 mod check;
 mod cpio;
+mod cross;
 mod demo;
 mod dist;
 mod guest;
@@ -19,6 +21,7 @@ mod progress;
 mod qemu;
 mod readme;
 mod run;
+mod runtimes;
 mod setup;
 mod tables;
 mod tally;
@@ -46,7 +49,7 @@ enum Command {
     Run(run::Options),
     /// Run a command in a virtual machine.
     Vm(vm::Options),
-    /// Build what is given to people: a static binary, and an image with it alone.
+    /// Build what is given to people: static binaries for x86-64 and aarch64, and an image with them.
     Dist(dist::Options),
     /// Check formatting, lints and dependencies.
     Check(check::Options),

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, process::ExitCode};
 use anyhow::Result;
 
 use crate::{
+    arch::Arch,
     artifacts::Artifacts,
     lab::{self, Job},
     ladder::{self, MAIN},
@@ -47,14 +48,15 @@ pub fn run(options: &vm::Options) -> Result<ExitCode> {
     if options.write_readme {
         readme::every_kernel(&options.kernels, &wanted.left_out)?;
     }
-    let artifacts = Artifacts::provide(options.no_build)?;
+    let ready = wanted.ready.iter().copied().filter(|series| series.arch == Arch::X86_64);
+    let artifacts = Artifacts::provide(options.no_build, [Arch::X86_64])?;
     // Only the cases that show a cause; `cargo xtask test` runs look-alikes and all else.
     let job = |series| Job::on(series, Vec::new(), "").causes_only();
     let main = wanted.ready.iter().copied().find(|series| series.name == MAIN);
     let main = main.filter(|_| options.kernels.is_empty());
     let rungs = main.into_iter().flat_map(|series| ladder::jobs(series, true));
     let rungs = rungs.map(Job::causes_only);
-    let jobs: Vec<Job> = wanted.ready.iter().copied().map(job).chain(rungs).collect();
+    let jobs: Vec<Job> = ready.map(job).chain(rungs).collect();
     let done = lab::run(&jobs, &artifacts, &options.machine, options.at_once);
     let mut tables = Tables::default();
     let mut failed = false;

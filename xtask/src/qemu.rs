@@ -13,19 +13,27 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use crate::{
+    arch::Arch,
     tsc,
     verdict::{self, Crash},
 };
 
+/// Memory of a guest that needs no more, in MB.
+pub const MEMORY: u32 = 1024;
 /// Time for the guest to get from QEMU's start to its init; it is 3 seconds on a quiet machine.
 const BOOT_LIMIT: Duration = Duration::from_secs(90);
 /// Time to power off once the verdict is there.
 const POWER_OFF_LIMIT: Duration = Duration::from_secs(10);
+/// `panic=-1` with `-no-reboot` ends QEMU at a panic. The rest makes booting faster or traces easier to
+/// read.
+const KERNEL_ARGUMENTS: &str =
+    "quiet panic=-1 mitigations=off nokaslr audit=0 cryptomgr.notests=1 rdinit=/init";
 /// `tsc=reliable`: without it QEMU's emulation can crash a guest on a loaded host, when the kernel
-/// distrusts the clock and patches its own text. `panic=-1` with `-no-reboot` ends QEMU at a panic.
-/// The rest makes booting faster or traces easier to read.
-const KERNEL_ARGUMENTS: &str = "console=ttyS0 quiet panic=-1 mitigations=off nokaslr audit=0 \
-    tsc=reliable cryptomgr.notests=1 rdinit=/init";
+/// distrusts the clock and patches its own text.
+const X86_ARGUMENTS: &str = "console=ttyS0 tsc=reliable";
+/// The board's one serial line is the console; the other is a PCI card, and the only one of its kind.
+/// Unknown words are variables of the guest's init.
+const ARM_ARGUMENTS: &str = "console=ttyAMA0 CONSOLE=ttyAMA0 OUTPUT=ttyS0";
 
 /// How the processor is emulated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -37,11 +45,14 @@ pub enum Accel {
 }
 
 pub struct Machine<'a> {
+    pub arch: Arch,
     pub image: &'a Path,
     pub initramfs: &'a Path,
     /// More kernel arguments.
     pub append: &'a str,
     pub accel: Accel,
+    /// In MB.
+    pub memory: u32,
     /// From the moment the guest's init has started.
     pub time_limit: Duration,
 }
@@ -101,17 +112,26 @@ pub fn boot(machine: &Machine<'_>, folder: &Path, output: &mut dyn FnMut(&[u8]))
 fn command(machine: &Machine<'_>, console: &Path) -> Command {
     // setpriv makes the kernel end QEMU when xtask dies, however it dies.
     let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
-    match machine.accel {
+    command.args(["--pdeathsig", "KILL", &format!("qemu-system-{}", machine.arch.name())]);
+    match (machine.arch, machine.accel) {
         // One thread for both processors: with two, QEMU before 8.0 may go on running what it made
         // of an instruction that the kernel has patched meanwhile, and the kernel then dies of its
         // own breakpoints ("Oops: int3"). Turning `kernel.sched_schedstats` on and off does that
         // within half a minute.
-        Accel::Tcg => command.args(["-accel", "tcg,thread=single", "-cpu", "max"]),
-        Accel::Kvm => command.args(["-accel", "kvm", "-cpu", "host"]),
+        (Arch::X86_64, Accel::Tcg) => {
+            command.args(["-accel", "tcg,thread=single", "-cpu", "max", "-machine", "pc"])
+        }
+        (Arch::X86_64, Accel::Kvm) => {
+            command.args(["-accel", "kvm", "-cpu", "host", "-machine", "pc"])
+        }
+        // Always emulated here. Its own kind of pointer authentication costs QEMU a fraction of the
+        // architecture's.
+        (Arch::Aarch64, _) => command
+            .args(["-accel", "tcg,thread=single", "-cpu", "max,pauth-impdef=on"])
+            .args(["-machine", "virt,gic-version=3"]),
     };
     command
-        .args(["-machine", "pc", "-smp", "2", "-m", "1024"])
+        .args(["-smp", "2", "-m", &machine.memory.to_string()])
         .args(["-nodefaults", "-no-user-config", "-display", "none"])
         .args(["-nic", "none", "-no-reboot"])
         .arg("-kernel")
@@ -119,12 +139,22 @@ fn command(machine: &Machine<'_>, console: &Path) -> Command {
         .arg("-initrd")
         .arg(machine.initramfs)
         .arg("-append")
-        .arg(format!("{KERNEL_ARGUMENTS}{} {}", clock(machine.accel), machine.append))
+        .arg(format!("{KERNEL_ARGUMENTS} {} {}", arguments(machine), machine.append))
         .arg("-serial")
         .arg(format!("file:{}", console.display()))
-        .args(["-chardev", "stdio,id=output,signal=off"])
-        .args(["-serial", "chardev:output"]);
+        .args(["-chardev", "stdio,id=output,signal=off"]);
+    match machine.arch {
+        Arch::X86_64 => command.args(["-serial", "chardev:output"]),
+        Arch::Aarch64 => command.args(["-device", "pci-serial,chardev=output"]),
+    };
     command
+}
+
+fn arguments(machine: &Machine<'_>) -> String {
+    match machine.arch {
+        Arch::X86_64 => format!("{X86_ARGUMENTS}{}", clock(machine.accel)),
+        Arch::Aarch64 => ARM_ARGUMENTS.to_owned(),
+    }
 }
 
 /// Tells the emulated machine the rate of its counter, which is this machine's (cpu_get_ticks() in

@@ -3,7 +3,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 
-use crate::{artifacts, setup};
+use crate::{arch::Arch, artifacts, setup};
 
 #[derive(clap::Args)]
 pub struct Options {
@@ -14,7 +14,7 @@ pub struct Options {
 
 pub fn run(options: Options) -> Result<ExitCode> {
     setup::build_tools()?;
-    let program = artifacts::stallprobe()?;
+    let program = artifacts::stallprobe(Arch::X86_64)?;
     let program = program.to_string_lossy();
     let status = setup::as_root(&program)
         .args(&options.arguments)

@@ -5,6 +5,7 @@ use std::fs;
 use anyhow::{Context as _, Result};
 
 use crate::{
+    arch::Arch,
     artifacts, kernels,
     kernels::Series,
     lab::{Done, Job},
@@ -22,7 +23,11 @@ pub struct Tables {
 
 impl Tables {
     /// Takes in what came of a job. What was to run on [`MAIN`] with everything stands in both tables.
+    /// A few cases on another architecture would be a column of gaps.
     pub fn add_done(&mut self, job: &Job, done: Result<&Done, &anyhow::Error>) {
+        if job.series.arch != Arch::X86_64 {
+            return;
+        }
         let (series, output) = match done {
             Ok(done) => (done.series(), String::from_utf8_lossy(&done.report.output)),
             Err(_) => (job.series.name.to_owned(), "".into()),
@@ -43,7 +48,9 @@ impl Tables {
 
     /// A kernel that cannot be had.
     pub fn add_left_out(&mut self, series: &Series) {
-        self.kernels.add(series.name, "", kernels::version);
+        if series.arch == Arch::X86_64 {
+            self.kernels.add(series.name, "", kernels::version);
+        }
     }
 
     /// For a terminal.

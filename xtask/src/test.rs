@@ -9,6 +9,7 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use crate::{
+    arch::Arch,
     artifacts::{self, Artifacts},
     guest::Report,
     kernels::Series,
@@ -62,7 +63,11 @@ struct Row {
 
 pub fn run(options: Options) -> Result<ExitCode> {
     let start = Instant::now();
-    let Kernels { ready, left_out } = setup::prepare_named(&options.kernels)?;
+    let Kernels { mut ready, left_out } = setup::prepare_named(&options.kernels)?;
+    if options.kernels.is_empty() && !options.filters.is_empty() {
+        // Not every program that a scenario needs is there.
+        ready.retain(|series| series.arch == Arch::X86_64);
+    }
     if options.write_readme {
         readme::every_kernel(&options.kernels, &left_out)?;
     }
@@ -71,8 +76,12 @@ pub fn run(options: Options) -> Result<ExitCode> {
         [] => rows.push(host()?),
         some => note(&format!("only scenarios called *{}*, no host tests", some.join("*, *"))),
     }
-    let artifacts = Artifacts::build()?;
-    let jobs = jobs(ready, &options);
+    let artifacts = Artifacts::build(ready.iter().map(|series| series.arch))?;
+    let mut jobs = jobs(ready, &options);
+    let no_runtimes = setup::left_out_runtimes(jobs.iter().any(|job| job.runtimes));
+    if no_runtimes.is_some() {
+        jobs.retain(|job| !job.runtimes);
+    }
     let done = lab::run(&jobs, &artifacts, &options.machine, options.at_once);
 
     let mut tables = Tables::default();
@@ -86,6 +95,9 @@ pub fn run(options: Options) -> Result<ExitCode> {
     for (series, why) in left_out {
         tables.add_left_out(series);
         rows.push(not_run(series.name, &why));
+    }
+    if let Some(why) = no_runtimes {
+        rows.push(not_run("containerd", &why));
     }
     vm::pass_on(format!("\n{}", tables.text()).as_bytes());
     let good = close(&rows, start.elapsed());
@@ -102,13 +114,29 @@ enum Part {
     /// Without the cases that show the same on every kernel.
     Short,
     CausesOnly,
+    /// These cases.
+    Named(&'static [&'static str]),
 }
+
+/// What shows that the aarch64 programs work: hooks by fentry and tracepoints, both ends of a function in
+/// a module, and all of it with a manifest's rights.
+const ON_AARCH64: &[&str] = &[
+    "accept_queue_syn",
+    "dnat_clash_two_threads_v6",
+    "table_full_v6",
+    "no_listener_v6",
+    "syn_queue_backlog_v6",
+    "debug_pod",
+];
 
 impl Part {
     /// Named kernels and scenarios are run as asked for; else time is saved where it costs least.
     fn on(series: &Series, options: &Options) -> Self {
         let named = !options.filters.is_empty() || !options.kernels.is_empty();
         match series.name {
+            _ if series.arch == Arch::Aarch64 && options.filters.is_empty() => {
+                Self::Named(ON_AARCH64)
+            }
             _ if named || options.everything => Self::Everything,
             MAIN => Self::Everything,
             _ if series.required => Self::Short,
@@ -116,11 +144,13 @@ impl Part {
         }
     }
 
-    const fn flag(self) -> Option<&'static str> {
+    /// For `lab test`.
+    const fn arguments(self) -> &'static [&'static str] {
         match self {
-            Self::Everything => None,
-            Self::Short => Some("--short"),
-            Self::CausesOnly => Some("--causes-only"),
+            Self::Everything => &[],
+            Self::Short => &["--short"],
+            Self::CausesOnly => &["--causes-only"],
+            Self::Named(cases) => cases,
         }
     }
 
@@ -130,6 +160,7 @@ impl Part {
             Self::Everything => "everything",
             Self::Short => "without what is the same on every kernel",
             Self::CausesOnly => "causes only",
+            Self::Named(_) => "some causes on another architecture",
         }
     }
 }
@@ -141,12 +172,14 @@ fn jobs(mut ready: Vec<&'static Series>, options: &Options) -> Vec<Job> {
     let main = ready.iter().copied().find(|series| whole && series.name == MAIN);
     let job = |series: &'static Series| {
         let part = Part::on(series, options);
-        let flag = part.flag().map(str::to_owned);
-        let arguments = flag.into_iter().chain(options.filters.iter().cloned()).collect();
+        let part_of = part.arguments().iter().map(|&argument| argument.to_owned());
+        let arguments = part_of.chain(options.filters.iter().cloned()).collect();
         Job::on(series, arguments, part.remark(options))
     };
     let ladder = |series| ladder::jobs(series, !options.everything);
-    ready.into_iter().map(job).chain(main.into_iter().flat_map(ladder)).collect()
+    let runtimes = main.into_iter().map(Job::with_runtimes);
+    let ladder = main.into_iter().flat_map(ladder);
+    ready.into_iter().map(job).chain(runtimes).chain(ladder).collect()
 }
 
 /// `cargo test` of the workspace's default members.
@@ -188,7 +221,8 @@ fn row(job: &Job, done: &Done, filtered: bool) -> Row {
     let Report { status, trouble, remark, .. } = &done.report;
     let part = Some(job.part.to_owned());
     let told = Tally::from_lab(&String::from_utf8_lossy(&done.report.output));
-    let other = (done.series() != job.series.name).then(|| format!("on {} instead", done.release));
+    let other =
+        (!job.series.is_called(&done.series())).then(|| format!("on {} instead", done.release));
     Row {
         name: job.name.clone(),
         tally: told.unwrap_or_default(),
@@ -320,6 +354,7 @@ mod tests {
                 "6.1 --short",
                 "5.10 --causes-only",
                 "7.2 --causes-only",
+                "6.12 containerd --runtimes",
                 "6.12 kprobe --rungs kprobe --causes-only",
                 "6.12 tracepoint --rungs tracepoint --short",
                 "6.12 locked --lockdown --short"
@@ -330,12 +365,17 @@ mod tests {
             [
                 "5.10 ",
                 "6.12 ",
+                "6.12 containerd --runtimes",
                 "6.12 kprobe --rungs kprobe --causes-only",
                 "6.12 tracepoint --rungs tracepoint",
                 "6.12 locked --lockdown"
             ]
         );
         assert_eq!(planned(&[], &["5.10"]), ["5.10 --causes-only"]);
+        let across = planned(&["--kernel", "6.12-arm64"], &["6.12-arm64"]).concat();
+        assert!(across.starts_with("6.12-arm64 accept_queue_syn "), "{across}");
+        let across = planned(&["--filter", "ipvs"], &["6.12-arm64"]);
+        assert_eq!(across, ["6.12-arm64 ipvs"]);
         assert_eq!(planned(&["--kernel", "6.12"], &["6.12"]), ["6.12 "]);
         assert_eq!(planned(&["--kernel", "5.10", "--filter", "ipvs"], &["5.10"]), ["5.10 ipvs"]);
     }

@@ -10,7 +10,7 @@ use anyhow::{Result, bail};
 use crate::{
     artifacts::Artifacts,
     guest::{Guest, Task, command_line},
-    lab, matrix,
+    kernel, lab, matrix,
     qemu::Accel,
 };
 
@@ -30,6 +30,9 @@ pub struct Options {
     pub at_once: usize,
     #[command(flatten)]
     pub machine: MachineOptions,
+    /// With Debian's container runtimes in the guest.
+    #[arg(long, conflicts_with = "matrix")]
+    pub runtimes: bool,
     /// A file for the guest's /work; programs are put on its PATH. May be repeated.
     #[arg(short, long = "file", value_name = "FILE")]
     pub files: Vec<PathBuf>,
@@ -64,8 +67,11 @@ pub fn run(options: Options) -> Result<ExitCode> {
         [kernel] => kernel,
         _ => bail!("a command runs on one kernel: give one --kernel, or --matrix"),
     };
-    let artifacts = Artifacts::provide(options.no_build)?;
+    let artifacts = Artifacts::provide(options.no_build, [kernel::series(kernel)?.arch])?;
     let mut guest = Guest::prepare(kernel, &artifacts)?;
+    if options.runtimes {
+        guest.add_runtimes(&artifacts)?;
+    }
     for file in &options.files {
         guest.add_file(file)?;
     }

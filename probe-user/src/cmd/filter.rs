@@ -15,6 +15,7 @@ pub fn of_pods(args: &PodFilter, root: &Path) -> Result<Filter> {
     Ok(Filter {
         namespaces: args.namespaces.clone(),
         pods: args.pods.clone(),
+        containers: args.containers.clone(),
         netns: netns.collect::<Result<_>>()?,
         ..Filter::default()
     })

@@ -1,5 +1,6 @@
 //! One file for each subcommand, and how they print.
 
+pub mod cat;
 pub mod explain;
 mod filter;
 pub mod pods;

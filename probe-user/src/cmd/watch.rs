@@ -52,6 +52,7 @@ async fn watch(args: &Watch) -> Result<()> {
     let filter = Filter { causes, ..filter::of_pods(&args.filter, &root)? };
     let options = live::Options {
         root: root.clone(),
+        root_is_given: args.host_root.is_some(),
         min_stall: u64::try_from(args.min_stall.as_nanos()).unwrap_or(u64::MAX),
         rungs: args.rungs.iter().map(|&rung| rung.into()).collect(),
     };

@@ -107,6 +107,16 @@ pub fn by_a_hook(world: &World, e: &Drop) -> bool {
     is_there && e.flags & DROP_TABLE_FULL == 0
 }
 
+/// `IP_CT_ESTABLISHED_REPLY`, the first that is of a reply (uapi/linux/netfilter/nf_conntrack_common.h).
+const REPLY: u8 = 3;
+
+/// A dropped packet's flow as its sender knows it. The packet itself may have the node's address already:
+/// the first of a flow that conntrack does not keep is dropped when all NAT is done.
+pub fn as_sent(e: &Drop) -> Flow {
+    let is_first_way = e.ct.present != 0 && e.ct.info < REPLY;
+    Flow::of(if is_first_way { &e.ct.orig } else { &e.tuple })
+}
+
 /// A dropped packet's flow before NAT on this node, where conntrack tells it.
 pub fn at_first(e: &Drop) -> Flow {
     let tuple = if e.ct.present != 0 { &e.ct.orig } else { &e.tuple };

@@ -102,6 +102,10 @@ impl Keyed for SeenDrop {
     fn keys(&self) -> Vec<Key> {
         let mut keys = vec![Key::Skb(self.event.skb)];
         keys.extend(packet_keys(&self.event.tuple, self.event.ident));
+        let as_sent = Key::Flow(super::arm::as_sent(&self.event));
+        if !keys.contains(&as_sent) {
+            keys.push(as_sent);
+        }
         keys
     }
 }

@@ -195,8 +195,10 @@ impl Correlator {
             symptom: kind,
             cause: verdict.cause,
             confidence: verdict.confidence,
-            victim,
-            culprit: verdict.culprit.map(|party| self.world.by_process(party)),
+            victim: world.contained(victim, symptom.first),
+            culprit: verdict
+                .culprit
+                .map(|party| world.contained(world.by_process(party), symptom.first)),
             flow: symptom.flow,
             waited: stall.waited(self.world.now),
             open: symptom.ended.is_none(),

@@ -42,7 +42,7 @@ pub use self::{
     world::Watch,
 };
 use crate::{
-    event::{Body, Event, Hook, Node, Totals, armed::Request},
+    event::{Body, Event, Hook, Node, Sandbox, Totals, armed::Request},
     finding::{Cause, Output},
 };
 
@@ -192,6 +192,11 @@ impl Correlator {
     /// Pods that exist now.
     pub fn pods(&self) -> usize {
         self.world.pods.alive()
+    }
+
+    /// Pods whose sockets are invisible, by name.
+    pub fn sandboxed(&self) -> Vec<(String, Sandbox)> {
+        self.world.pods.sandboxed()
     }
 
     /// Name of a namespace at a time, for the raw events.

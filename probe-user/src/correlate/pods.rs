@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    event::{Pod, PodChange},
+    event::{Pod, PodChange, Sandbox},
     output::sanitize,
 };
 
@@ -74,7 +74,8 @@ impl Pods {
     }
 
     fn up(&mut self, ts: u64, pod: &Pod) {
-        let pod = Pod { name: sanitize::text(&pod.name), ..pod.clone() };
+        let containers = pod.containers.iter().map(sanitize::container).collect();
+        let pod = Pod { name: sanitize::text(&pod.name), containers, ..pod.clone() };
         if let Some(last) = self.spans.get_mut(&pod.netns).and_then(VecDeque::back_mut) {
             if last.gone.is_none() && is_same(&last.pod, &pod) {
                 last.renew(ts, &pod);
@@ -206,6 +207,16 @@ impl Pods {
         self.spans.get(&netns)?.back().map(|span| span.from)
     }
 
+    /// Those that exist now and whose sockets are invisible, by name.
+    pub fn sandboxed(&self) -> Vec<(String, Sandbox)> {
+        let alive =
+            self.spans.values().filter_map(|spans| spans.back().filter(|s| s.gone.is_none()));
+        let mut all: Vec<_> =
+            alive.filter_map(|span| Some((span.pod.name.clone(), span.pod.sandbox?))).collect();
+        all.sort();
+        all
+    }
+
     /// How many pods exist now, the host not counted.
     pub fn alive(&self) -> usize {
         let alive = |s: &&VecDeque<Span>| {
@@ -237,7 +248,7 @@ mod tests {
 
     fn pod(netns: u32, cookie: u64, name: &str, address: &str) -> PodChange {
         let addresses = vec![address.parse().unwrap()];
-        PodChange::Up(Pod { netns, cookie, name: name.to_owned(), addresses })
+        PodChange::Up(Pod { netns, cookie, name: name.to_owned(), addresses, ..Pod::default() })
     }
 
     fn name(pods: &Pods, netns: u32, ts: u64) -> &str {

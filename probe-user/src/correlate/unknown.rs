@@ -90,9 +90,25 @@ pub fn looked_for(symptom: SymptomKind) -> &'static [(Cause, &'static [u16])] {
     }
 }
 
+/// What happens at a socket: seen only where that is the kernel's.
+const AT_SOCKETS: [Cause; 4] =
+    [Cause::AcceptQueueOverflow, Cause::SynQueueOverflow, Cause::NoListener, Cause::ServerSlow];
+
+/// Why what happens at the server's socket could not be seen.
+fn invisible(case: &Case<'_>) -> Option<String> {
+    let (symptom, pods) = (case.symptom, &case.world.pods);
+    let servers = std::iter::once(symptom.server().ip()).chain(symptom.servers.iter().copied());
+    let owner = |address| pods.owner(address, symptom.first);
+    let sandbox = servers.filter_map(owner).find_map(|pod| Some((&pod.name, pod.sandbox?)));
+    let (pod, sandbox) = sandbox?;
+    Some(format!("the sockets of {pod} are invisible: it runs in {}", sandbox.name()))
+}
+
 /// The causes that are ruled out, and those that could not be seen.
 pub fn not_named(case: &Case<'_>) -> (Vec<NotNamed>, Vec<NotNamed>) {
     let (mut ruled_out, mut not_seen) = (Vec::new(), Vec::new());
+    let invisible = invisible(case);
+    let unseen = |cause: Cause| invisible.clone().filter(|_| AT_SOCKETS.contains(&cause));
     for (cause, kinds) in looked_for(case.symptom.kind) {
         let cause = *cause;
         match case.world.watch(cause) {
@@ -101,7 +117,7 @@ pub fn not_named(case: &Case<'_>) -> (Vec<NotNamed>, Vec<NotNamed>) {
                 ruled_out.push(NotNamed { cause, why });
             }
             Watch::CannotSee(why) => not_seen.push(NotNamed { cause, why }),
-            Watch::Watched => match incomplete(case, kinds) {
+            Watch::Watched => match unseen(cause).or_else(|| incomplete(case, kinds)) {
                 Some(why) => not_seen.push(NotNamed { cause, why }),
                 None => ruled_out.push(NotNamed { cause, why: why_not(case, cause) }),
             },

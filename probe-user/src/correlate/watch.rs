@@ -12,7 +12,7 @@ use probe_common::{
 };
 
 use super::{
-    Correlator, dns,
+    Correlator, arm, dns,
     join::{Case, Direction, TCP_ACK, TCP_SYN},
     probe,
     rules::{self, client_ports_exhausted::EADDRNOTAVAIL},
@@ -318,7 +318,7 @@ impl Correlator {
         let captured = usize::try_from(e.captured).unwrap_or(usize::MAX);
         let message = dns::of_packet(e.packet.get(..captured).unwrap_or(&e.packet));
         let hash = message.and_then(|m| m.question).map(|q| q.hash);
-        let flow = Flow::of(&e.tuple);
+        let flow = arm::as_sent(e);
         // Only the packets of a handshake carry the initial sequence number.
         let (flow, ident) = match e.tcp_flags & (TCP_SYN | TCP_ACK) {
             _ if flow.proto != IPPROTO_TCP => (flow, e.ident),

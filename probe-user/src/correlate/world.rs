@@ -44,7 +44,7 @@ pub struct World {
     pub pods: Pods,
     symbols: Bounded<u64, String>,
     listeners: Bounded<u64, Listener>,
-    /// Pods of processes in the network of the node itself.
+    /// Whose processes are.
     processes: Bounded<u32, Process>,
     local_ports: Bounded<u32, LocalPorts>,
     services: Bounded<(u8, SocketAddr), Service>,
@@ -100,7 +100,8 @@ impl World {
             }
             Body::Process(p) => {
                 let pod = p.pod.as_deref().map(sanitize::text);
-                self.processes.insert(p.pid, Process { pod, ..p.clone() });
+                let container = p.container.as_ref().map(sanitize::container);
+                self.processes.insert(p.pid, Process { pod, container, ..p.clone() });
             }
             Body::LocalPorts(ports) => self.local_ports.insert(ports.netns, ports.clone()),
             Body::Service(s) => {
@@ -219,6 +220,20 @@ impl World {
             Some(pod) => Party { pod: Some(pod), ..party },
             None => party,
         }
+    }
+
+    /// The same with its containers at that time, of which one may fit a filter, and where its name is
+    /// from.
+    pub fn contained(&self, party: Party, ts: u64) -> Party {
+        let of_process = party.pid.and_then(|pid| self.processes.get(&pid)?.container.clone());
+        let pod = || party.netns.and_then(|netns| self.pods.at(netns, 0, ts));
+        let containers = match of_process {
+            Some(container) => vec![container],
+            None => pod().map(|pod| pod.containers.clone()).unwrap_or_default(),
+        };
+        let is_its = |name: &String| pod().filter(|pod| pod.name == *name);
+        let named_by = party.pod.as_ref().and_then(is_its).and_then(|pod| pod.named_by);
+        Party { containers, named_by, ..party }
     }
 
     /// What is known of a process of the node's own network, or of a node that is a container.

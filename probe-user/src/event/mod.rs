@@ -170,10 +170,81 @@ pub struct Pod {
     /// `net->net_cookie`, 0 when not known.
     pub cookie: u64,
     /// `NAMESPACE/NAME` of a Kubernetes pod; else the `ip netns` name, or a container's; "host" for the
-    /// node's own namespace; `netns:INODE` or `netns:NAME` when there is none that a person gave.
+    /// node's own namespace; `netns:INODE` or `netns:NAME` when there is none that a person gave. These,
+    /// and `pod:UID`, may have `/HOSTNAME` at the end.
     pub name: String,
+    /// Where the name is from.
+    #[serde(default)]
+    pub named_by: Option<NamedBy>,
     /// Addresses on its interfaces, without loopback and link-local ones.
     pub addresses: Vec<IpAddr>,
+    /// Containers with a process in it, as far as known.
+    #[serde(default)]
+    pub containers: Vec<Container>,
+    /// Its programs' sockets are not the kernel's but of such a sandbox: they are invisible.
+    #[serde(default)]
+    pub sandbox: Option<Sandbox>,
+}
+
+/// A runtime that gives each pod a network stack of its own: packets are seen, sockets are not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Sandbox {
+    /// A kernel in user space.
+    GVisor,
+    /// A virtual machine.
+    Kata,
+}
+
+impl Sandbox {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::GVisor => "gVisor",
+            Self::Kata => "Kata",
+        }
+    }
+}
+
+/// Where a namespace's name is from, surest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NamedBy {
+    /// It is the node's own.
+    Node,
+    /// Its pod's cgroup, with the runtime's files or the kubelet's log folder.
+    Pod,
+    /// A file below `/run/netns`.
+    Netns,
+    /// A container that is no pod's.
+    Container,
+    /// A pod's cgroup alone: its UID.
+    Uid,
+    /// A number or that UID, and a host name that the pod may have chosen itself.
+    Hostname,
+    /// Nothing but its number.
+    Number,
+}
+
+/// A container, by its process's cgroup.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Container {
+    /// What its runtime calls it: 64 hexadecimal digits.
+    pub id: String,
+    /// Its name in the pod, or in Docker or podman, where a runtime tells it; a pod's sandbox has none.
+    pub name: Option<String>,
+}
+
+impl Container {
+    /// The least length of an id's beginning that stands for it: names are rarely so long and of
+    /// hexadecimal digits alone.
+    const PREFIX: usize = 8;
+
+    /// Whether a person means it: by its name, or how its id begins. `kubectl` shows an id as
+    /// `containerd://ID`.
+    pub fn is_called(&self, text: &str) -> bool {
+        let id = text.rsplit_once("://").map_or(text, |(_, id)| id);
+        self.name.as_deref() == Some(text) || (id.len() >= Self::PREFIX && self.id.starts_with(id))
+    }
 }
 
 impl Pod {
@@ -202,13 +273,16 @@ pub struct Listener {
     pub comm: String,
 }
 
-/// What a process of the node's own network namespace is, or a node's kubelet in another one. Told when an event names it and it is another
-/// than was told of that number before.
+/// Whose a process is. Told when an event names it and it is another than was told of that number before.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
     pub pid: u32,
-    /// The hostNetwork pod or the container that it is of, as [`Pod::name`].
+    /// The hostNetwork pod or the container that it is of, as [`Pod::name`]; `None` outside of the node's
+    /// own network namespace.
     pub pod: Option<String>,
+    /// Its container.
+    #[serde(default)]
+    pub container: Option<Container>,
     /// It is the kubelet, run by root: its connects to pods are health probes.
     pub kubelet: bool,
     /// The kubelet is a part of it, beside an API server, which connects to pods too.
@@ -387,4 +461,7 @@ pub struct Totals {
     /// budget.
     #[serde(default)]
     pub not_read: u64,
+    /// Passes over all processes, to know what namespaces are called.
+    #[serde(default)]
+    pub passes: u64,
 }

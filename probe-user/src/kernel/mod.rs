@@ -10,5 +10,6 @@ pub mod ipvs;
 pub mod lockdown;
 pub mod modules;
 pub mod offsets;
+pub mod privileges;
 pub mod rights;
 pub mod symbols;

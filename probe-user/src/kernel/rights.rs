@@ -12,7 +12,8 @@ use anyhow::{Context as _, Result};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Capability {
-    NetAdmin = 12,
+    DacOverride = 1,
+    DacReadSearch = 2,
     SysPtrace = 19,
     SysAdmin = 21,
     SysResource = 24,
@@ -25,7 +26,8 @@ impl Capability {
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
-            Self::NetAdmin => "CAP_NET_ADMIN",
+            Self::DacOverride => "CAP_DAC_OVERRIDE",
+            Self::DacReadSearch => "CAP_DAC_READ_SEARCH",
             Self::SysPtrace => "CAP_SYS_PTRACE",
             Self::SysAdmin => "CAP_SYS_ADMIN",
             Self::SysResource => "CAP_SYS_RESOURCE",
@@ -107,8 +109,8 @@ impl Rights {
         (!missing.is_empty()).then(|| {
             format!(
                 "the right to load programs into the kernel is missing ({}); run it as root (sudo \
-                 stallprobe), or in a pod with securityContext.privileged: true (kubectl debug \
-                 node/NODE --profile=sysadmin)",
+                 stallprobe), or in a pod whose securityContext.capabilities add it or that is \
+                 privileged (kubectl debug node/NODE --profile=sysadmin)",
                 missing.join(" and ")
             )
         })
@@ -120,11 +122,14 @@ impl Rights {
         [
             (Capability::SysAdmin, "network namespaces cannot be entered to read their counters"),
             (Capability::SysPtrace, "other users' processes and their sockets cannot be named"),
+            (Capability::DacReadSearch, "other users' sockets and files cannot be looked at"),
             (Capability::Syslog, "places in the kernel may have no names"),
-            (Capability::NetAdmin, "socket and conntrack tables may not be readable"),
         ]
         .into_iter()
         .filter(|&(capability, _)| !self.has(capability))
+        .filter(|&(capability, _)| {
+            capability != Capability::DacReadSearch || !self.has(Capability::DacOverride)
+        })
         .map(|(capability, limit)| format!("without {} {limit}", capability.name()))
         .collect()
     }
@@ -132,11 +137,31 @@ impl Rights {
     /// What to add to a refusal by the kernel (EPERM) although the capabilities are there.
     #[must_use]
     pub fn hint_for_refused_call(&self) -> Option<&'static str> {
-        self.seccomp_filter.then_some(
-            "a seccomp filter is active on this process and may forbid bpf(); in a pod, set \
-             securityContext.seccompProfile.type: Unconfined or privileged: true",
+        if self.seccomp_filter {
+            return Some(
+                "a seccomp filter is active on this process and may forbid bpf(); in a pod, set \
+                 securityContext.seccompProfile.type: Unconfined or privileged: true",
+            );
+        }
+        (!self.has(Capability::SysResource)).then_some(
+            "without CAP_SYS_RESOURCE kernels before 5.11 allow few maps (RLIMIT_MEMLOCK)",
         )
     }
+}
+
+/// Why the processes of the node are out of sight, or `None` when they are not: in a container with its
+/// own process ids and without the node's `/proc`. Findings would have no names, and counters would be
+/// those of the container.
+#[must_use]
+pub fn out_of_sight(root: &Path) -> Option<&'static str> {
+    /// PROC_PID_INIT_INO (include/linux/proc_ns.h).
+    const INITIAL: &str = "pid:[4026531836]";
+    let namespace = fs::read_link(root.join("proc/self/ns/pid")).ok()?;
+    (namespace != Path::new(INITIAL)).then_some(
+        "the node's processes are out of sight: this container has process ids of its own; give the pod \
+         hostPID: true, or the node's / as a hostPath volume at /host (inside a node that is a container \
+         itself, such as kind's, say --host-root /)",
+    )
 }
 
 /// Whether a uid_map is that of the first user namespace: all ids mapped to themselves.
@@ -186,6 +211,16 @@ mod tests {
     }
 
     #[test]
+    fn one_way_past_file_modes_is_enough() {
+        let told = |capability| {
+            let limits = with(&[capability]).limits();
+            limits.iter().any(|limit| limit.contains("CAP_DAC_READ_SEARCH"))
+        };
+        assert!(told(Capability::Bpf));
+        assert!(!told(Capability::DacReadSearch) && !told(Capability::DacOverride));
+    }
+
+    #[test]
     fn root_of_a_user_namespace_is_not_root() {
         let rights = Rights::parse(FULL, Some("0 100000 65536\n")).unwrap();
         assert!(!rights.has(Capability::Bpf));
@@ -196,7 +231,23 @@ mod tests {
     fn a_seccomp_filter_is_hinted_at() {
         let filtered = FULL.replace("Seccomp:\t0", "Seccomp:\t2");
         let rights = Rights::parse(&filtered, Some(HOST)).unwrap();
-        assert!(rights.hint_for_refused_call().is_some());
+        assert!(rights.hint_for_refused_call().unwrap().contains("seccomp"));
+        let hint = with(&[Capability::SysAdmin]).hint_for_refused_call().unwrap();
+        assert!(hint.contains("CAP_SYS_RESOURCE"), "{hint}");
+    }
+
+    #[test]
+    fn a_container_without_the_nodes_processes_says_so() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("proc/self/ns");
+        fs::create_dir_all(&folder).unwrap();
+        let link = folder.join("pid");
+        assert_eq!(out_of_sight(root.path()), None, "a kernel that does not tell");
+        std::os::unix::fs::symlink("pid:[4026531836]", &link).unwrap();
+        assert_eq!(out_of_sight(root.path()), None);
+        fs::remove_file(&link).unwrap();
+        std::os::unix::fs::symlink("pid:[4026532200]", &link).unwrap();
+        assert!(out_of_sight(root.path()).unwrap().contains("hostPID"));
     }
 
     #[test]

@@ -20,7 +20,10 @@ use crate::{
     event::{Body, Event, PodChange, Process, ServerQueue, Symbol},
     finding::Flow,
     kernel::symbols::Symbols,
-    pods::{enter::visit, listening::serving, process::listener_process, procfs::read_text},
+    pods::{
+        enter::visit, identity::Owner, listening::serving, process::listener_process,
+        procfs::read_text,
+    },
 };
 
 /// How long the search for a listener's process may take.
@@ -54,9 +57,11 @@ pub struct Known {
     /// Namespaces that are new: their counters are read once, to count from there.
     fresh: BTreeSet<u32>,
     pods: HashMap<u32, Vec<IpAddr>>,
-    /// Namespaces known by a number only, and whether they were searched for as such.
+    /// Namespaces known by a number only, or not at all, and whether they were searched for as such.
     nameless: HashMap<u32, bool>,
     addresses: HashSet<IpAddr>,
+    /// Namespaces without a name that events came from since the last search: the next one is theirs.
+    asked: BTreeSet<u32>,
     /// A namespace without a name was seen since the last search.
     unknown_netns: bool,
     /// An address without a name was seen since the last search. Most such addresses are not pods'
@@ -91,15 +96,19 @@ impl Known {
         self.counted.union(&fresh).copied().collect()
     }
 
-    /// Takes in a change of the pod table. `deep`: it was found in a pass over all processes, which
-    /// would have found a name too.
-    pub fn pod(&mut self, change: &PodChange, deep: bool) {
+    /// Takes in a change of the pod table. A pass over all processes that was made for another reason
+    /// may have come before the first process of a pod, whose namespace is there first: only the search
+    /// for a namespace of which an event came is its one.
+    pub fn pod(&mut self, change: &PodChange) {
         match change {
             PodChange::Up(pod) => {
                 if pod.is_named() {
                     self.nameless.remove(&pod.netns);
                 } else {
-                    *self.nameless.entry(pod.netns).or_default() |= deep;
+                    let searched = self.nameless.entry(pod.netns).or_default();
+                    // Until now it was searched for as one that nobody knows.
+                    *searched = (*searched && self.pods.contains_key(&pod.netns))
+                        || self.asked.contains(&pod.netns);
                 }
                 if self.pods.insert(pod.netns, pod.addresses.clone()).is_none() {
                     self.fresh.insert(pod.netns);
@@ -125,8 +134,18 @@ impl Known {
     pub fn netns(&mut self, netns: u32) {
         let is_new = match self.nameless.get_mut(&netns) {
             Some(searched) => !std::mem::replace(searched, true),
-            None => netns != 0 && !self.pods.contains_key(&netns),
+            None if netns == 0 || self.pods.contains_key(&netns) => false,
+            None => {
+                if self.nameless.len() >= MOST {
+                    self.nameless.retain(|netns, _| self.pods.contains_key(netns));
+                }
+                self.nameless.insert(netns, true);
+                true
+            }
         };
+        if is_new && self.asked.len() < MOST {
+            self.asked.insert(netns);
+        }
         self.unknown_netns |= is_new;
     }
 
@@ -166,6 +185,7 @@ impl Known {
 
     /// A search was made; `found`: it brought something new.
     pub fn searched(&mut self, found: bool, took: Duration) {
+        self.asked.clear();
         self.took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         let longer = self.patience.max(PATIENCE) * 2;
         self.patience = if found { PATIENCE } else { longer.min(LONGEST_PATIENCE) };
@@ -244,9 +264,8 @@ impl Live {
         }
     }
 
-    /// Tells what a process of the node's own network is, if it is a pod's or the kubelet, or the kubelet
-    /// of a node that is a container; looks again
-    /// only after the number may have been given to another.
+    /// Tells what a process is, if it is a container's, or in the node's own network a pod's, or a node's
+    /// kubelet; looks again only after the number may have been given to another.
     pub(super) fn name_process(
         &mut self,
         pid: u32,
@@ -254,7 +273,7 @@ impl Live {
         (ts, now): (u64, u64),
         events: &mut Vec<Event>,
     ) {
-        if pid == 0 || (netns != self.netns && !kubelet::may_be_node(&self.root, pid)) {
+        if pid == 0 {
             return;
         }
         let known = &mut self.known;
@@ -268,16 +287,17 @@ impl Live {
         let role = kubelet::role(&self.root, pid, owner.as_ref(), is_here);
         let process = Process {
             pid,
-            pod: owner.filter(|_| is_here).map(|owner| owner.name()),
+            pod: owner.as_ref().filter(|_| is_here).map(Owner::name),
+            container: owner.and_then(|owner| owner.container),
             kubelet: role == Role::Kubelet,
             has_kubelet: role == Role::Part,
-            netns: if is_here { 0 } else { netns },
+            netns: if is_here || role == Role::Other { 0 } else { netns },
         };
         let told = before.and_then(|(_, told)| told);
         // Of most there is nothing to tell; of a number given to another process that too is news.
         let is_news = match &told {
             Some(told) => *told != process,
-            None => process.pod.is_some() || role != Role::Other,
+            None => process.pod.is_some() || process.container.is_some() || role != Role::Other,
         };
         let told = if is_news { Some(process.clone()) } else { told };
         let processes = &mut self.known.processes;
@@ -343,20 +363,30 @@ mod tests {
         assert!(!known.due(10 * S), "nothing is unknown");
         known.netns(7);
         assert!(known.due(10 * S));
-        known.pod(&up(7, "netns:7"), true);
+        known.pod(&up(7, "netns:7"));
         known.searched(true, Duration::ZERO);
         known.netns(7);
         assert!(!known.due(20 * S), "the search would have found its name");
 
-        known.pod(&up(8, "netns:cni-0b8a"), false);
+        known.pod(&up(8, "netns:cni-0b8a"));
         known.netns(8);
         assert!(known.due(30 * S), "it is known by a name from a list only");
         known.netns(8);
         assert!(!known.due(40 * S));
-        known.pod(&up(8, "shop/web-0"), true);
-        known.pod(&PodChange::Gone { netns: 8 }, true);
+        known.pod(&up(8, "shop/web-0"));
+        known.pod(&PodChange::Gone { netns: 8 });
         known.netns(8);
         assert!(known.due(50 * S), "another one under the same number");
+
+        known.searched(false, Duration::ZERO);
+        // Found by a pass for something else, when it had no process yet.
+        known.pod(&up(9, "netns:cni-5d4c"));
+        known.netns(9);
+        assert!(known.due(60 * S), "its pod has processes now");
+        known.pod(&up(9, "netns:9"));
+        known.searched(false, Duration::ZERO);
+        known.netns(9);
+        assert!(!known.due(70 * S));
     }
 
     #[test]

@@ -46,11 +46,6 @@ pub fn role(root: &Path, pid: u32, owner: Option<&Owner>, is_here: bool) -> Role
     if role != Role::Other && is_nodes && is_root() { role } else { Role::Other }
 }
 
-/// Whether it is worth asking whose a process of another network is: nearly none is.
-pub fn may_be_node(root: &Path, pid: u32) -> bool {
-    comm(root, pid).is_some_and(|comm| named(&comm) != Role::Other)
-}
-
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]

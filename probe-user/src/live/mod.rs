@@ -5,6 +5,8 @@ mod armed;
 mod enrich;
 mod ipvs;
 mod kubelet;
+#[cfg(test)]
+mod passes;
 mod poll;
 mod services;
 mod start;
@@ -165,6 +167,7 @@ impl Live {
         match totals {
             Ok(mut totals) => {
                 totals.not_read = self.poller.not_read;
+                totals.passes = self.pods.passes();
                 if let Some(n) = totals.seen.get_mut(usize::from(kind::ARMED)) {
                     *n += self.arming.armed;
                 }
@@ -233,7 +236,7 @@ impl Live {
             self.deep = now;
         }
         for change in self.pods.scan(deep) {
-            self.known.pod(&change, deep);
+            self.known.pod(&change);
             if let PodChange::Gone { netns } = &change {
                 self.poller.forget(*netns);
             }
@@ -250,7 +253,7 @@ impl Live {
         let (before, start) = (events.len(), Instant::now());
         self.scan_pods(now, true, events);
         for change in self.pods.refresh_all(ADDRESSES_BUDGET) {
-            self.known.pod(&change, true);
+            self.known.pod(&change);
             events.push(Event { ts: now, body: Body::Pod(change) });
         }
         self.known.searched(events.len() > before, start.elapsed());

@@ -1,6 +1,6 @@
 //! From nothing to attached: what this kernel is, what it allows, what is loaded into it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use log::{info, warn};
@@ -18,8 +18,8 @@ use crate::{
         ipvs,
         lockdown::Lockdown,
         modules::{ModuleWatch, WATCHED},
-        offsets,
-        rights::Rights,
+        offsets, privileges,
+        rights::{self, Rights},
         symbols::Symbols,
     },
     pods::PodTable,
@@ -36,6 +36,8 @@ pub struct NoRung(pub String);
 pub struct Options {
     /// Where the node's file system is.
     pub root: PathBuf,
+    /// Somebody said where it is, and so that it is the node's.
+    pub root_is_given: bool,
     /// Nanoseconds from which a lookup or handshake counts as a stall.
     pub min_stall: u64,
     /// The ways of attaching that may be used.
@@ -58,8 +60,12 @@ pub const DNS_PORTS: [u16; 4] = [53, 5353, 1053, 10053];
 pub fn start(options: &Options) -> Result<(Live, Vec<Event>)> {
     let root = options.root.clone();
     let rights = Rights::load(&root)?;
-    if let Some(why) = rights.refusal() {
-        return Err(NoRung(why).into());
+    let own_root = !options.root_is_given && root == Path::new("/");
+    let blind = if own_root { rights::out_of_sight(&root) } else { None };
+    let refusals = rights.refusal().into_iter().chain(blind.map(str::to_owned));
+    let refusals: Vec<String> = refusals.collect();
+    if !refusals.is_empty() {
+        return Err(NoRung(refusals.join("; and ")).into());
     }
     for limit in rights.limits() {
         warn!("{limit}");
@@ -79,6 +85,10 @@ pub fn start(options: &Options) -> Result<(Live, Vec<Event>)> {
             (Err(why), Vec::new())
         }
     };
+    match privileges::give_up() {
+        Ok(left) => info!("rights left after attaching: {}", left.join(", ")),
+        Err(err) => warn!("all rights are kept: {err:#}"),
+    }
     let sources = Sources::new(&root);
     let (now, clock) = sources.clock()?;
     let node = Node {

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     correlate::{Correlator, dns::qtype_name, flow::address as address_of},
     event::{
-        Body, Event, ListenQueue, Outcome, PodChange,
+        Body, Container, Event, ListenQueue, Outcome, PodChange,
         armed::{Armed, Step},
     },
     finding::Flow,
@@ -105,6 +105,12 @@ fn words(event: &Event, names: &Correlator) -> Option<(&'static str, Option<Stri
     Some((kind_name(header.kind), Some(place), words))
 }
 
+/// Its name, else the beginning of its id.
+fn container_words(container: &Container) -> String {
+    let Container { id, name } = sanitize::container(container);
+    name.unwrap_or_else(|| id.chars().take(12).collect())
+}
+
 fn loader_words(body: &Body) -> Option<(&'static str, Option<String>, String)> {
     Some(match body {
         Body::Pod(PodChange::Up(pod)) => {
@@ -124,7 +130,10 @@ fn loader_words(body: &Body) -> Option<(&'static str, Option<String>, String)> {
                 (_, true) => " with a kubelet",
                 _ => "",
             };
-            ("process", None, format!("pid={}{}{kubelet}", p.pid, of.unwrap_or_default()))
+            let container =
+                p.container.as_ref().map(|c| format!(" container {}", container_words(c)));
+            let [of, container] = [of, container].map(Option::unwrap_or_default);
+            ("process", None, format!("pid={}{of}{container}{kubelet}", p.pid))
         }
         Body::IpvsEntry(e) => {
             let weight =

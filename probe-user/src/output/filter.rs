@@ -2,7 +2,10 @@
 
 use std::collections::HashSet;
 
-use crate::finding::{Cause, Finding, Output};
+use crate::{
+    event::Container,
+    finding::{Cause, Finding, Output},
+};
 
 /// What victim or culprit must be, and the cause. Of several values of one kind any may fit; an empty
 /// kind fits all.
@@ -12,6 +15,8 @@ pub struct Filter {
     pub namespaces: Vec<String>,
     /// Names of pods, or how they begin; with or without `NAMESPACE/`.
     pub pods: Vec<String>,
+    /// Names of containers, or how their ids begin.
+    pub containers: Vec<String>,
     /// Inode numbers of network namespaces.
     pub netns: Vec<u32>,
     pub causes: Vec<Cause>,
@@ -28,7 +33,16 @@ impl Filter {
     fn fits(&self, finding: &Finding) -> bool {
         let parties = || std::iter::once(&finding.victim).chain(&finding.culprit);
         (self.causes.is_empty() || self.causes.contains(&finding.cause))
-            && parties().any(|party| self.fits_pod(party.pod.as_deref(), party.netns))
+            && parties().any(|party| {
+                self.fits_pod(party.pod.as_deref(), party.netns)
+                    && self.fits_container(&party.containers)
+            })
+    }
+
+    /// Whether one of the containers is one of those.
+    pub fn fits_container<'a>(&self, all: impl IntoIterator<Item = &'a Container>) -> bool {
+        let is_asked = |one: &Container| self.containers.iter().any(|text| one.is_called(text));
+        self.containers.is_empty() || all.into_iter().any(is_asked)
     }
 
     /// Whether a pod is one of those: all that is asked must hold for the same one.
@@ -123,6 +137,45 @@ mod tests {
         assert!(shows(of("shop", "client")) && shows(of("shop-2", "web")));
         assert!(!shows(of("shop", "web")));
         assert!(!shows(Filter { namespaces: words(&["sho"]), ..Filter::default() }));
+    }
+
+    /// The culprit has two containers of which either may hold the socket; then its process is known.
+    #[test]
+    fn containers_of_the_pod_or_of_the_process() {
+        let container = |digit: char, name: Option<&str>| Container {
+            id: digit.to_string().repeat(64),
+            name: name.map(str::to_owned),
+        };
+        let both = [container('a', Some("web")), container('b', Some("logs"))];
+        let mut known = finding();
+        let shows = |finding: &Finding, text: &str| {
+            let containers = words(&[text]);
+            let filter = Filter { containers, ..Filter::default() };
+            Filtered::new(filter).shows(&Output::Finding(Box::new(finding.clone())))
+        };
+        assert!(!shows(&known, "web"), "none is known");
+        if let Some(culprit) = &mut known.culprit {
+            culprit.containers = both.to_vec();
+        }
+        let id = format!("containerd://{}", "b".repeat(64));
+        for text in ["web", "logs", "aaaaaaaa", &id] {
+            assert!(shows(&known, text), "{text}");
+        }
+        for text in ["we", "aaaaaaa", "aaaaaaaab", "", "containerd://"] {
+            assert!(!shows(&known, text), "{text}");
+        }
+        if let Some(culprit) = &mut known.culprit {
+            culprit.containers = both[..1].to_vec();
+        }
+        assert!(shows(&known, "web") && !shows(&known, "logs"));
+        let of = |pod: &str| Filter {
+            pods: words(&[pod]),
+            containers: words(&["web"]),
+            ..Filter::default()
+        };
+        let fits =
+            |filter: Filter| Filtered::new(filter).shows(&Output::Finding(Box::new(known.clone())));
+        assert!(fits(of("shop-2/web")) && !fits(of("shop/client")), "of the same party");
     }
 
     #[test]

@@ -8,9 +8,12 @@ use super::{
 };
 use crate::{
     correlate::{Watched, watched},
-    event::{Hook, HookState, Rung},
+    event::{Hook, HookState, Rung, Sandbox},
     pipeline::Header,
 };
+
+/// Pods named in a line.
+const NAMED: usize = 4;
 
 impl Text {
     /// What is watched, and what cannot be seen.
@@ -36,6 +39,11 @@ impl Text {
                 _ => {}
             }
         }
+        for sandbox in [Sandbox::GVisor, Sandbox::Kata] {
+            if let Some(sockets) = sockets(header, sandbox) {
+                unseen.add(sandbox.name(), sockets);
+            }
+        }
         // Without eBPF no hook is there: the names of those that serve all causes say nothing more.
         if header.node.no_ebpf.is_empty() {
             for hook in header.hooks.iter().filter(|hook| hook.causes.is_empty()) {
@@ -52,6 +60,16 @@ impl Text {
         block(&mut out, "", 0, &line, self.width);
         out
     }
+}
+
+/// `sockets of shop/web-0, shop/web-1 and 3 others`.
+fn sockets(header: &Header, of: Sandbox) -> Option<String> {
+    let all = || header.sandboxed.iter().filter(|(_, sandbox)| *sandbox == of);
+    let names: Vec<&str> = all().take(NAMED).map(|(name, _)| name.as_str()).collect();
+    let more = all().count().saturating_sub(NAMED);
+    let more =
+        if more == 0 { String::new() } else { format!(" and {}", counted(more as u64, "other")) };
+    (!names.is_empty()).then(|| format!("sockets of {}{more}", names.join(", ")))
 }
 
 fn node(header: &Header) -> String {

@@ -89,6 +89,11 @@ impl Json {
                 json!({"name": h.name, "causes": h.causes, "state": state, "detail": detail})
             })
             .collect();
+        let sandboxed: Vec<Value> = header
+            .sandboxed
+            .iter()
+            .map(|(pod, sandbox)| json!({"pod": pod, "sandbox": sandbox}))
+            .collect();
         let node = &header.node;
         let body = json!({
             "version": node.version,
@@ -96,6 +101,7 @@ impl Json {
             "kube_proxy": node.kube_proxy,
             "no_ebpf": (!node.no_ebpf.is_empty()).then_some(&node.no_ebpf),
             "pods": header.pods,
+            "sandboxed": sandboxed,
             "min_stall_ms": node.min_stall / 1_000_000,
             "hooks": hooks,
         });
@@ -209,6 +215,7 @@ fn status_body(status: &Status) -> Value {
         "unpaired": t.unpaired,
         "dns_unreadable": t.dns_unreadable,
         "not_read": t.not_read,
+        "proc_passes": t.passes,
         "stalls": status.stalls,
         "explained": status.explained,
         "open": status.open,

@@ -34,6 +34,10 @@ pub fn text(rows: &[Row], width: usize) -> String {
     for (row, line) in rows.iter().zip(lines.iter().skip(1)) {
         out.push_str(&head(line));
         detail(&mut out, "processes", &processes(row), width);
+        if let Some(sandbox) = row.sandbox {
+            let text = format!("invisible: {} has sockets of its own", sandbox.name());
+            detail(&mut out, "listens", &text, width);
+        }
         for listener in &row.listeners {
             detail(&mut out, "listens", &listens(row, listener), width);
         }
@@ -73,7 +77,7 @@ fn process(process: &Process) -> String {
         }
         (Some(container), None) => parts.push(format!("container {}", sanitize::text(container))),
         (None, Some(pod)) => parts.push(format!("of {}", sanitize::text(pod))),
-        (None, None) => {}
+        (None, None) => parts.extend(process.unit.as_deref().map(sanitize::text)),
     }
     format!("{} ({})", sanitize::text(&process.comm), parts.join(", "))
 }
@@ -82,7 +86,7 @@ fn listens(row: &Row, listener: &Listener) -> String {
     let queue = match listener.max {
         Some(max) if listener.queue > max => format!("{} of {max} wait, FULL", listener.queue),
         Some(max) => format!("{} of {max} wait", listener.queue),
-        None => format!("{} wait", listener.queue),
+        None => format!("{} wait, limit unknown", listener.queue),
     };
     let holder = listener.pid.and_then(|pid| row.processes.iter().find(|p| p.pid == pid));
     let who = match (holder, listener.pid) {
@@ -99,6 +103,7 @@ fn listens(row: &Row, listener: &Listener) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::Sandbox;
 
     #[test]
     fn a_table_for_a_person() {
@@ -107,7 +112,9 @@ mod tests {
             comm: comm.to_owned(),
             pod: pod.map(str::to_owned),
             container: container.map(str::to_owned),
+            container_id: None,
             contained: pod.is_some() || container.is_some(),
+            unit: (pod.or(container).is_none()).then(|| format!("{comm}.service")),
         };
         let listener = |address: &str, queue, max, pid| Listener {
             address: ([10, 0, 0, 1], address.parse().unwrap_or(0)).into(),
@@ -147,7 +154,16 @@ mod tests {
                     listener("80", 130, Some(128), Some(10)),
                     listener("81", 0, Some(1), Some(9)),
                 ],
-                unread: None,
+                ..Row::default()
+            },
+            Row {
+                pod: "shop/safe-0".to_owned(),
+                netns: 4_026_532_115,
+                addresses: vec![[10, 244, 1, 3].into()],
+                sandbox: Some(Sandbox::GVisor),
+                veth: vec!["veth9b1f".to_owned()],
+                processes: vec![process(90, "exe", None, None)],
+                ..Row::default()
             },
             Row {
                 pod: "netns:4026532200".to_owned(),

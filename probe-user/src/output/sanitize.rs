@@ -3,6 +3,8 @@
 
 use std::fmt::Write as _;
 
+use crate::event::Container;
+
 /// Printable form of `bytes`: 0x21 to 0x7e stay as they are, a space too, except that a backslash
 /// is doubled; all else becomes `\xNN`. So no escape sequence, control character or look-alike
 /// letter reaches the terminal, and two different inputs never print the same.
@@ -63,6 +65,11 @@ fn push(out: &mut String, byte: u8) {
             let _ = write!(out, "\\x{byte:02x}");
         }
     }
+}
+
+/// A container whose id and name are fit to be printed.
+pub fn container(of: &Container) -> Container {
+    Container { id: text(&of.id), name: of.name.as_deref().map(text) }
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use probe_common::event::{NF_DROP, kind};
 use super::{event, json::Json, text::Text, text::status_line};
 use crate::{
     event::{
-        Body, Event, HookState, Outcome, Rung, Totals,
+        Body, Event, HookState, Outcome, Pod, PodChange, Rung, Sandbox, Totals,
         armed::{Outcome as LetGo, Step},
     },
     testing::*,
@@ -32,6 +32,13 @@ fn busy() -> Run {
         ..totals()
     };
     run.at(400, Body::Totals(Box::new(counts.clone())));
+    for (netns, sandbox) in [(7, Sandbox::GVisor), (8, Sandbox::Kata)] {
+        let name = format!("shop/safe-{netns}");
+        run.at(
+            400,
+            Body::Pod(PodChange::Up(Pod { netns, name, sandbox: Some(sandbox), ..Pod::default() })),
+        );
+    }
     run.at(500, refused("192.0.2.9:5000", 77));
     run.at(1500, unanswered(0x2222, AAAA, 500));
     counts.lost[usize::from(kind::DROP)] = 12;

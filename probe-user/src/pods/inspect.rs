@@ -23,6 +23,7 @@ use super::{
     process::comm,
     procfs::{netns_of, numbered, pids},
 };
+use crate::event::{NamedBy, Sandbox};
 
 /// How long all namespaces together may take, and before that all processes, and all addresses.
 const BUDGET: Duration = Duration::from_secs(10);
@@ -33,14 +34,19 @@ const FILES: usize = 65536;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Row {
     pub pod: String,
+    pub named_by: Option<NamedBy>,
     /// Inode number.
     pub netns: u32,
     pub addresses: Vec<IpAddr>,
+    /// Its listeners are not the kernel's but of such a sandbox: they are invisible.
+    pub sandbox: Option<Sandbox>,
     /// The node's ends of its veth pairs.
     pub veth: Vec<String>,
     /// Lowest process ids first.
     pub processes: Vec<Process>,
     pub listeners: Vec<Listener>,
+    /// Why the listeners' `max` is not known, if it is not.
+    pub no_max: Option<&'static str>,
     /// What is missing here and why: `devices and listeners: no time was left for it`.
     pub unread: Option<String>,
 }
@@ -51,9 +57,16 @@ pub struct Process {
     pub comm: String,
     /// Its pod if that is another name than the row's, as for hostNetwork pods.
     pub pod: Option<String>,
+    /// The container's name in its pod.
     pub container: Option<String>,
+    /// The same by id, also of one that is no pod's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub container_id: Option<String>,
     /// Whether it is in a container at all.
     pub contained: bool,
+    /// The systemd unit, or the cgroup, of one that is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unit: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -102,8 +115,10 @@ pub fn all(root: &Path) -> Result<Look> {
         }
         rows.push(Row {
             pod: pod.name.clone(),
+            named_by: pod.named_by,
             netns: target.netns,
             addresses: pod.addresses.clone(),
+            sandbox: pod.sandbox,
             veth: if is_node {
                 Vec::new()
             } else {
@@ -111,6 +126,7 @@ pub fn all(root: &Path) -> Result<Look> {
             },
             processes,
             listeners: seen.listeners.iter().map(listener).collect(),
+            no_max: seen.no_max,
             unread: unread([
                 ("addresses", table.unread(target.netns)),
                 ("devices", seen.no_links),
@@ -147,6 +163,7 @@ struct Seen {
     /// Why the links are missing.
     no_links: Option<String>,
     no_listeners: Option<String>,
+    no_max: Option<&'static str>,
 }
 
 impl Seen {
@@ -156,11 +173,15 @@ impl Seen {
     }
 
     /// Takes what was read, one as well as the other.
-    fn of(links: Result<Linked>, listeners: Result<Vec<Listening>>) -> Self {
+    fn of(links: Result<Linked>, listeners: Result<Vec<Listening>>, diag: bool) -> Self {
         let split = |error: anyhow::Error| format!("{error:#}");
         let ((links, node), no_links) = halves(links.map_err(split));
         let (listeners, no_listeners) = halves(listeners.map_err(split));
-        Self { links, node, listeners, no_links, no_listeners }
+        let no_max = listeners.iter().any(|one| one.max.is_none()).then_some(match diag {
+            true => "the namespace may not be entered",
+            false => "inet_diag or tcp_diag is not loaded, and stallprobe loads no module",
+        });
+        Self { links, node, listeners, no_links, no_listeners, no_max }
     }
 }
 
@@ -185,7 +206,7 @@ fn read(root: &Path, targets: &[Target], node: Option<&Target>) -> BTreeMap<u32,
     };
     let answers = visit(root, targets, BUDGET, |inside| {
         let links = if inside.entered { linked() } else { Err(not_entered()) };
-        Ok(Seen::of(links, listening::listening(inside, diag)))
+        Ok(Seen::of(links, listening::listening(inside, diag), diag))
     });
     let mut all: BTreeMap<u32, Seen> = BTreeMap::new();
     for target in targets {
@@ -223,14 +244,16 @@ fn processes(root: &Path, inside: &BTreeMap<u32, Seen>) -> Result<Living> {
             continue;
         }
         // One that is no pod's stands in the place of the pod.
-        let of_pod = owner.as_ref().filter(|owner| owner.pod.is_some());
-        let container = of_pod.and_then(|owner| owner.container.clone());
+        let container = owner.as_ref().and_then(|owner| owner.container.clone());
+        let is_pod = owner.as_ref().is_some_and(|owner| owner.pod.is_some());
         living.by_netns.entry(netns).or_default().push(Process {
             pid,
             comm: comm(root, pid).unwrap_or_default(),
             contained: owner.is_some(),
+            unit: if owner.is_none() { owners.unit(pid) } else { None },
             pod: owner.map(|owner| owner.name()),
-            container,
+            container_id: container.as_ref().map(|container| container.id.clone()),
+            container: container.and_then(|container| container.name).filter(|_| is_pod),
         });
         for ino in open_sockets(root, pid) {
             if sockets.contains(&ino) {
@@ -273,10 +296,10 @@ mod tests {
     #[test]
     fn one_part_may_be_missing() {
         let link = Link { index: 1, name: "lo".to_owned(), peer: None };
-        let seen = Seen::of(Err(not_entered()), Ok(Vec::new()));
+        let seen = Seen::of(Err(not_entered()), Ok(Vec::new()), true);
         assert_eq!(seen.no_links.as_deref(), Some("it may not be entered"));
         assert_eq!(seen.no_listeners, None);
-        let seen = Seen::of(Ok((vec![link.clone()], Some(3))), Err(not_entered()));
+        let seen = Seen::of(Ok((vec![link.clone()], Some(3))), Err(not_entered()), true);
         assert_eq!((seen.links, seen.node, seen.no_links), (vec![link], Some(3), None));
         assert!(seen.no_listeners.is_some());
     }

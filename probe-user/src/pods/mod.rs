@@ -4,9 +4,12 @@
 //! that would keep a deleted pod's network alive.
 
 pub mod addresses;
+mod cni;
 pub mod enter;
+mod hostname;
 pub mod identity;
 pub mod inspect;
+mod known;
 pub mod links;
 pub mod listening;
 mod naming;
@@ -19,6 +22,8 @@ pub mod service_links;
 pub mod services;
 mod table;
 
+#[cfg(test)]
+mod layouts;
 #[cfg(test)]
 mod live;
 

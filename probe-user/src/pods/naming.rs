@@ -1,18 +1,40 @@
 //! What a network namespace is called: the best of what is known of it.
 
-use super::{identity::Owner, netns::HOST};
+use super::{
+    identity::{Id, Owner},
+    netns::HOST,
+};
+use crate::event::NamedBy;
 
 /// The pod's name first; then what a person called it with `ip netns`; then the container's; then what
 /// a program made up for `/run/netns`; then its number. All but the pod's name may still give way to a
-/// better one. The last two begin with `netns:`, for they tell a person nothing.
-pub fn name(netns: u32, given: Option<&str>, owner: Option<&Owner>) -> String {
-    match (owner, given) {
-        (Some(Owner { pod: Some(pod), .. }), _) => pod.to_string(),
-        (_, Some(given)) if !is_made_up(given) => not_host(given),
-        (Some(owner), _) => owner.name(),
-        (None, Some(given)) => format!("netns:{given}"),
-        (None, None) => format!("netns:{netns}"),
+/// better one. The last two begin with `netns:`, for they tell a person nothing. Only to these, and to a
+/// pod's UID, a host name is added: they stay different where two pods have the same one.
+pub fn name(
+    netns: u32,
+    given: Option<&str>,
+    owner: Option<&Owner>,
+    hostname: Option<&str>,
+) -> (String, NamedBy) {
+    let (name, by) = match (owner, given) {
+        (Some(Owner { pod: Some(pod), .. }), _) => return (pod.to_string(), NamedBy::Pod),
+        (_, Some(given)) if !is_made_up(given) => return (not_host(given), NamedBy::Netns),
+        (Some(owner), _) => match owner.id {
+            Id::Pod(_) => (owner.name(), NamedBy::Uid),
+            Id::Container(_) => return (owner.name(), NamedBy::Container),
+        },
+        (None, Some(given)) => (format!("netns:{given}"), NamedBy::Netns),
+        (None, None) => (format!("netns:{netns}"), NamedBy::Number),
+    };
+    match hostname {
+        Some(hostname) => (format!("{name}/{hostname}"), NamedBy::Hostname),
+        None => (name, by),
     }
+}
+
+/// Whether a host name would be a part of the name.
+pub fn wants_hostname(given: Option<&str>, owner: Option<&Owner>) -> bool {
+    name(0, given, owner, Some("")).1 == NamedBy::Hostname
 }
 
 /// Only the node itself is called [`HOST`]: anybody can name a container so.
@@ -32,18 +54,21 @@ fn is_made_up(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pods::identity::{Id, PodName};
+    use crate::{event::Container, pods::identity::PodName};
 
     const MADE_UP: &str = "cni-0b8a9e1c-5a3f-4c6e-9d2b-7f1e2a3b4c5d";
 
     #[test]
     fn the_best_of_what_is_known() {
-        let uid = Owner { id: Id::Pod("0b8a".to_owned()), pod: None, container: None };
+        let id = Id::Pod("0b8a".to_owned());
+        let uid = Owner { id, pod: None, container: None, sandbox: None };
         let pod = PodName::new("shop", "web-1");
-        let pod = Owner { pod, container: Some("nginx".to_owned()), ..uid.clone() };
+        let called =
+            |name: &str| Some(Container { id: "c".repeat(64), name: Some(name.to_owned()) });
+        let pod = Owner { pod, container: called("nginx"), ..uid.clone() };
         let id = Id::Container("c".repeat(64));
-        let container = Owner { id, pod: None, container: Some("registry".to_owned()) };
-        let host = Owner { container: Some(HOST.to_owned()), ..container.clone() };
+        let container = Owner { id, container: called("registry"), ..uid.clone() };
+        let host = Owner { container: called(HOST), ..container.clone() };
         for (given, owner, called) in [
             (None, None, "netns:7"),
             (Some(MADE_UP), None, "netns:cni-0b8a9e1c-5a3f-4c6e-9d2b-7f1e2a3b4c5d"),
@@ -59,7 +84,13 @@ mod tests {
             (Some(MADE_UP), Some(&host), "netns:host"),
             (Some("host"), None, "netns:host"),
         ] {
-            assert_eq!(name(7, given, owner), called);
+            assert_eq!(name(7, given, owner, None).0, called);
+            let (with, by) = name(7, given, owner, Some("web-1"));
+            let is_weak = called.starts_with("pod:") || (owner.is_none() && called.contains([':']));
+            let is_weak = is_weak && called != "netns:host";
+            let expected = if is_weak { format!("{called}/web-1") } else { called.to_owned() };
+            assert_eq!((with, by == NamedBy::Hostname), (expected, is_weak));
+            assert_eq!(wants_hostname(given, owner), is_weak);
         }
     }
 

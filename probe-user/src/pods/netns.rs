@@ -120,8 +120,9 @@ fn resolve(root: &Path, link: PathBuf) -> PathBuf {
     }
 }
 
-/// Processes of one namespace that are kept: a person's shell in it tells nothing of its pod.
-pub const PIDS: usize = 8;
+/// Processes of one namespace that are kept: a person's shell in it tells nothing of its pod, and each
+/// container has some.
+pub const PIDS: usize = 32;
 
 /// One pass over all processes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -2,9 +2,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-    path::{Path, PathBuf},
-    time::Duration,
+    path::PathBuf,
+    time::{Duration, Instant},
 };
 
 use log::{debug, warn};
@@ -12,12 +11,13 @@ use log::{debug, warn};
 use super::{
     addresses,
     enter::{Target, cookie, visit},
-    identity::{Id, Owner, Owners},
-    naming,
+    hostname,
+    identity::{Owner, Owners},
+    known::{Changes, Known, pod},
     netns::{self, HOST, Inhabited, Named},
     procfs::netns_of,
 };
-use crate::event::{Pod, PodChange};
+use crate::event::{NamedBy, Pod, PodChange};
 
 /// Longest time a scan spends in reading addresses. What is left over comes with the next scans.
 const READ_BUDGET: Duration = Duration::from_millis(40);
@@ -25,6 +25,8 @@ const READ_BUDGET: Duration = Duration::from_millis(40);
 const PROC_BUDGET: Duration = Duration::from_millis(150);
 /// Namespaces without news that a deep scan reads again, those read longest ago first.
 const REREAD: usize = 32;
+/// Host names that are asked for in one pass, for each takes a thread.
+const MOST_HOSTNAMES: usize = 64;
 /// Namespaces without a name that are followed at most: any user of the node can make them.
 const MOST_UNNAMED: usize = 4096;
 
@@ -38,69 +40,13 @@ pub struct PodTable {
     owners: Owners,
     /// Counts scans, to know what was read longest ago.
     scans: u64,
+    /// Counts those that passed over all processes.
+    passes: u64,
     read_budget: Duration,
     proc_budget: Duration,
     /// Whether the last pass over all processes saw all.
     complete: bool,
     warned: bool,
-}
-
-#[derive(Debug, Default)]
-struct Known {
-    pod: Pod,
-    target: Target,
-    stamp: (i64, i64),
-    /// Its `ip netns` name.
-    given: Option<String>,
-    /// Some of the processes that were in it at the last deep scan.
-    pids: Vec<u32>,
-    owner: Option<Owner>,
-    /// How often its owner was looked for.
-    looks: u32,
-    /// Scans since it appeared or was replaced. Addresses come some time after the namespace, so
-    /// it is read again at ages 1, 2, 4 … 64.
-    age: u32,
-    /// [`PodTable::scans`] when it was read last; 0 when it never was.
-    read_at: u64,
-    /// Why that failed.
-    unread: Option<String>,
-}
-
-impl Known {
-    fn is_due(&self) -> bool {
-        self.read_at == 0 || (self.age <= 64 && self.age.is_power_of_two())
-    }
-
-    /// Whether to look for its owner, in the pass that found these processes in it. A container's files
-    /// come some time after its first process. If none of the processes is left that were in it before,
-    /// it may be another namespace under the same number.
-    fn asks_owner(&self, pids: &[u32]) -> bool {
-        let is_known = self
-            .owner
-            .as_ref()
-            .is_some_and(|owner| owner.pod.is_some() || matches!(owner.id, Id::Container(_)));
-        let again = self.looks == 0 || (self.looks <= 64 && self.looks.is_power_of_two());
-        (!is_known && again) || !self.shares(pids)
-    }
-
-    /// Whether the process known to live in it still does.
-    fn has_process(&self, root: &Path) -> bool {
-        let netns_of = |pid: u32| netns_of(root, &pid.to_string());
-        self.target.pid.and_then(netns_of).is_some_and(|netns| netns == self.target.netns)
-    }
-
-    /// Whether one of these processes was in it at the last deep scan.
-    fn shares(&self, pids: &[u32]) -> bool {
-        pids.iter().any(|pid| self.pids.contains(pid))
-    }
-
-    /// Calls it by the best name; `true` when that is another one.
-    fn rename(&mut self) -> bool {
-        let name = naming::name(self.pod.netns, self.given.as_deref(), self.owner.as_ref());
-        let is_new = self.pod.name != name;
-        self.pod.name = name;
-        is_new
-    }
 }
 
 impl PodTable {
@@ -113,6 +59,7 @@ impl PodTable {
             known: BTreeMap::new(),
             host: None,
             scans: 0,
+            passes: 0,
             read_budget: READ_BUDGET,
             proc_budget: PROC_BUDGET,
             complete: false,
@@ -123,6 +70,11 @@ impl PodTable {
     /// The same for one look at all there is, with `budget` each for processes and for addresses.
     pub fn unhurried(root: impl Into<PathBuf>, budget: Duration) -> Self {
         Self { read_budget: budget, proc_budget: budget, ..Self::new(root) }
+    }
+
+    /// How often all processes were looked at.
+    pub fn passes(&self) -> u64 {
+        self.passes
     }
 
     /// Whether the last pass over all processes had time for all of them.
@@ -145,6 +97,7 @@ impl PodTable {
     /// names a namespace that [`Self::knows`] does not.
     pub fn scan(&mut self, deep: bool) -> Vec<PodChange> {
         self.scans += 1;
+        self.passes += u64::from(deep);
         let named = match netns::named(&self.root) {
             Ok(named) => named,
             Err(error) => {
@@ -152,9 +105,14 @@ impl PodTable {
                 return Vec::new();
             }
         };
+        let start = Instant::now();
         let inhabited = match deep.then(|| netns::inhabited(&self.root, self.proc_budget)) {
             None => None,
-            Some(Ok(inhabited)) => Some(inhabited),
+            Some(Ok(inhabited)) => {
+                let (many, took) = (inhabited.pids.len(), start.elapsed());
+                debug!("a pass over /proc found {many} network namespaces in {took:?}");
+                Some(inhabited)
+            }
             Some(Err(error)) => {
                 self.warn(&error);
                 None
@@ -240,7 +198,8 @@ impl PodTable {
                 if known.pod.netns == host {
                     changes.gone.insert(host);
                 }
-                *known = Known { pod: pod(host, HOST), ..Known::default() };
+                let by_node = Pod { named_by: Some(NamedBy::Node), ..pod(host, HOST) };
+                *known = Known { pod: by_node, ..Known::default() };
                 changes.up.insert(host);
             }
             known.target = Target { netns: host, path, pid: Some(pid) };
@@ -274,6 +233,7 @@ impl PodTable {
     /// Notes which process lives where, and adds namespaces that only processes show.
     fn apply_processes(&mut self, host: Option<u32>, inhabited: &Inhabited, changes: &mut Changes) {
         self.owners.begin();
+        let mut hostnames = 0;
         let mut unnamed = self.known.values().filter(|known| known.target.path.is_none()).count();
         for (&netns, pids) in &inhabited.pids {
             let is_new = !self.known.contains_key(&netns);
@@ -297,9 +257,13 @@ impl PodTable {
                 }
                 known.looks = known.looks.saturating_add(1);
                 known.owner = owner.or(known.owner.take());
+                if known.wants_hostname() && hostnames < MOST_HOSTNAMES {
+                    hostnames += 1;
+                    known.hostname = pids.first().and_then(|&pid| hostname::own(&self.root, pid));
+                }
             }
-            known.pids.clone_from(pids);
-            if known.rename() {
+            let is_news = known.move_in(pids, &mut self.owners);
+            if known.rename() || is_news {
                 changes.up.insert(netns);
             }
         }
@@ -369,7 +333,10 @@ impl PodTable {
             known.read_at = self.scans;
             known.unread = answer.as_ref().err().map(|error| format!("{error:#}"));
             match answer {
-                Ok((addresses, cookie)) => {
+                Ok((mut addresses, cookie)) => {
+                    if addresses.is_empty() && Some(netns) != self.host {
+                        addresses = known.given_addresses(&self.root);
+                    }
                     known.update(addresses, cookie, changes);
                 }
                 // It may just have gone; the next scan tells.
@@ -402,54 +369,6 @@ impl PodTable {
         let up = changes.up.iter().filter_map(|netns| self.get(*netns).cloned()).map(PodChange::Up);
         gone.chain(up).collect()
     }
-}
-
-impl Known {
-    /// Whether it must be another namespace under the same number, by the processes that are in it now
-    /// and their owner. A name below `/run/netns` would have kept the old one; else a process that is
-    /// still there has, or the same pod's next container: its sandbox was there all the time.
-    fn is_another(&self, owner: Option<&Owner>, pids: &[u32]) -> bool {
-        let is_same_owner = match (&self.owner, owner) {
-            (Some(old), Some(new)) => old.id == new.id,
-            _ => false,
-        };
-        self.target.path.is_none() && !self.shares(pids) && !is_same_owner
-    }
-
-    /// Another namespace under the same number: nothing of the old one holds.
-    fn replace(&mut self) {
-        let target = std::mem::take(&mut self.target);
-        let pod = pod(target.netns, "");
-        let pids = target.pid.into_iter().collect();
-        *self = Self { pod, target, pids, ..Self::default() };
-    }
-
-    /// Takes what was read, and notes what is news.
-    fn update(&mut self, addresses: Vec<IpAddr>, cookie: u64, changes: &mut Changes) {
-        // A namespace read through a process has no cookie: keep what is known.
-        let cookie = if cookie == 0 { self.pod.cookie } else { cookie };
-        if self.pod.cookie != 0 && self.pod.cookie != cookie && self.target.path.is_none() {
-            self.replace();
-            self.rename();
-            changes.gone.insert(self.pod.netns);
-        }
-        if self.pod.addresses != addresses || self.pod.cookie != cookie {
-            changes.up.insert(self.pod.netns);
-        }
-        self.pod.addresses = addresses;
-        self.pod.cookie = cookie;
-    }
-}
-
-#[derive(Debug, Default)]
-struct Changes {
-    up: BTreeSet<u32>,
-    /// Told before `up`: a number in both is another namespace now.
-    gone: BTreeSet<u32>,
-}
-
-fn pod(netns: u32, name: &str) -> Pod {
-    Pod { netns, name: name.to_owned(), ..Pod::default() }
 }
 
 #[cfg(test)]

@@ -64,7 +64,7 @@ pub fn totals() -> Totals {
 
 pub fn up(netns: u32, name: &str, address: &str) -> Body {
     let addresses = vec![address.parse().unwrap()];
-    Body::Pod(PodChange::Up(Pod { netns, cookie: 0, name: name.to_owned(), addresses }))
+    Body::Pod(PodChange::Up(Pod { netns, name: name.to_owned(), addresses, ..Pod::default() }))
 }
 
 pub fn local_ports(low: u16, high: u16, reserved: &[(u16, u16)]) -> Body {
@@ -77,7 +77,7 @@ pub fn process_of(pid: u32, pod: &str) -> Body {
 }
 
 pub fn process(pid: u32) -> Process {
-    Process { pid, pod: None, kubelet: false, has_kubelet: false, netns: 0 }
+    Process { pid, pod: None, container: None, kubelet: false, has_kubelet: false, netns: 0 }
 }
 
 pub fn kubelet(pid: u32) -> Body {

@@ -105,8 +105,12 @@ pub fn main(_flags: &Flags) -> Result<()> {
     idle("kube-proxy")
 }
 
-/// The helper `lab idle`: a container's process that does nothing.
+/// The helper `lab idle`: a container's process that does nothing, with `--hostname` in namespaces of its
+/// own that nobody has a name for.
 pub fn idle_main(flags: &Flags) -> Result<()> {
+    if let Some(hostname) = flags.optional("--hostname") {
+        crate::process::apart(hostname)?;
+    }
     idle(flags.value("--name")?)
 }
 

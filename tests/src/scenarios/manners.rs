@@ -10,9 +10,11 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::debug_pod::Image;
 use crate::{
     bpf,
     case::Skip,
+    in_pod::{self, DAEMONSET},
     lab::Lab,
     probe::STALLPROBE,
     snapshot::Snapshot,
@@ -85,19 +87,34 @@ impl Attached {
     }
 }
 
-/// Without rights: exit status 3, and one sentence that tells why.
+/// Without rights: exit status 3, and one sentence that tells which is missing.
 pub fn no_rights(lab: &Lab) -> Result<()> {
     if lab.faults_only() {
         return Err(Skip("makes no fault".to_owned()).into());
     }
-    let mut child = Command::new("setpriv")
-        .args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])
-        .args(["--bounding-set=-all", STALLPROBE, "watch", "--duration", "1s"])
+    let mut nobody = Command::new("setpriv");
+    nobody.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]);
+    nobody.args(["--bounding-set=-all", STALLPROBE]);
+    refuses(nobody, &["CAP_BPF and CAP_PERFMON", "sudo"])?;
+    // What a pod has that asks for nothing: root, and file modes do not count.
+    let image = Image::new()?;
+    refuses(image.pod("DAC_OVERRIDE")?, &["CAP_BPF and CAP_PERFMON", "securityContext"])?;
+    refuses(image.pod("BPF")?, &["(CAP_PERFMON)"])?;
+    // All capabilities of the manifest, and neither hostPID nor the node's files.
+    let rights = in_pod::capabilities(DAEMONSET)?.join(",");
+    let blind = image.pod_without_node(&rights)?;
+    refuses(blind, &["hostPID", "/host"])?;
+    image.remove()
+}
+
+fn refuses(mut command: Command, words: &[&str]) -> Result<()> {
+    let mut child = command
+        .args(["--duration", "1s"])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .context("cannot run setpriv")?;
+        .with_context(|| format!("cannot run {command:?}"))?;
     until("stallprobe gives up", Duration::from_secs(60), || {
         child.try_wait().context("cannot wait for stallprobe")
     })?;
@@ -108,7 +125,22 @@ pub fn no_rights(lab: &Lab) -> Result<()> {
     }
     let lines = stderr.trim().lines().count();
     ensure!(lines == 1, "{lines} lines on standard error, expected one\n{stderr}");
-    let told = ["root", "CAP_BPF", "privilege", "sudo"];
-    ensure!(told.iter().any(|word| stderr.contains(word)), "it does not say what to do\n{stderr}");
+    let missing = words.iter().find(|&&word| !stderr.contains(word));
+    ensure!(missing.is_none(), "it does not say {missing:?}\n{stderr}");
     Ok(())
+}
+
+/// A filter for system calls that refuses bpf(), as pods have that do not ask for it: what is read from
+/// `/proc` remains, and it is said why there is no more.
+pub fn seccomp(lab: &Lab) -> Result<()> {
+    if lab.faults_only() {
+        return Err(Skip("makes no fault".to_owned()).into());
+    }
+    let mut command = Command::new("/proc/self/exe");
+    command.args(["without-bpf", "--", STALLPROBE]);
+    let probe = lab.probe_by(command, &[])?;
+    let header = probe.wait_line("the list of hooks", SOON, |line| line["hooks"].is_array())?;
+    let why = header["no_ebpf"].as_str().unwrap_or_default();
+    ensure!(why.contains("seccomp"), "it does not speak of seccomp: {header}");
+    probe.stop().map(drop)
 }

@@ -5,6 +5,10 @@ mod armed;
 mod armed_limits;
 mod clash_lookalikes;
 mod client_ports;
+mod cri_brief;
+mod cri_debug_pod;
+mod cri_many;
+mod cri_pods;
 mod debug_pod;
 pub mod dnat_clash;
 mod dropped;
@@ -24,6 +28,7 @@ mod nginx;
 mod no_listener;
 mod not_translated;
 mod pod_names;
+pub mod podman;
 mod pods_command;
 mod resolvers;
 mod server_slow;
@@ -336,4 +341,13 @@ pub const ALL: &[Case] = &[
     Case::new("module_reload", module_reload::run_case).same_everywhere().limit(300),
     Case::new("sigkill_leaves_nothing", manners::sigkill_leaves_nothing),
     Case::new("no_rights", manners::no_rights).same_everywhere(),
+    Case::new("rights_dropped", debug_pod::rights_dropped).same_everywhere(),
+    Case::new("seccomp", manners::seccomp).same_everywhere(),
+    Case::new("cri_pods", cri_pods::names).runtimes(),
+    Case::new("cri_debug_pod", cri_debug_pod::run_case).runtimes(),
+    Case::new("cri_brief_pod", cri_brief::run_case).runtimes(),
+    Case::new("cri_deleted_pod", cri_brief::deleted).runtimes(),
+    Case::new("podman_containers", podman::names).runtimes(),
+    // The last, for its many pods are left to the end of the machine.
+    Case::new("cri_many_pods", cri_many::names).runtimes().limit(600),
 ];

@@ -50,7 +50,8 @@ pub fn kubernetes(lab: &Lab) -> Result<()> {
     finding
         .is("/confidence", "certain")?
         .is("/culprit/pod", "shop/api-7d4f9c-x2x5k")?
-        .is("/culprit/process", LISTENER)?;
+        .is("/culprit/process", LISTENER)?
+        .is("/culprit/containers/0/name", "api")?;
     probe.stop()?;
     probe.only(&["accept-queue-overflow"])
 }

@@ -15,6 +15,7 @@ use super::{
     release,
 };
 use crate::{
+    arch::Arch,
     cache::run_quietly,
     progress::{Step, megabytes},
 };
@@ -48,15 +49,16 @@ pub fn package(mirrors: &Mirrors, wanted: &Wanted<'_>, folder: &Path) -> Result<
 }
 
 /// The `Packages` index of one suite's `main` component, as text, checked against Debian's keys.
-fn packages_index(
+pub fn packages_index(
     mirrors: &Mirrors,
     archive: Archive,
+    arch: Arch,
     suite: &str,
     folder: &Path,
 ) -> Result<String> {
     let mut failures = Vec::new();
     for base in mirrors.of(archive) {
-        match index_from(&format!("{base}/dists/{suite}"), suite, folder) {
+        match index_from(&format!("{base}/dists/{suite}"), arch, suite, folder) {
             Ok(text) => return Ok(text),
             Err(error) => failures.push(format!("{error:#}")),
         }
@@ -64,15 +66,15 @@ fn packages_index(
     bail!("no package index of {suite}: {}", failures.join("; "))
 }
 
-fn index_from(uri: &str, suite: &str, folder: &Path) -> Result<String> {
-    const INDEX: &str = "main/binary-amd64/Packages.xz";
+fn index_from(uri: &str, arch: Arch, suite: &str, folder: &Path) -> Result<String> {
+    let index = format!("main/binary-{}/Packages.xz", arch.debian());
     let signed = folder.join(format!("{suite}.InRelease"));
     download(&format!("{uri}/InRelease"), None, &signed)?;
     let release = release::verify(&signed)?;
-    let digest = release::digest(&release, INDEX)
-        .with_context(|| format!("{} does not list {INDEX}", signed.display()))?;
+    let digest = release::digest(&release, &index)
+        .with_context(|| format!("{} does not list {index}", signed.display()))?;
     let packed = folder.join(format!("{suite}.Packages.xz"));
-    download(&format!("{uri}/{INDEX}"), Some(&digest), &packed)?;
+    download(&format!("{uri}/{index}"), Some(&digest), &packed)?;
     let text = run_quietly(Command::new("xz").arg("-dc").arg(&packed))?;
     for path in [signed, packed] {
         fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
@@ -83,13 +85,14 @@ fn index_from(uri: &str, suite: &str, folder: &Path) -> Result<String> {
 /// The newest package that `wanted` accepts, from the first of the given suites that has one.
 pub fn search(
     mirrors: &Mirrors,
+    arch: Arch,
     suites: &[(Archive, &str)],
     folder: &Path,
     wanted: impl Fn(&str, &str) -> bool,
 ) -> Result<(Archive, Package)> {
     let mut failures = Vec::new();
     for &(archive, suite) in suites {
-        match packages_index(mirrors, archive, suite, folder) {
+        match packages_index(mirrors, archive, arch, suite, folder) {
             Ok(text) => {
                 let found = index::find(&text, &wanted);
                 if let Some(package) = found.into_iter().max_by_key(|p| index::numbers(&p.version))

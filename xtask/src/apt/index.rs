@@ -1,5 +1,9 @@
 //! Debian control files: stanzas of `Field: value` lines, as in `Packages` indexes.
 
+use std::collections::{BTreeMap, HashMap};
+
+use anyhow::{Context as _, Result};
+
 /// One paragraph of a control file.
 pub struct Stanza<'a> {
     text: &'a str,
@@ -46,14 +50,48 @@ pub fn find(index: &str, wanted: impl Fn(&str, &str) -> bool) -> Vec<Package> {
             if !wanted(&name, &version) {
                 return None;
             }
-            Some(Package {
-                name,
-                version,
-                path: stanza.field("Filename")?,
-                sha256: stanza.field("SHA256")?,
-            })
+            package(&stanza)
         })
         .collect()
+}
+
+/// These packages and all that they depend on, but for those in `without`. Of alternatives the first
+/// that there is; a name that only others provide is left out.
+pub fn closure(index: &str, names: &[&str], without: &[&str]) -> Result<Vec<Package>> {
+    let all: HashMap<String, Stanza<'_>> =
+        stanzas(index).filter_map(|stanza| Some((stanza.field("Package")?, stanza))).collect();
+    let mut chosen = BTreeMap::new();
+    let mut waiting: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
+    while let Some(name) = waiting.pop() {
+        if chosen.contains_key(&name) || without.contains(&name.as_str()) {
+            continue;
+        }
+        let stanza = all.get(&name).with_context(|| format!("there is no package {name}"))?;
+        let package = package(stanza).with_context(|| format!("package {name} has no file"))?;
+        chosen.insert(name, package);
+        for field in ["Pre-Depends", "Depends"] {
+            for needed in stanza.field(field).unwrap_or_default().split(',') {
+                let mut alternatives = needed.split('|').map(package_name);
+                waiting
+                    .extend(alternatives.find(|name| all.contains_key(*name)).map(str::to_owned));
+            }
+        }
+    }
+    Ok(chosen.into_values().collect())
+}
+
+/// `libc6 (>= 2.38)` or `perl:any` → the name alone.
+fn package_name(dependency: &str) -> &str {
+    dependency.trim().split([' ', '(', ':']).next().unwrap_or_default()
+}
+
+fn package(stanza: &Stanza<'_>) -> Option<Package> {
+    Some(Package {
+        name: stanza.field("Package")?,
+        version: stanza.field("Version")?,
+        path: stanza.field("Filename")?,
+        sha256: stanza.field("SHA256")?,
+    })
 }
 
 /// The numbers in a version, for telling the newer of two versions of one package: 6.18.15 is newer
@@ -86,6 +124,30 @@ mod tests {
                 sha256: "bb".to_owned(),
             }]
         );
+    }
+
+    #[test]
+    fn a_package_comes_with_what_it_needs() {
+        let stanza = |name: &str, needs: &str| {
+            format!(
+                "Package: {name}\nVersion: 1\nDepends: {needs}\nFilename: {name}.deb\nSHA256: a\n\n"
+            )
+        };
+        let index = [
+            stanza("ip", "libc6 (>= 2.38), gone | libcap2 (>= 1:2), virtual"),
+            stanza("libc6", "libgcc-s1, debconf"),
+            stanza("libgcc-s1", "libc6 (>= 2.35)"),
+            stanza("libcap2", "libc6:any"),
+            stanza("debconf", "perl"),
+            stanza("other", ""),
+        ]
+        .concat();
+        let names = |packages: Vec<Package>| -> Vec<String> {
+            packages.into_iter().map(|package| package.name).collect()
+        };
+        let found = names(closure(&index, &["ip"], &["debconf"]).unwrap());
+        assert_eq!(found, ["ip", "libc6", "libcap2", "libgcc-s1"]);
+        assert!(closure(&index, &["gone"], &[]).is_err());
     }
 
     #[test]

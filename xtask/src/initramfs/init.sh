@@ -3,10 +3,20 @@
 # ended, powers off.
 #
 # ttyS0 is the kernel's console and carries the marks below, ttyS1 carries the command's output and
-# nothing else. Each mark ends with this machine's own clock (CLOCK_BOOTTIME in seconds), which the
-# other side compares with its own.
+# nothing else; the kernel's command line may name other devices. Each mark ends with this machine's
+# own clock (CLOCK_BOOTTIME in seconds), which the other side compares with its own.
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 export HOME=/root
+CONSOLE=${CONSOLE:-ttyS0} OUTPUT=${OUTPUT:-ttyS1}
+
+# The kernel's first file system cannot be left by pivot_root(2), which container runtimes do: the
+# same files under a mount of their own can.
+if [ -e /vm/pivot ]; then
+    rm /vm/pivot
+    mkdir /vm/root
+    mount --bind / /vm/root
+    cd /vm/root && mount --move . / && exec chroot . /init
+fi
 
 # From here on the kernel can load modules on demand.
 ln -s /usr/bin/kmod /usr/sbin/modprobe
@@ -35,18 +45,18 @@ ip link set lo up
 echo 1 >/proc/sys/kernel/printk
 
 . /vm/environment
-stty -F /dev/ttyS1 raw -echo rows "$LINES" cols "$COLUMNS"
+stty -F /dev/$OUTPUT raw -echo rows "$LINES" cols "$COLUMNS"
 read -r clock _ </proc/uptime
-printf '\nSTALLPROBE-VM-UP %s\n' "$clock" >/dev/ttyS0
+printf '\nSTALLPROBE-VM-UP %s\n' "$clock" >/dev/$CONSOLE
 
 cd /work
 if [ "$VM_TERMINAL" = 1 ]; then
-    /vm/command </dev/null >/dev/ttyS1 2>&1
+    /vm/command </dev/null >/dev/$OUTPUT 2>&1
     status=$?
 else
     # Behind a pipe, so that programs see no terminal.
     mkfifo /run/vm-output
-    cat /run/vm-output >/dev/ttyS1 &
+    cat /run/vm-output >/dev/$OUTPUT &
     pump=$!
     /vm/command </dev/null >/run/vm-output 2>&1
     status=$?
@@ -56,8 +66,8 @@ else
 fi
 
 # Setting a terminal's modes waits until everything written has been sent.
-stty -F /dev/ttyS1 raw
+stty -F /dev/$OUTPUT raw
 read -r clock _ </proc/uptime
-printf '\nSTALLPROBE-VM-STATUS=%s %s\n' "$status" "$clock" >/dev/ttyS0
-stty -F /dev/ttyS0 raw
+printf '\nSTALLPROBE-VM-STATUS=%s %s\n' "$status" "$clock" >/dev/$CONSOLE
+stty -F /dev/$CONSOLE raw
 poweroff -f

@@ -2,10 +2,11 @@
 //!
 //! The base is the same for every run with one kernel and is cached; what belongs to one run is a
 //! second archive that follows it.
+mod foreign;
 mod modules;
 mod tools;
 
-pub use tools::libraries;
+pub use tools::{libraries, libraries_from};
 
 use std::{
     fmt::Write as _,
@@ -21,6 +22,7 @@ use anyhow::{Context as _, Result};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
+    arch::Arch,
     cache::Cache,
     cpio::Tree,
     kernel::Kernel,
@@ -73,7 +75,10 @@ pub fn base(cache: &Cache, kernel: &Kernel) -> Result<PathBuf> {
     for (file, text) in FILES {
         tree.bytes(file, 0o644, *text);
     }
-    tools::add(&mut tree, cache)?;
+    match kernel.arch {
+        Arch::X86_64 => tools::add(&mut tree, cache)?,
+        arch => foreign::add(&mut tree, cache, arch)?,
+    }
     let staging = modules::stage(kernel, &folder)?;
     modules::add(&mut tree, staging.path(), &kernel.release)?;
 
@@ -128,7 +133,11 @@ fn key(cache: &Cache, kernel: &Kernel) -> Result<String> {
     let mut inputs = format!("{FORMAT} {} {INIT} {FILES:?} ", kernel.release);
     inputs.push_str(&modules::rules());
     let status = PathBuf::from("/var/lib/dpkg/status");
-    for path in tools::inputs(cache)?.into_iter().chain([status]) {
+    let tools = match kernel.arch {
+        Arch::X86_64 => tools::inputs(cache)?,
+        arch => vec![foreign::folder(cache, arch)?],
+    };
+    for path in tools.into_iter().chain([status]) {
         if let Ok(meta) = fs::metadata(&path) {
             let (size, time) = (meta.len(), (meta.mtime(), meta.mtime_nsec()));
             write!(inputs, "{} {size} {time:?} ", path.display()).context("cannot format")?;

@@ -1,5 +1,6 @@
 //! The host's own programs and their shared libraries in the guest: no image to build or download.
 use std::{
+    env,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -58,6 +59,9 @@ const KMOD_NAMES: [&str; 5] = ["depmod", "insmod", "lsmod", "modinfo", "rmmod"];
 
 const FOLDERS: [&str; 5] = ["/usr/sbin", "/usr/bin", "/sbin", "/bin", "/usr/local/sbin"];
 
+/// Where the loader looks.
+const LIBRARIES: &str = "/usr/lib/x86_64-linux-gnu";
+
 /// Extensions of iptables, loaded by name at run time.
 const XTABLES: &str = "/usr/lib/x86_64-linux-gnu/xtables";
 
@@ -97,7 +101,8 @@ pub fn add(tree: &mut Tree, cache: &Cache) -> Result<()> {
         tree.symlink(&format!("usr/sbin/{name}"), "/usr/bin/kmod");
     }
     xtables(tree)?;
-    applets(tree)
+    let busybox = find("busybox").context("busybox is missing: run `cargo xtask setup`")?;
+    applets(tree, &guest_path(&busybox.canonicalize().context("cannot resolve busybox")?)?)
 }
 
 /// Adds a program with its libraries. Names like `iptables` are links to one program that looks at
@@ -132,10 +137,10 @@ fn xtables(tree: &mut Tree) -> Result<()> {
     Ok(())
 }
 
-/// busybox under the names of its applets, where the host's own program is not there already.
-fn applets(tree: &mut Tree) -> Result<()> {
+/// The guest's busybox under the names of its applets, where another program is not there already.
+/// That of the host tells them.
+pub fn applets(tree: &mut Tree, guest: &str) -> Result<()> {
     let busybox = find("busybox").context("busybox is missing: run `cargo xtask setup`")?;
-    let guest = guest_path(&busybox.canonicalize().context("cannot resolve busybox")?)?;
     let list = run_quietly(Command::new(&busybox).arg("--list"))?;
     for applet in String::from_utf8_lossy(&list).split_whitespace() {
         let taken = ["usr/bin", "usr/sbin"]
@@ -150,7 +155,17 @@ fn applets(tree: &mut Tree) -> Result<()> {
 
 /// The shared libraries and the loader, each where the host has it (ldd(1)).
 pub fn libraries(tree: &mut Tree, path: &Path) -> Result<()> {
-    let output = Command::new("ldd").arg(path).output().context("cannot run ldd")?;
+    libraries_from(tree, path, &[])
+}
+
+/// The same, where libraries of Debian packages that are not installed lie in these folders.
+pub fn libraries_from(tree: &mut Tree, path: &Path, folders: &[PathBuf]) -> Result<()> {
+    let mut command = Command::new("ldd");
+    if !folders.is_empty() {
+        let list = env::join_paths(folders).context("odd path of a library")?;
+        command.env("LD_LIBRARY_PATH", list);
+    }
+    let output = command.arg(path).output().context("cannot run ldd")?;
     // A static program is no error here: ldd says so and fails.
     for library in parse_ldd(&String::from_utf8_lossy(&output.stdout)) {
         let library = Path::new(library);
@@ -158,9 +173,12 @@ pub fn libraries(tree: &mut Tree, path: &Path) -> Result<()> {
             continue;
         };
         // Folders such as /lib are links to /usr; the file itself keeps the name it is asked by.
-        let folder = folder
-            .canonicalize()
-            .with_context(|| format!("cannot resolve {}", folder.display()))?;
+        let folder = match folders.iter().any(|unpacked| unpacked == folder) {
+            true => PathBuf::from(LIBRARIES),
+            false => folder
+                .canonicalize()
+                .with_context(|| format!("cannot resolve {}", folder.display()))?,
+        };
         let guest = guest_path(&folder.join(name))?;
         if !tree.contains(&guest) {
             tree.host_file(&guest, 0o755, library);

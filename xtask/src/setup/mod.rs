@@ -14,10 +14,12 @@ use anyhow::{Result, ensure};
 pub use packages::as_root;
 
 use crate::{
+    arch::Arch,
     cache::Cache,
-    initramfs, kernel,
+    cross, initramfs, kernel,
     kernels::{self, Series},
     progress::note,
+    runtimes,
 };
 
 #[derive(clap::Args)]
@@ -29,6 +31,7 @@ pub struct Options {
 
 pub fn run(options: Options) -> Result<ExitCode> {
     let left_out = prepare_named(&options.kernels)?.left_out.len();
+    left_out_runtimes(true);
     note(&match left_out {
         0 => "everything is there".to_owned(),
         _ => format!("everything else is there; {left_out} kernels are left out"),
@@ -69,6 +72,14 @@ pub fn prepare_named(names: &[String]) -> Result<Kernels> {
     Ok(kernels)
 }
 
+/// Fetches the container runtimes of one machine if they are wanted. Why they cannot be had, which is
+/// said: then that machine is left out.
+pub fn left_out_runtimes(wanted: bool) -> Option<String> {
+    let error = if wanted { runtimes::ensure_present().err()? } else { return None };
+    note(&format!("WARNING: the machine with container runtimes is LEFT OUT: {error:#}"));
+    Some(format!("{error:#}"))
+}
+
 /// Tools, and these kernels with their guest file systems.
 pub fn prepare(kernels: &[&'static Series]) -> Result<()> {
     tools()?;
@@ -76,6 +87,10 @@ pub fn prepare(kernels: &[&'static Series]) -> Result<()> {
 }
 
 fn prepare_kernel(series: &'static Series) -> Result<()> {
+    if series.arch == Arch::Aarch64 {
+        packages::ensure_cross_machine()?;
+        cross_tools()?;
+    }
     let cache = Cache::open()?;
     let kernel = kernel::provide(&cache, series)?;
     initramfs::base(&cache, &kernel).map(drop)
@@ -90,6 +105,13 @@ pub fn tools() -> Result<()> {
     packages::ensure_installed()?;
     unpacked::ensure_present(&Cache::open()?)?;
     build_tools()
+}
+
+/// What building for aarch64 needs, beside what building needs anyway.
+pub fn cross_tools() -> Result<()> {
+    packages::ensure_cross_compiler()?;
+    build_tools()?;
+    cross::add_target()
 }
 
 /// What building alone needs.

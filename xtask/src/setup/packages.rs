@@ -29,8 +29,26 @@ const PACKAGES: &[&str] = &[
     "zstd",
 ];
 
+/// More of them for aarch64: its compiler and its machine.
+const CROSS_COMPILER: &[&str] = &["gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross"];
+const CROSS_MACHINE: &[&str] = &["qemu-system-arm"];
+
 pub fn ensure_installed() -> Result<()> {
-    let missing = missing()?;
+    ensure(PACKAGES)
+}
+
+/// What building for aarch64 needs.
+pub fn ensure_cross_compiler() -> Result<()> {
+    ensure(CROSS_COMPILER)
+}
+
+/// What running it needs.
+pub fn ensure_cross_machine() -> Result<()> {
+    ensure(CROSS_MACHINE)
+}
+
+fn ensure(packages: &[&'static str]) -> Result<()> {
+    let missing = missing(packages)?;
     if missing.is_empty() {
         return Ok(());
     }
@@ -59,17 +77,17 @@ pub fn refresh_indexes() -> Result<()> {
     apt_get(&["update"])
 }
 
-fn missing() -> Result<Vec<&'static str>> {
+fn missing(packages: &[&'static str]) -> Result<Vec<&'static str>> {
     let output = Command::new("dpkg-query")
         .args(["-W", "-f", "${Package} ${db:Status-Status}\n"])
-        .args(PACKAGES)
+        .args(packages)
         .output()
         .context("cannot run dpkg-query: set-up knows Debian and its relatives only")?;
     // It fails when one of them is unknown, and still tells about the others.
     let text = String::from_utf8_lossy(&output.stdout);
     let installed: HashSet<&str> =
         text.lines().filter_map(|line| line.strip_suffix(" installed")).collect();
-    let all = PACKAGES.iter().copied();
+    let all = packages.iter().copied();
     Ok(all.filter(|name| !installed.contains(name)).collect())
 }
 

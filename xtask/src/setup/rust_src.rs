@@ -13,6 +13,7 @@ use crate::{
         archive::{Archive, Mirrors},
         fetch::{self, Wanted},
     },
+    arch::Arch,
     cache::{Cache, Staging, create_dir, run_quietly},
     progress::{Step, note},
 };
@@ -115,9 +116,10 @@ fn cached(debs: &Path, version: &str) -> Option<PathBuf> {
 fn download(debs: &Path, version: &str) -> Result<PathBuf> {
     let mirrors = Mirrors::from_apt()?;
     let start = format!("{version}+dfsg");
-    let (archive, package) = fetch::search(&mirrors, SUITES, debs, |name, version| {
-        name == "rust-src" && version.starts_with(&start)
-    })?;
+    let (archive, package) =
+        fetch::search(&mirrors, Arch::X86_64, SUITES, debs, |name, version| {
+            name == "rust-src" && version.starts_with(&start)
+        })?;
     let wanted = Wanted { archive, path: &package.path, sha256: &package.sha256 };
     fetch::package(&mirrors, &wanted, debs)
 }

@@ -5,7 +5,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 use super::packages;
 use crate::{
@@ -24,24 +24,29 @@ pub fn programs(cache: &Cache) -> Result<Vec<(&'static str, PathBuf)>> {
 }
 
 pub fn ensure_present(cache: &Cache) -> Result<()> {
-    for (package, program) in PROGRAMS {
-        let target = cache.unpacked()?.join(package);
-        if target.join(program).is_file() {
-            continue;
-        }
-        let _lock = cache.lock()?;
-        if target.join(program).is_file() {
-            continue;
-        }
-        let mut step = Step::start(format!("fetching Debian's {package} for the guest"));
-        step.during(|| fetch(package, &target)).with_context(|| {
-            format!(
-                "Way out: `apt-get download {package}`, and unpack it with `dpkg-deb -x` into {}",
-                target.display()
-            )
-        })?;
-        step.done("done");
+    PROGRAMS.iter().try_for_each(|(package, program)| ensure(cache, package, &[program]))
+}
+
+/// Fetches a package unless these files of it are there.
+pub fn ensure(cache: &Cache, package: &str, files: &[&str]) -> Result<()> {
+    let target = cache.unpacked()?.join(package);
+    let is_there = || files.iter().all(|file| target.join(file).is_file());
+    if is_there() {
+        return Ok(());
     }
+    let _lock = cache.lock()?;
+    if is_there() {
+        return Ok(());
+    }
+    let mut step = Step::start(format!("fetching Debian's {package} for the guest"));
+    step.during(|| fetch(package, &target)).with_context(|| {
+        format!(
+            "Way out: `apt-get download {package}`, and unpack it with `dpkg-deb -x` into {}",
+            target.display()
+        )
+    })?;
+    ensure!(is_there(), "Debian's {package} has not all of {}", files.join(", "));
+    step.done("done");
     Ok(())
 }
 

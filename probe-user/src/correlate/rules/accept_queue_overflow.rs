@@ -252,6 +252,7 @@ fn verdict(
             port: Some(details.port),
             process: details.process.clone(),
             pid: details.pid,
+            ..Party::default()
         }),
         fold: format!("{} {at}", details.netns),
         fix: fix(&details),

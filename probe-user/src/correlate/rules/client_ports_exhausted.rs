@@ -47,6 +47,7 @@ pub fn judge(case: &Case<'_>) -> Option<Verdict> {
             port: None,
             process: process.clone(),
             pid,
+            ..Party::default()
         }),
         // Ports run out for each source address and destination on its own.
         fold: format!("{} {from} {server}", symptom.netns),

@@ -112,6 +112,7 @@ fn verdict(case: &Case<'_>, server: &Seen<Dns>, confidence: Confidence) -> Verdi
             port: Some(at.port()),
             process: Some(sanitize::c_string(&e.comm)).filter(|c| !c.is_empty()),
             pid: (e.pid != 0).then_some(e.pid),
+            ..Party::default()
         },
     };
     let question = case.symptom.question.as_ref();

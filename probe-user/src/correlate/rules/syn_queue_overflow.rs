@@ -104,6 +104,7 @@ fn verdict(
             port: Some(details.port),
             process: details.process.clone(),
             pid: details.pid,
+            ..Party::default()
         }),
         fold: format!("{} {}", details.netns, SocketAddr::new(details.address, details.port)),
         fix: fix(&details),

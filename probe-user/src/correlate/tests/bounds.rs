@@ -108,7 +108,7 @@ fn loader_event() -> impl Strategy<Value = Body> {
         any::<u64>().prop_map(|wall| Body::Clock(Clock { wall })),
         (0u32..5, text.clone()).prop_map(|(netns, name)| {
             let addresses = vec!["10.244.1.2".parse().expect("an address")];
-            Body::Pod(PodChange::Up(Pod { netns, cookie: 0, name, addresses }))
+            Body::Pod(PodChange::Up(Pod { netns, name, addresses, ..Pod::default() }))
         }),
         (0u32..5).prop_map(|netns| Body::Pod(PodChange::Gone { netns })),
         text.clone().prop_map(|name| service(6, "10.244.4.1:80", Some(&name))),

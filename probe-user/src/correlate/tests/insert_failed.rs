@@ -150,3 +150,27 @@ fn a_udp_packet_that_is_not_dns_is_told_too() {
     let long = (Cause::ConntrackInsertFailed, Confidence::Certain, InsertExit::ChainTooLong);
     assert_eq!(exit(&run), long);
 }
+
+/// The packet had the node's address when it was dropped.
+#[test]
+fn the_victim_of_a_packet_behind_snat_is_its_sender() {
+    const NEW: u8 = 2;
+    for info in [NEW, 0xff] {
+        let mut run = Run::new();
+        run.at(400, table(Some(0)));
+        let mut drop =
+            dropped(HOST, udp("10.0.3.17:4000", "198.51.100.7:9"), 7, NETFILTER_DROP, 0x100);
+        drop.flags |= DROP_INSERT_FAILED;
+        let (orig, reply) =
+            (udp(CLIENT_END, "198.51.100.7:9"), udp("198.51.100.7:9", "10.0.3.17:4000"));
+        drop.ct = Conntrack { orig, reply, info, present: 1, ..Conntrack::default() };
+        run.at(500, drop_event(drop));
+        run.at(600, table(Some(1)));
+        run.until(9000);
+        let found = run.only();
+        let known = info == NEW;
+        assert_eq!(found.victim.pod.as_deref() == Some("client"), known, "{:?}", found.victim);
+        assert_eq!(found.cause, Cause::ConntrackInsertFailed);
+        assert_eq!(found.evidence.iter().filter(|line| line.kind == "packet-dropped").count(), 1);
+    }
+}

@@ -8,6 +8,7 @@
 //! | systemd | `/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod<UID>.slice/cri-containerd-<ID>.scope` |
 //! | containerd with the wrong driver | `/system.slice/containerd.service/kubepods-pod<UID>.slice:cri-containerd:<ID>` |
 //! | kind | the same below `/docker/<ID of the node>/kubelet/` or `kubelet.slice/kubelet-` |
+//! | Kata's virtual machine | `/kubepods/burstable/pod<UID>/kata_<ID>` or `/kata_overhead/<ID>`, or the pod's path below that |
 //! | cgroupfs, for a reader in a pod's cgroup namespace | `/../../pod<UID>/<ID>` |
 //!
 //! A path is no proof. Whoever may write a cgroup can make any path below it: a container below its own,
@@ -18,6 +19,10 @@
 //! of a static pod is a hash of 32 digits without either (`pkg/kubelet/cm/cgroup_manager_linux.go`,
 //! `pkg/kubelet/config/common.go`).
 
+use super::super::procfs::printable;
+
+/// Longest unit that is taken over.
+const UNIT: usize = 128;
 /// Length of a container id: SHA-256 in hexadecimal digits, for all runtimes.
 const ID: usize = 64;
 
@@ -30,6 +35,8 @@ pub struct Place {
     pub container: Option<String>,
     /// Whether any user of the node could have made this path. Then the id may be another container's.
     pub doubtful: bool,
+    /// Whether it is of a virtual machine that the container runs in.
+    pub kata: bool,
 }
 
 /// Reads `/proc/PID/cgroup`: lines `HIERARCHY:CONTROLLERS:PATH`, one with cgroup v2 (`0::PATH`), one
@@ -57,13 +64,15 @@ fn of_path(path: &str) -> Place {
     for part in parts {
         in_kubepods |= part.contains("kubepods");
         place.doubtful |= is_users(part);
+        place.kata |= part == "kata_overhead" && before.is_empty();
         if let Some(uid) = pod_uid(part).filter(|_| in_kubepods && place.pod.is_none()) {
             if place.doubtful {
                 break;
             }
             // What came before is the node that runs as a container (kind).
-            place = Place { pod: Some(uid), ..Place::default() };
+            place = Place { pod: Some(uid), kata: place.kata, ..Place::default() };
         } else if let Some(id) = container_id(part) {
+            place.kata |= is_kata(part);
             place.container.get_or_insert(id);
             if place.pod.is_some() || !is_node(before, part) {
                 break;
@@ -74,11 +83,31 @@ fn of_path(path: &str) -> Place {
     place
 }
 
+/// The systemd unit that a process is in, the innermost that is no slice; without one (no systemd) its
+/// cgroup's path, if it is in any.
+pub fn unit(text: &str) -> Option<String> {
+    // The only hierarchy of v2, and systemd's own of v1 and the hybrid layout.
+    let of = |prefix: &str| {
+        let mut lines = text.lines();
+        lines.find_map(|line| line.split_once(':')?.1.strip_prefix(prefix)?.strip_prefix(':'))
+    };
+    let path = of("").into_iter().chain(of("name=systemd")).max_by_key(|path| path.len())?;
+    let is_unit = |part: &&str| part.ends_with(".service") || part.ends_with(".scope");
+    let named = path.rsplit('/').find(is_unit).unwrap_or(path);
+    let short: String = named.chars().take(UNIT).collect();
+    (named != "/" && !named.is_empty()).then(|| printable(short.as_bytes()))
+}
+
 /// Whether users may make cgroups below this one (systemd's `user@.service` has `Delegate=`).
 fn is_users(part: &str) -> bool {
     part == "user.slice"
         || part.starts_with("user@")
         || (part.starts_with("user-") && part.ends_with(".slice"))
+}
+
+/// What Kata calls the cgroup of a sandbox (`sandbox_cgroup_only` or not).
+fn is_kata(part: &str) -> bool {
+    part.starts_with("kata_") || part.starts_with("kata-")
 }
 
 /// Whether a container may be a node with pods of its own. `before` is the part before the container's.
@@ -112,6 +141,7 @@ fn is_hex(text: &str) -> bool {
 /// `libpod-<ID>.scope`. A `conmon` scope is the container's monitor, outside of it.
 fn container_id(part: &str) -> Option<String> {
     let part = part.strip_suffix(".scope").unwrap_or(part);
+    let part = part.strip_prefix("kata_").unwrap_or(part);
     let (runtime, id) = part.rsplit_once('-').unwrap_or(("", part));
     let is_container = id.len() == ID && is_hex(id) && !runtime.ends_with("conmon");
     is_container.then(|| id.to_ascii_lowercase())
@@ -168,6 +198,27 @@ mod tests {
         assert_eq!(pod, (Some(UID.to_owned()), None), "before its container");
         let monitor = told("/kubepods.slice/kubepods-podU_D.slice/crio-conmon-<a>.scope");
         assert_eq!(monitor, (Some(UID.to_owned()), None));
+    }
+
+    #[test]
+    fn virtual_machines() {
+        let of = |path: &str| {
+            let path =
+                path.replace("UID", UID).replace("U_D", UNDERSCORED).replace("<a>", &id('a'));
+            let Place { pod, container, kata, .. } = place(&format!("0::{path}\n"));
+            (pod.is_some(), container == Some(id('a')), kata)
+        };
+        for (path, expected) in [
+            ("/kubepods/burstable/podUID/kata_<a>", (true, true, true)),
+            ("/kata_overhead/<a>", (false, true, true)),
+            ("/kata_overhead/kubepods/burstable/podUID/<a>", (true, true, true)),
+            ("/kubepods.slice/kubepods-podU_D.slice/kata-<a>.scope", (true, true, true)),
+            ("/kubepods/podUID/<a>", (true, true, false)),
+            ("/kubepods/podUID/<a>/kata_overhead/x", (true, true, false)),
+            ("/user.slice/kata_overhead/x", (false, false, false)),
+        ] {
+            assert_eq!(of(path), expected, "{path}");
+        }
     }
 
     #[test]
@@ -234,16 +285,41 @@ mod tests {
             format!("12:cpuset:/\n11:memory:{pod}\n1:name=systemd:/docker/{}\n0::/\n", id('b'));
         assert_eq!(
             place(&v1),
-            Place { pod: Some(UID.to_owned()), container: Some(a), doubtful: false }
+            Place { pod: Some(UID.to_owned()), container: Some(a), ..Place::default() }
         );
         for garbled in ["", "\n", "0:", "0::", "::::", "x"] {
             assert_eq!(place(garbled), Place::default(), "{garbled:?}");
         }
     }
 
+    #[test]
+    fn units() {
+        for (text, expected) in [
+            ("0::/system.slice/ssh.service\n", "ssh.service"),
+            ("0::/init.scope\n", "init.scope"),
+            (
+                "0::/user.slice/user-7.slice/user@7.service/app.slice/web.service/sub\n",
+                "web.service",
+            ),
+            ("4:memory:/\n1:name=systemd:/system.slice/cron.service\n0::/\n", "cron.service"),
+            ("1:name=systemd:/\n0::/system.slice/cron.service\n", "cron.service"),
+            ("0::/my/daemon\n", "/my/daemon"),
+            ("0::/a\u{1b}[2J.service\n", "a\\u{1b}[2J.service"),
+            ("0::/\n", ""),
+            ("4:memory:/system.slice/ssh.service\n", ""),
+            ("", ""),
+        ] {
+            assert_eq!(unit(text).unwrap_or_default(), expected, "{text:?}");
+        }
+        assert!(
+            unit(&format!("0::/{}.service", "x".repeat(4096))).is_some_and(|u| u.len() == UNIT)
+        );
+    }
+
     proptest! {
         #[test]
         fn any_text_is_survived(text in "([0-9]{0,2}:|kubepods|pod|-pod|/|\\.slice|[0-9a-f]{64}|\\PC){0,60}") {
+            let _ = unit(&text);
             let found = place(&text);
             prop_assert!(found.container.is_none_or(|id| id.len() == ID && is_hex(&id)));
             prop_assert!(found.pod.is_none_or(|uid| uid.len() == 32 || uid.len() == 36));

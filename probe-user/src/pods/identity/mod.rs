@@ -17,6 +17,7 @@ use log::debug;
 
 pub use self::cgroup::Place;
 use super::{naming, procfs::read_optional};
+use crate::event::{Container, Sandbox};
 
 /// A path of 4 KB for each of v1's hierarchies, and then some.
 const CGROUP_MAX: u64 = 128 << 10;
@@ -58,8 +59,9 @@ pub struct Owner {
     /// `None` for a container that is no pod's, and for a pod whose name is nowhere on this node (any
     /// more).
     pub pod: Option<PodName>,
-    /// The container's name in the pod, or in Docker or podman, where a runtime tells it.
-    pub container: Option<String>,
+    /// `None` for what the kubelet or a runtime has in a pod's cgroup but in no container.
+    pub container: Option<Container>,
+    pub sandbox: Option<Sandbox>,
 }
 
 /// What no other pod or container ever has again, unlike a name.
@@ -74,8 +76,9 @@ pub enum Id {
 impl Owner {
     /// What its network namespace is called.
     pub fn name(&self) -> String {
-        match (&self.pod, &self.id, &self.container) {
-            (Some(pod), _, _) => pod.to_string(),
+        let name = self.container.as_ref().and_then(|container| container.name.as_deref());
+        match (&self.pod, &self.id, name) {
+            (Some(pod), ..) => pod.to_string(),
             (None, Id::Pod(uid), _) => format!("pod:{uid}"),
             (None, Id::Container(_), Some(name)) => naming::not_host(name),
             (None, Id::Container(id), None) => id.chars().take(12).collect(),
@@ -120,7 +123,7 @@ impl Owners {
     /// # Errors
     /// When a file that is there cannot be read; then another process of the same pod may still tell.
     pub fn of(&mut self, pid: u32) -> Result<Option<Owner>> {
-        let Place { pod: uid, container, doubtful } = place(&self.root, pid)?;
+        let Place { pod: uid, container, doubtful, kata } = place(&self.root, pid)?;
         let mut known = match container.as_deref() {
             Some(id) if !doubtful => self.container(id),
             _ => runtimes::Container::default(),
@@ -133,9 +136,14 @@ impl Owners {
             Some(uid) if known.pod.is_none() => self.by_uid(uid)?,
             _ => None,
         };
-        let id = uid.or(known.uid).map(Id::Pod).or(container.map(Id::Container));
+        let owner = uid.or(known.uid).map(Id::Pod);
+        let owner = owner.or_else(|| container.clone().map(Id::Container));
         let pod = known.pod.or(by_log_folder);
-        Ok(id.map(|id| Owner { id, pod, container: known.name }))
+        // Any user could have made up a doubtful one.
+        let container = container.filter(|_| !doubtful);
+        let container = container.map(|id| Container { id, name: known.name });
+        let sandbox = known.sandbox.or(kata.then_some(Sandbox::Kata));
+        Ok(owner.map(|id| Owner { id, pod, container, sandbox }))
     }
 
     /// The same, where what cannot be read is only worth a line of debug output.
@@ -144,6 +152,12 @@ impl Owners {
             debug!("whom process {pid} belongs to: {error:#}");
             None
         })
+    }
+
+    /// The systemd unit of a process that is in no container.
+    pub fn unit(&self, pid: u32) -> Option<String> {
+        let text = read_optional(&self.root.join(format!("proc/{pid}/cgroup")), CGROUP_MAX);
+        cgroup::unit(&text.ok()??)
     }
 
     fn container(&mut self, id: &str) -> runtimes::Container {
@@ -224,7 +238,8 @@ mod tests {
 
     /// A pod of which only the UID is known.
     fn nameless() -> Owner {
-        Owner { id: Id::Pod(UID.to_owned()), pod: None, container: None }
+        let container = Some(Container { id: id('a'), name: None });
+        Owner { id: Id::Pod(UID.to_owned()), pod: None, container, sandbox: None }
     }
 
     fn in_pod(digit: char) -> String {
@@ -254,7 +269,8 @@ mod tests {
                 "io.kubernetes.cri.sandbox-name":"web-1","io.kubernetes.cri.container-name":"nginx"}}"#,
         );
         let pod = PodName::new("shop", "web-1");
-        let owner = Owner { pod, container: Some("nginx".to_owned()), ..nameless() };
+        let container = Some(Container { id: id('a'), name: Some("nginx".to_owned()) });
+        let owner = Owner { pod, container, ..nameless() };
         assert_eq!(node.owners().of(7).unwrap(), Some(owner));
     }
 

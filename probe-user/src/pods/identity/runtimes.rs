@@ -16,9 +16,12 @@ use super::{
     super::procfs::{printable, read_optional},
     PodName,
 };
+use crate::event::Sandbox;
 
 /// A pod with many mounts and variables has 100 KB.
 const FILE_MAX: u64 = 4 << 20;
+/// A path.
+const SHIM_MAX: u64 = 4096;
 /// Longest name of a container that is taken over.
 const NAME_MAX: usize = 128;
 
@@ -40,6 +43,8 @@ pub struct Container {
     pub uid: Option<String>,
     /// Its name in the pod, or in Docker or podman; none for a pod's sandbox.
     pub name: Option<String>,
+    /// What it runs in, where that is no plain container.
+    pub sandbox: Option<Sandbox>,
 }
 
 /// Looks for a container in the files of each runtime; empty when none has it.
@@ -52,7 +57,8 @@ pub fn container(root: &Path, id: &str) -> Container {
         let Some(Bundle { annotations }) = read(root, &bundle) else { continue };
         let found = by_keys(&annotations);
         if found.pod.is_some() {
-            return found;
+            let sandbox = sandbox(root, &bundle, &annotations);
+            return Container { sandbox, ..found };
         }
     }
     if let Some(docker) =
@@ -124,9 +130,29 @@ fn by_keys(map: &HashMap<String, String>) -> Container {
         // The sandbox calls itself POD.
         let name = map.get(*container).filter(|name| *name != "POD").and_then(|text| name(text));
         let uid = UIDS.iter().find_map(|key| map.get(*key)).cloned();
-        Some(Container { pod: Some(pod), uid, name })
+        Some(Container { pod: Some(pod), uid, name, sandbox: None })
     });
     found.unwrap_or_default()
+}
+
+/// By the file in which containerd keeps the path of its shim (since 1.6, `core/runtime/v2/shim_manager.go`),
+/// and CRI-O's annotation for the name that its configuration gives to the runtime. A pod can write neither.
+fn sandbox(root: &Path, bundle: &str, annotations: &HashMap<String, String>) -> Option<Sandbox> {
+    let shim =
+        bundle.strip_suffix("config.json").map(|dir| root.join(dir).join("shim-binary-path"));
+    let shim = shim.and_then(|path| read_optional(&path, SHIM_MAX).ok()?);
+    let handler = annotations.get("io.kubernetes.cri-o.RuntimeHandler");
+    match shim.as_deref().map(str::trim).map(|path| path.rsplit('/').next().unwrap_or(path)) {
+        Some(shim) if shim.starts_with("containerd-shim-runsc") => Some(Sandbox::GVisor),
+        Some(shim) if shim.starts_with("containerd-shim-kata") => Some(Sandbox::Kata),
+        Some(_) => None,
+        None => match handler? {
+            handler if ["runsc", "gvisor"].iter().any(|name| handler.contains(name)) => {
+                Some(Sandbox::GVisor)
+            }
+            handler => handler.contains("kata").then_some(Sandbox::Kata),
+        },
+    }
 }
 
 fn name(text: &str) -> Option<String> {
@@ -189,6 +215,40 @@ mod tests {
         assert_eq!(found(path, sandbox), some("shop/web-1", ""));
         for broken in ["", "{", "[]", r#"{"annotations":{}}"#, r#"{"annotations":{"a":7}}"#, "{}"] {
             assert_eq!(found(path, broken), some("", ""), "{broken}");
+        }
+    }
+
+    #[test]
+    fn sandboxes() {
+        let path = "run/containerd/io.containerd.runtime.v2.task/k8s.io/ID";
+        let crio = "run/containers/storage/overlay-containers/ID/userdata";
+        let config = |handler: &str| {
+            format!(
+                r#"{{"annotations":{{"io.kubernetes.cri-o.RuntimeHandler":"{handler}",
+                "io.kubernetes.pod.name":"web-1","io.kubernetes.pod.namespace":"shop"}}}}"#
+            )
+        };
+        let (gvisor, kata) = (Some(Sandbox::GVisor), Some(Sandbox::Kata));
+        for (dir, handler, shim, expected) in [
+            (path, "", Some("/usr/local/bin/containerd-shim-runsc-v1"), gvisor),
+            (path, "", Some("/opt/kata/bin/containerd-shim-kata-v2\n"), kata),
+            (path, "", Some("containerd-shim-kata-cc-v2"), kata),
+            (path, "", Some("/usr/bin/containerd-shim-runc-v2"), None),
+            (path, "kata", Some("/usr/bin/containerd-shim-runc-v2"), None),
+            (path, "", None, None),
+            (crio, "runsc", None, gvisor),
+            (crio, "kata-qemu", None, kata),
+            (crio, "", None, None),
+            (crio, "runc", None, None),
+        ] {
+            let root = tempfile::tempdir().unwrap();
+            let dir = root.path().join(dir.replace("ID", &id()));
+            fs::create_dir_all(&dir).unwrap();
+            fs::write(dir.join("config.json"), config(handler)).unwrap();
+            if let Some(shim) = shim {
+                fs::write(dir.join("shim-binary-path"), shim).unwrap();
+            }
+            assert_eq!(container(root.path(), &id()).sandbox, expected, "{handler} {shim:?}");
         }
     }
 

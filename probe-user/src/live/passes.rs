@@ -1,0 +1,64 @@
+//! What a flood of events costs: a pass over all processes for each namespace that is new, at most.
+
+use std::time::Duration;
+
+use super::enrich::Known;
+use crate::event::{Pod, PodChange};
+
+const MS: u64 = 1_000_000;
+
+fn up(netns: u32, name: &str) -> PodChange {
+    PodChange::Up(Pod { netns, name: name.to_owned(), ..Pod::default() })
+}
+
+/// Passes made while each of these namespaces has an event every millisecond, for a minute. `finds`: what a
+/// pass then tells of one of them.
+fn passes(namespaces: &[u32], finds: impl Fn(u32) -> Option<PodChange>) -> usize {
+    let mut known = Known::default();
+    let mut passes = 0;
+    for now in (1000 * MS..61_000 * MS).step_by(1_000_000) {
+        for &netns in namespaces {
+            known.netns(netns);
+        }
+        if known.due(now) {
+            passes += 1;
+            for &netns in namespaces {
+                if let Some(change) = finds(netns) {
+                    known.pod(&change);
+                }
+            }
+            known.searched(true, Duration::ZERO);
+        }
+    }
+    passes
+}
+
+#[test]
+fn one_for_each_new_namespace_at_most() {
+    assert_eq!(passes(&[], |_| None), 0);
+    assert_eq!(passes(&[7], |netns| Some(up(netns, "shop/web-0"))), 1);
+    assert_eq!(passes(&[7], |netns| Some(up(netns, "netns:7"))), 1, "it stays nameless");
+    assert_eq!(passes(&[7, 8, 9], |netns| Some(up(netns, "shop/web-0"))), 1, "new together");
+    // One that comes each second.
+    let mut known = Known::default();
+    let mut passes = 0;
+    for now in 1..=60_u64 {
+        let netns = u32::try_from(now).unwrap_or(0);
+        for _ in 0..1000 {
+            known.netns(netns);
+            if known.due(now * 1000 * MS) {
+                passes += 1;
+                known.pod(&up(netns, "shop/web-0"));
+                known.searched(true, Duration::ZERO);
+            }
+        }
+        known.pod(&PodChange::Gone { netns });
+    }
+    assert_eq!(passes, 60);
+}
+
+/// No pass finds one that was gone before, or that only threads or open files are in.
+#[test]
+fn a_namespace_that_is_gone_is_not_searched_for_with_each_event() {
+    assert_eq!(passes(&[7], |_| None), 1);
+}
