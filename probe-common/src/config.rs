@@ -32,5 +32,9 @@ wire! {
         pub reason_consumed: u32,
         /// Value of `NETFILTER_DROP`; [`u32::MAX`] when there is none.
         pub reason_netfilter_drop: u32,
+        /// Addresses of the variables `page_offset_base` and `vmemmap_base` (x86); 0 when not known, and
+        /// then no page's bytes are read.
+        pub page_offset_base: u64,
+        pub vmemmap_base: u64,
     }
 }

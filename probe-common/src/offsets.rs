@@ -125,4 +125,10 @@ offsets! {
     tcp_packets_out = "tcp_sock"."packets_out",
     /// Jiffies, low 32 bits: when the last payload came.
     icsk_lrcvtime = "inet_connection_sock"."icsk_ack.lrcvtime",
+    sk_receive_queue = "sock"."sk_receive_queue",
+    skb_end = "sk_buff"."end",
+    shinfo_nr_frags = "skb_shared_info"."nr_frags",
+    shinfo_frags = "skb_shared_info"."frags",
+    /// Size of `struct page`, not an offset.
+    page_size = "page"."sizeof",
 }

@@ -31,6 +31,8 @@ static CONFIG: Config = Config {
     kfree_skb_args: 2,
     reason_consumed: u32::MAX,
     reason_netfilter_drop: u32::MAX,
+    page_offset_base: 0,
+    vmemmap_base: 0,
 };
 
 pub fn offsets() -> &'static Offsets {

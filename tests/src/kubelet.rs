@@ -20,6 +20,8 @@ use crate::{
 };
 
 const CGROUP: &str = "/sys/fs/cgroup/kubepods.slice/kubepods-burstable.slice";
+/// Where Docker puts containers.
+const CONTAINERS: &str = "/sys/fs/cgroup/system.slice";
 /// Whoever writes a process id here moves the process; 0 is the writer.
 const PROCS: &str = "cgroup.procs";
 const LOGS: &str = "/var/log/pods";
@@ -120,6 +122,11 @@ pub fn ask(
     Process::on_node(&args)
 }
 
+/// The cgroup of a container that is no pod's.
+pub fn docker() -> PathBuf {
+    Path::new(CONTAINERS).join(format!("docker-{}.scope", "ab".repeat(32)))
+}
+
 /// What the kubelet waits for a probe's answer, and a bit less: it looks at its clock before.
 pub const PATIENCE: Duration = Duration::from_millis(950);
 
@@ -184,7 +191,10 @@ pub fn clean() -> Result<()> {
         }
     }
     let Some(top) = PathBuf::from(CGROUP).parent().map(PathBuf::from) else { return Ok(()) };
-    until("the pods' cgroups are empty and gone", SOON, || Ok(remove(&top).is_ok().then_some(())))
+    until("the cgroups are empty and gone", SOON, || {
+        let gone = remove(&top).and_then(|()| remove(Path::new(CONTAINERS)));
+        Ok(gone.is_ok().then_some(()))
+    })
 }
 
 /// A cgroup goes by `rmdir`, innermost first; its files cannot be removed.

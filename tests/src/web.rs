@@ -59,8 +59,13 @@ pub fn main(flags: &Flags) -> Result<()> {
     set_name(flags.value("--name")?)?;
     let listener = TcpListener::bind(at).with_context(|| format!("cannot listen on {at}"))?;
     crate::cli::say(READY)?;
+    if !accepts {
+        loop {
+            thread::park();
+        }
+    }
     let mut kept = Vec::new();
-    while accepts {
+    loop {
         // A client that went away before it was accepted is no error of the listener's.
         let Ok((stream, _)) = listener.accept() else { continue };
         match answer {
@@ -71,9 +76,6 @@ pub fn main(flags: &Flags) -> Result<()> {
             }
             None => kept.push(stream),
         }
-    }
-    loop {
-        thread::park();
     }
 }
 
@@ -128,9 +130,12 @@ pub fn ask(to: SocketAddr, request: Request, limit: Duration) -> Result<bool> {
     let end = Instant::now() + limit;
     let mut stream = TcpStream::connect_timeout(&to, limit).context("cannot connect")?;
     stream.write_all(&request.bytes(to)).context("cannot send")?;
+    if request == Request::None {
+        return Ok(false);
+    }
     let mut answer = Vec::new();
     let mut some = [0u8; 4096];
-    while request != Request::None {
+    loop {
         let left = end.saturating_duration_since(Instant::now());
         if left.is_zero() {
             break;

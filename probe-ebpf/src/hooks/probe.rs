@@ -22,8 +22,9 @@ use aya_ebpf::{
     helpers::generated::bpf_jiffies64, macros::raw_tracepoint, programs::RawTracePointContext,
 };
 use probe_common::{
-    event::{PROBE_CLOSED, PROBE_GAVE_UP, PROBE_LATE, Probe, ProbeServer, kind},
+    event::{PROBE_CLOSED, PROBE_GAVE_UP, PROBE_LATE, Probe, ProbeServer, REQUEST_BYTES, kind},
     net::{IPPROTO_TCP, Tuple},
+    offsets::ABSENT,
 };
 
 use crate::{
@@ -52,10 +53,10 @@ pub fn probe_state(ctx: RawTracePointContext) -> i32 {
         begun(sk);
     } else if old == TCP_SYN_SENT {
         connected(sk, new);
-    } else if old == TCP_ESTABLISHED {
-        left_established(sk, new);
-    } else if old == TCP_CLOSE_WAIT {
-        left_close_wait(sk);
+    } else if old == TCP_ESTABLISHED && left_established(sk, new) {
+        return 0;
+    } else if let Some(kind) = server(sk, old, new) {
+        served(sk, kind);
     }
     0
 }
@@ -99,16 +100,14 @@ fn connected(sk: Ptr, new: u8) {
     }
 }
 
-/// A socket leaves ESTABLISHED: of a client that may be the kubelet, or of a server.
+/// A socket leaves ESTABLISHED: whether it is one of a client that may be the kubelet.
 #[inline(always)]
-fn left_established(sk: Ptr, new: u8) {
-    if let Some(probing) = PROBES.get_ptr(&sk) {
-        // SAFETY: the entry is this socket's, whose lock the kernel holds here.
-        ended(sk, new, unsafe { &*probing });
-        let _ = PROBES.remove(&sk);
-    } else if new == TCP_CLOSE_WAIT {
-        given_up(sk);
-    }
+fn left_established(sk: Ptr, new: u8) -> bool {
+    let Some(probing) = PROBES.get_ptr(&sk) else { return false };
+    // SAFETY: the entry is this socket's, whose lock the kernel holds here.
+    ended(sk, new, unsafe { &*probing });
+    let _ = PROBES.remove(&sk);
+    true
 }
 
 #[inline(always)]
@@ -200,11 +199,21 @@ fn tell(
     Some(())
 }
 
-/// A FIN reached a server: was it of a connection that was given up just now?
+/// A FIN reached a server's socket, or the server closed it then: what to tell of it, if it is one of a
+/// connection that was given up.
 #[inline(always)]
-fn given_up(sk: Ptr) -> Option<()> {
+fn server(sk: Ptr, old: u8, new: u8) -> Option<u16> {
+    if old == TCP_CLOSE_WAIT {
+        SERVING.get_ptr(&sk)?;
+        let _ = SERVING.remove(&sk);
+        return Some(kind::PROBE_SERVED);
+    }
+    if old != TCP_ESTABLISHED || new != TCP_CLOSE_WAIT {
+        return None;
+    }
     let at = GIVEN_UP_AT.get(0).copied()?;
-    if at == 0 || emit::now().saturating_sub(at) > ON_ITS_WAY {
+    let now = emit::now();
+    if at == 0 || now.saturating_sub(at) > ON_ITS_WAY {
         return None;
     }
     let protocol: u16 = field(sk, offset!(sk_protocol));
@@ -214,21 +223,13 @@ fn given_up(sk: Ptr) -> Option<()> {
     let tuple = socket::reversed(&socket::tcp_tuple(sk)?);
     GIVEN_UP.get_ptr(&tuple)?;
     let _ = GIVEN_UP.remove(&tuple);
-    let _ = SERVING.insert(&sk, &emit::now(), 0);
-    served(sk, kind::PROBE_SERVER, &tuple)
+    let _ = SERVING.insert(&sk, &now, 0);
+    Some(kind::PROBE_SERVER)
 }
 
-/// A server's socket leaves CLOSE_WAIT.
 #[inline(always)]
-fn left_close_wait(sk: Ptr) -> Option<()> {
-    SERVING.get_ptr(&sk)?;
-    let _ = SERVING.remove(&sk);
+fn served(sk: Ptr, kind: u16) -> Option<()> {
     let tuple = socket::reversed(&socket::tcp_tuple(sk)?);
-    served(sk, kind::PROBE_SERVED, &tuple)
-}
-
-#[inline(always)]
-fn served(sk: Ptr, kind: u16, tuple: &Tuple) -> Option<()> {
     let now = emit::now();
     seen(kind);
     let header = emit::header(kind, now, read::sock_net(sk));
@@ -245,14 +246,88 @@ fn served(sk: Ptr, kind: u16, tuple: &Tuple) -> Option<()> {
             &mut *event
         };
         event.header = header;
-        event.tuple = *tuple;
+        event.tuple = tuple;
         event.sk = sk;
         event.ino = ino;
         event.accepted = u32::from(file != 0);
         event.sent = sent;
         // The FIN is among the bytes.
         event.received = received.saturating_sub(1);
-        event.unread = next.wrapping_sub(copied).saturating_sub(1);
+        let unread = next.wrapping_sub(copied).saturating_sub(1);
+        event.unread = unread;
+        if unread > 0 && u64::from(unread) == event.received {
+            event.captured = request(sk, &mut event.request);
+        }
     });
     Some(())
+}
+
+/// Copies the beginning of what waits to be read; gives how many bytes. Nothing may fail between
+/// reserve and submit: what cannot be read is left out.
+///
+/// A request sent on this node lies in a page that both ends share (`tcp_sendmsg_locked`), not in the
+/// packet's linear part. `skb_frag_t` begins with the page, its length and where in the page it begins:
+/// `struct bio_vec` before 6.7, the same members under other names since. The lowest bit of the page
+/// marks memory that is no page's (`netmem_is_net_iov`).
+#[inline(always)]
+fn request(sk: Ptr, to: &mut [u8; REQUEST_BYTES]) -> u32 {
+    const MAX: u32 = REQUEST_BYTES as u32 - 1;
+    if offset!(sk_receive_queue) == ABSENT {
+        return 0;
+    }
+    let queue = sk + u64::from(offset!(sk_receive_queue));
+    // `struct sk_buff_head` and `struct sk_buff` begin with the next one.
+    let skb: Ptr = read::at(queue);
+    if skb == 0 || skb == queue {
+        return 0;
+    }
+    let len: u32 = field(skb, offset!(skb_len));
+    let in_pages: u32 = field(skb, offset!(skb_data_len));
+    let linear = len.saturating_sub(in_pages);
+    let (from, len) = if linear > 0 {
+        (field(skb, offset!(skb_data)), linear)
+    } else {
+        match first_page(skb) {
+            Some(found) => found,
+            None => return 0,
+        }
+    };
+    let len = if len > MAX { MAX } else { len };
+    // SAFETY: `to` has more than MAX bytes.
+    if unsafe { read::bytes(from, to.as_mut_ptr(), len, MAX) } { len } else { 0 }
+}
+
+/// Where the first bytes lie that a packet has in pages, and how many.
+#[inline(always)]
+fn first_page(skb: Ptr) -> Option<(Ptr, u32)> {
+    const PAGE: u64 = 4096;
+    if setting!(page_offset_base) == 0
+        || setting!(vmemmap_base) == 0
+        || offset!(skb_end) == ABSENT
+        || offset!(shinfo_nr_frags) == ABSENT
+        || offset!(shinfo_frags) == ABSENT
+        || offset!(page_size) == ABSENT
+    {
+        return None;
+    }
+    let head: Ptr = field(skb, offset!(skb_head));
+    // `sk_buff_data_t` is an offset on 64-bit machines.
+    let end: u32 = field(skb, offset!(skb_end));
+    let shared = head + u64::from(end);
+    let frags: u8 = field(shared, offset!(shinfo_nr_frags));
+    if frags == 0 {
+        return None;
+    }
+    let frag = shared + u64::from(offset!(shinfo_frags));
+    let page: u64 = read::at(frag);
+    let (len, at): (u32, u32) = (read::at(frag + 8), read::at(frag + 12));
+    // `page_to_virt` (asm-generic/memory_model.h with SPARSEMEM_VMEMMAP, asm/page_64.h).
+    let first: u64 = read::at(setting!(vmemmap_base));
+    let base: u64 = read::at(setting!(page_offset_base));
+    let size = u64::from(offset!(page_size));
+    if page & 1 != 0 || page < first || size == 0 {
+        return None;
+    }
+    let index = (page - first) / size;
+    Some((base + index * PAGE + u64::from(at), len))
 }

@@ -29,6 +29,9 @@ pub fn run(args: &Explain) -> Result<()> {
     let width = columns().min(WIDEST);
     let text = match &args.id {
         None => explain::list(width),
+        Some(id) if id.eq_ignore_ascii_case(explain::PROBE_FAILURE) => {
+            explain::probe_failure(width)
+        }
         Some(id) => explain::page(cause(id)?, width),
     };
     let result = write!(io::stdout(), "{text}").context("cannot write to standard output");

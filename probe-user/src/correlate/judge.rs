@@ -82,11 +82,14 @@ impl Correlator {
         } else if !due {
             return None;
         }
-        let worth_it = match stall.symptom.worth {
-            Worth::Stall => verdict.is_some() || !at_end || stall.symptom.is_over(now),
-            Worth::OnlyNamed => verdict.is_some(),
-            Worth::OnlyCertain => certain,
-        };
+        let is_probe = stall.symptom.kind != SymptomKind::ProbeFailure
+            || probe::probed(&stall.symptom, &self.world).is_some();
+        let worth_it = is_probe
+            && match stall.symptom.worth {
+                Worth::Stall => verdict.is_some() || !at_end || stall.symptom.is_over(now),
+                Worth::OnlyNamed => verdict.is_some(),
+                Worth::OnlyCertain => certain,
+            };
         if !worth_it {
             if at_end && stall.symptom.worth == Worth::Stall {
                 // Too young to judge: stays open, and is counted as such.

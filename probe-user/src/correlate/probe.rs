@@ -1,6 +1,5 @@
-//! Health probes: connects of the kubelet to a pod of this node. Where the kubelet is a part of another
-//! program (k3s, MicroK8s) its probes cannot be told from what else that program asks of pods, and are
-//! called connects.
+//! Health probes: connects of the kubelet to a pod of this node. Where the kubelet and an API server are
+//! one program (k3s, MicroK8s) only a request that says so is a probe.
 
 use probe_common::event::{PROBE_CLOSED, PROBE_GAVE_UP, ProbeServer};
 
@@ -11,6 +10,7 @@ use super::{
     world::World,
 };
 use crate::{
+    event::Process,
     finding::{Party, SymptomKind},
     output::sanitize,
 };
@@ -18,16 +18,40 @@ use crate::{
 /// The pod that is probed; `None` when it is no probe. What the kubelet asks elsewhere, such as the
 /// API server, is none, and neither is a probe of a hostNetwork pod told from that.
 pub fn probed(symptom: &Symptom, world: &World) -> Option<Party> {
+    let process = asker(symptom, world)?;
+    let server = symptom.server();
+    (process.kubelet || says_so(symptom, world))
+        .then(|| world.party(server.ip(), Some(server.port()), symptom.first))
+}
+
+/// Whether it may turn out to be one when its request is seen.
+pub fn may_be(symptom: &Symptom, world: &World) -> bool {
+    asker(symptom, world).is_some()
+}
+
+/// The kubelet, or the program that it is a part of, where that one asked a pod.
+fn asker<'a>(symptom: &Symptom, world: &'a World) -> Option<&'a Process> {
     let is_connect = symptom.kind != SymptomKind::DnsStall;
     // Without a local port nothing was sent: that is the node's own trouble.
-    let of_kubelet = symptom.side == Side::Client
-        && symptom.netns == world.node.netns
-        && symptom.err != EADDRNOTAVAIL
-        && world.is_kubelet(symptom.pid);
-    let server = symptom.server();
-    let pod = world.pods.owner(server.ip(), symptom.first).filter(|_| is_connect && of_kubelet)?;
-    (pod.netns != world.node.netns)
-        .then(|| world.party(server.ip(), Some(server.port()), symptom.first))
+    let is_own = symptom.side == Side::Client && symptom.err != EADDRNOTAVAIL;
+    let process = world.process(symptom.pid).filter(|_| is_connect && is_own)?;
+    let at_home = if process.netns == 0 { world.node.netns } else { process.netns };
+    let pod = world.pods.owner(symptom.server().ip(), symptom.first)?;
+    ((process.kubelet || process.has_kubelet) && symptom.netns == at_home && pod.netns != at_home)
+        .then_some(process)
+}
+
+/// The kubelet's HTTP probes have a `User-Agent: kube-probe/1.31` (pkg/probe/http).
+fn says_so(symptom: &Symptom, world: &World) -> bool {
+    const NAME: &[u8] = b"User-Agent: kube-probe/";
+    requests(symptom, world).any(|bytes| bytes.windows(NAME.len()).any(|part| part == NAME))
+}
+
+/// What its server has not read.
+fn requests<'a>(symptom: &Symptom, world: &'a World) -> impl Iterator<Item = &'a [u8]> {
+    let span = symptom.span();
+    let seen = world.evidence.probe_servers.find(Key::Flow(symptom.flow));
+    seen.filter(move |s| span.contains(&s.ts)).map(|s| captured(&s.event))
 }
 
 /// How the kubelet probes, as far as the bytes tell that the server did not read, and the others by
@@ -47,10 +71,7 @@ pub enum Protocol {
 impl Protocol {
     pub fn of(symptom: &Symptom, world: &World) -> Option<Self> {
         let carried = symptom.probe.as_deref()?;
-        let seen = world.evidence.probe_servers.find(Key::Flow(symptom.flow));
-        let request = seen
-            .filter(|s| symptom.span().contains(&s.ts))
-            .find_map(|s| Self::of_bytes(captured(&s.event)));
+        let request = requests(symptom, world).find_map(Self::of_bytes);
         Some(match request {
             Some(known) => known,
             None if carried.received > 0 && carried.outcome == PROBE_GAVE_UP => Self::TlsOrGrpc,
@@ -116,9 +137,9 @@ pub fn headline(symptom: &Symptom, world: &World, probed: &Party) -> String {
                 format!("{what}, was answered only after {after}")
             }
             (PROBE_CLOSED, _) => {
-                format!("{what}, was connected, and closed without an answer after {waited}")
+                format!("{what}, was closed by the server without an answer after {waited}")
             }
-            _ => format!("{what}, was connected, and gave up without an answer after {waited}"),
+            _ => format!("{what}, got no answer and was given up after {waited}"),
         };
     }
     match (symptom.kind, symptom.answered, symptom.ended) {

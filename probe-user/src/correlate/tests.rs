@@ -17,6 +17,7 @@ mod polled;
 mod probe;
 mod processes;
 mod service_no_backend;
+mod slow_probe;
 mod snat_clash;
 mod snat_ports;
 mod stream;

@@ -39,6 +39,12 @@ const TCP: &[(Cause, &[u16])] = &[
     (Cause::NoListener, &[kind::DROP]),
 ];
 
+/// Of a probe that was connected.
+const PROBE: &[(Cause, &[u16])] = &[
+    (Cause::AcceptQueueOverflow, &[kind::LISTEN_DROP]),
+    (Cause::ServerSlow, &[kind::PROBE_SERVER]),
+];
+
 pub fn verdict(case: &Case<'_>) -> Verdict {
     let evidence = sorted(case.say_all());
     // What was seen last apart from the client's own waiting is the best hint there is.
@@ -79,7 +85,8 @@ fn hint_class(case: &Case<'_>) -> String {
 pub fn looked_for(symptom: SymptomKind) -> &'static [(Cause, &'static [u16])] {
     match symptom {
         SymptomKind::DnsStall => DNS,
-        SymptomKind::ConnectStall | SymptomKind::ConnectRefused | SymptomKind::ProbeFailure => TCP,
+        SymptomKind::ConnectStall | SymptomKind::ConnectRefused => TCP,
+        SymptomKind::ProbeFailure => PROBE,
     }
 }
 
@@ -189,6 +196,9 @@ fn why_not(case: &Case<'_>, cause: Cause) -> String {
         }
         Cause::ServiceNoBackend => "IPVS found a server for it, and no rule rejected it",
         Cause::NoListener => "the request met no closed port on this node",
+        Cause::ServerSlow if case.symptom.probe.is_some() => {
+            "packets of it were sent again, its answer was lost, or the server reset it"
+        }
         Cause::ServerSlow if case.servers().is_empty() => {
             "no server on this node got this query and answered it late"
         }

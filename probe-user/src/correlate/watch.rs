@@ -223,7 +223,7 @@ impl Correlator {
         let symptom = Symptom::probe(ts, e);
         let key = tcp_key(e.isn, symptom.flow);
         // A handshake that stalled was told as such.
-        if self.stalls.client(key).is_none() && probe::probed(&symptom, &self.world).is_some() {
+        if self.stalls.client(key).is_none() && probe::may_be(&symptom, &self.world) {
             self.open_stall(symptom, vec![key], None);
         }
     }

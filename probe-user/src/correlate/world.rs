@@ -236,9 +236,9 @@ impl World {
         Party { containers, named_by, ..party }
     }
 
-    /// Whether the process is the node's kubelet.
-    pub fn is_kubelet(&self, pid: u32) -> bool {
-        self.processes.get(&pid).is_some_and(|process| process.kubelet)
+    /// What is known of a process of the node's own network, or of a node that is a container.
+    pub fn process(&self, pid: u32) -> Option<&Process> {
+        self.processes.get(&pid)
     }
 
     /// Name of the namespace an event happened in.

@@ -288,6 +288,12 @@ pub struct Process {
     pub container: Option<Container>,
     /// It is the kubelet, run by root: its connects to pods are health probes.
     pub kubelet: bool,
+    /// The kubelet is a part of it, beside an API server, which connects to pods too.
+    #[serde(default)]
+    pub has_kubelet: bool,
+    /// Its namespace when it is not the node's own (a node that is a container, kind); else 0.
+    #[serde(default)]
+    pub netns: u32,
 }
 
 /// An IPVS connection whose client's SYN was dropped, read right after that.

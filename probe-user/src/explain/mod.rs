@@ -61,6 +61,10 @@ const PAGES: &[(&str, &str)] = pages![
     "unknown",
 ];
 
+/// The symptom that has a page, for it is told in other words than its causes.
+pub const PROBE_FAILURE: &str = "probe-failure";
+const PROBE_FAILURE_PAGE: &str = include_str!("pages/probe-failure.txt");
+
 /// Whether this version has a rule for the cause; `unknown` is what is left without one.
 #[must_use]
 pub fn is_named(cause: Cause) -> bool {
@@ -79,12 +83,27 @@ pub fn page(cause: Cause, width: usize) -> String {
         out.push('\n');
         block(&mut out, "", 0, note, width);
     }
+    render(&mut out, body, width);
+    out
+}
+
+/// The page of [`PROBE_FAILURE`].
+#[must_use]
+pub fn probe_failure(width: usize) -> String {
+    let (title, body) = PROBE_FAILURE_PAGE.split_once('\n').unwrap_or_default();
+    let mut out = String::new();
+    block(&mut out, &format!("{PROBE_FAILURE}: "), 0, title, width);
+    render(&mut out, body, width);
+    out
+}
+
+fn render(out: &mut String, body: &'static str, width: usize) {
     let mut paragraph = Paragraph::default();
     for line in body.lines() {
         let begins_item = ITEMS.iter().any(|(word, _)| line.starts_with(word));
         let is_command = line.starts_with("    ");
         if begins_item || is_command || line.is_empty() || SECTIONS.contains(&line) {
-            paragraph.end(&mut out, width);
+            paragraph.end(out, width);
         }
         if is_command || line.is_empty() || SECTIONS.contains(&line) {
             out.push_str(line);
@@ -93,8 +112,7 @@ pub fn page(cause: Cause, width: usize) -> String {
             paragraph.add(line);
         }
     }
-    paragraph.end(&mut out, width);
-    out
+    paragraph.end(out, width);
 }
 
 /// Every cause in one line, the named ones first.
@@ -114,7 +132,9 @@ pub fn list(width: usize) -> String {
         }
         out.push('\n');
     }
-    out.push_str("stallprobe explain ID shows the page of one.\n");
+    out.push_str(
+        "stallprobe explain ID shows the page of one; so does probe-failure, a symptom.\n",
+    );
     out
 }
 
@@ -183,6 +203,14 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn the_page_of_probes_says_what_is_never_seen() {
+        let page = probe_failure(80);
+        assert!(page.starts_with("probe-failure: "), "{page}");
+        assert!(page.contains("exec probes"), "{page}");
+        assert!(page.lines().all(|line| line.chars().count() <= 80), "{page}");
     }
 
     #[test]

@@ -19,6 +19,9 @@ const MAX_LINE: u64 = 1024;
 /// No function is as long as this. Cuts the last function before a gap between modules.
 const MAX_FUNCTION: u64 = 1 << 20;
 
+/// Variables of the kernel whose addresses are kept.
+const VARIABLES: [&str; 2] = ["page_offset_base", "vmemmap_base"];
+
 /// Why kallsyms could not be read.
 #[derive(Debug, Error)]
 pub enum SymbolError {
@@ -42,6 +45,8 @@ pub struct Symbols {
     /// Index 0 is the kernel itself.
     modules: Vec<String>,
     hidden: bool,
+    /// Addresses of [`VARIABLES`], 0 of those that are not listed (without CONFIG_KALLSYMS_ALL none is).
+    variables: [u64; VARIABLES.len()],
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -110,12 +115,27 @@ impl Symbols {
             parsed
                 .and_then(|line| {
                     addresses.push(line.address);
+                    symbols.keep_variable(&line);
                     if line.is_text() { symbols.push(&line) } else { Some(()) }
                 })
                 .ok_or_else(|| SymbolError::Line { path: path.to_owned(), line: number })?;
         }
         symbols.finish(addresses);
         Ok(symbols)
+    }
+
+    fn keep_variable(&mut self, line: &Line<'_>) {
+        let known = VARIABLES.iter().position(|name| *name == line.name && line.module.is_none());
+        if let Some(address) = known.and_then(|index| self.variables.get_mut(index)) {
+            *address = line.address;
+        }
+    }
+
+    /// Where a variable of the kernel lies, of the few whose addresses are kept.
+    #[must_use]
+    pub fn variable(&self, name: &str) -> Option<u64> {
+        let index = VARIABLES.iter().position(|known| *known == name)?;
+        self.variables.get(index).copied().filter(|&address| address != 0)
     }
 
     /// `None` when a table is full, which takes a file that is no kernel's.

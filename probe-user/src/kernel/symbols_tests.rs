@@ -170,3 +170,13 @@ fn the_running_kernel_is_readable() {
     let range = symbols.range("nf_hook_slow").unwrap();
     assert_eq!(place(&symbols, range.start + 1).unwrap(), "nf_hook_slow+0x1");
 }
+
+#[test]
+fn variables_that_are_kept() {
+    let text = "ffffffff81000000 T _stext\nffffffff82a00008 D page_offset_base\n\
+                ffffffffc0300000 d vmemmap_base\t[other]\n";
+    let symbols = Symbols::read(text.as_bytes(), Path::new("kallsyms")).unwrap();
+    assert_eq!(symbols.variable("page_offset_base"), Some(0xffff_ffff_82a0_0008));
+    assert_eq!(symbols.variable("vmemmap_base"), None, "a module's own");
+    assert_eq!(symbols.variable("jiffies"), None);
+}

@@ -3,8 +3,6 @@
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    os::unix::fs::MetadataExt as _,
-    path::Path,
     time::Duration,
 };
 
@@ -14,24 +12,22 @@ use probe_common::{
     net::{FAMILY_V4, FAMILY_V6, Tuple},
 };
 
-use super::Live;
+use super::{
+    Live,
+    kubelet::{self, Role},
+};
 use crate::{
     event::{Body, Event, PodChange, Process, ServerQueue, Symbol},
     finding::Flow,
     kernel::symbols::Symbols,
     pods::{
-        enter::visit,
-        identity::Owner,
-        listening::serving,
-        process::{comm, listener_process},
+        enter::visit, identity::Owner, listening::serving, process::listener_process,
         procfs::read_text,
     },
 };
 
 /// How long the search for a listener's process may take.
 const LISTENER_BUDGET: Duration = Duration::from_millis(50);
-/// What the kubelet is called (`/proc/PID/comm`).
-const KUBELET: &str = "kubelet";
 /// How many names of each kind are remembered.
 const MOST: usize = 16384;
 /// The least time between two searches for an unknown or nameless namespace, of which each is searched
@@ -196,15 +192,6 @@ impl Known {
     }
 }
 
-/// Whether that process, which is no pod's, is the kubelet: any user's program may call itself so.
-fn is_kubelet(root: &Path, pid: u32) -> bool {
-    let is_root = || {
-        let dir = root.join(format!("proc/{pid}"));
-        std::fs::metadata(dir).is_ok_and(|meta| meta.uid() == 0)
-    };
-    comm(root, pid).is_some_and(|comm| comm == KUBELET) && is_root()
-}
-
 /// The namespace an event happened in.
 pub fn netns(body: &Body) -> Option<u32> {
     match body {
@@ -277,8 +264,8 @@ impl Live {
         }
     }
 
-    /// Tells what a process is, if it is a container's, or in the node's own network a pod's or the kubelet;
-    /// looks again only after the number may have been given to another.
+    /// Tells what a process is, if it is a container's, or in the node's own network a pod's, or a node's
+    /// kubelet; looks again only after the number may have been given to another.
     pub(super) fn name_process(
         &mut self,
         pid: u32,
@@ -296,16 +283,21 @@ impl Live {
         }
         known.searches -= 1;
         let owner = self.pods.owner_of(pid);
-        let is_node = netns == self.netns;
-        let kubelet = is_node && owner.is_none() && is_kubelet(&self.root, pid);
-        let pod = owner.as_ref().filter(|_| is_node).map(Owner::name);
-        let container = owner.and_then(|owner| owner.container);
-        let process = Process { pid, pod, container, kubelet };
+        let is_here = netns == self.netns;
+        let role = kubelet::role(&self.root, pid, owner.as_ref(), is_here);
+        let process = Process {
+            pid,
+            pod: owner.as_ref().filter(|_| is_here).map(Owner::name),
+            container: owner.and_then(|owner| owner.container),
+            kubelet: role == Role::Kubelet,
+            has_kubelet: role == Role::Part,
+            netns: if is_here || role == Role::Other { 0 } else { netns },
+        };
         let told = before.and_then(|(_, told)| told);
         // Of most there is nothing to tell; of a number given to another process that too is news.
         let is_news = match &told {
             Some(told) => *told != process,
-            None => process.pod.is_some() || process.container.is_some() || kubelet,
+            None => process.pod.is_some() || process.container.is_some() || role != Role::Other,
         };
         let told = if is_news { Some(process.clone()) } else { told };
         let processes = &mut self.known.processes;

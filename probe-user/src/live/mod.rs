@@ -4,6 +4,7 @@
 mod armed;
 mod enrich;
 mod ipvs;
+mod kubelet;
 #[cfg(test)]
 mod passes;
 mod poll;

@@ -194,6 +194,7 @@ fn config(btf: &Btf, symbols: Option<&Symbols>, min_stall: u64) -> Config {
         let value = btf.enum_value("skb_drop_reason", name);
         value.and_then(|value| u32::try_from(value).ok()).unwrap_or(u32::MAX)
     };
+    let variable = |name| symbols.and_then(|symbols| symbols.variable(name)).unwrap_or(0);
     Config {
         min_stall,
         min_given_up: given_up_after(min_stall),
@@ -204,6 +205,8 @@ fn config(btf: &Btf, symbols: Option<&Symbols>, min_stall: u64) -> Config {
         kfree_skb_args: u32::try_from(args).unwrap_or(2),
         reason_consumed: reason("SKB_CONSUMED"),
         reason_netfilter_drop: reason("SKB_DROP_REASON_NETFILTER_DROP"),
+        page_offset_base: variable("page_offset_base"),
+        vmemmap_base: variable("vmemmap_base"),
     }
 }
 

@@ -127,7 +127,11 @@ fn loader_words(body: &Body) -> Option<(&'static str, Option<String>, String)> {
         }
         Body::Process(p) => {
             let of = p.pod.as_deref().map(|pod| format!(" of {}", sanitize::text(pod)));
-            let kubelet = if p.kubelet { " kubelet" } else { "" };
+            let kubelet = match (p.kubelet, p.has_kubelet) {
+                (true, _) => " kubelet",
+                (_, true) => " with a kubelet",
+                _ => "",
+            };
             let container =
                 p.container.as_ref().map(|c| format!(" container {}", container_words(c)));
             let [of, container] = [of, container].map(Option::unwrap_or_default);

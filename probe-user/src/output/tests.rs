@@ -130,6 +130,9 @@ fn raw_events_of_every_kind() {
         up(CLIENT, "evil\x1b[2J", "10.244.1.2"),
         process_of(4711, "kube-system/evil\x1b[2J"),
         kubelet(640),
+        probed(probe(1, 110, 0)),
+        serving(probe_server(kind::PROBE_SERVER, b"GET / HTTP/1.1", 14, 0)),
+        server_queue(3),
         Body::Tick,
     ];
     let mut run = Run::new();

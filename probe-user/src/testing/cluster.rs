@@ -73,11 +73,15 @@ pub fn local_ports(low: u16, high: u16, reserved: &[(u16, u16)]) -> Body {
 
 /// A process of the node's own network is this pod's.
 pub fn process_of(pid: u32, pod: &str) -> Body {
-    Body::Process(Process { pid, pod: Some(pod.to_owned()), container: None, kubelet: false })
+    Body::Process(Process { pod: Some(pod.to_owned()), ..process(pid) })
+}
+
+pub fn process(pid: u32) -> Process {
+    Process { pid, pod: None, container: None, kubelet: false, has_kubelet: false, netns: 0 }
 }
 
 pub fn kubelet(pid: u32) -> Body {
-    Body::Process(Process { pid, pod: None, container: None, kubelet: true })
+    Body::Process(Process { kubelet: true, ..process(pid) })
 }
 
 /// What a pod knows of a service.

@@ -11,6 +11,7 @@ mod handshake;
 mod ipvs;
 mod packet;
 mod polled;
+mod probes;
 mod run;
 
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -19,8 +20,8 @@ use probe_common::{
     event::{
         Clash, Connect, CtEntry, DROP_HAS_REASON, DROP_IN_NF_HOOK_SLOW, DROP_TABLE_FULL, Dns, Drop,
         Header, IPVS_FOUND, IPVS_GONE, IPVS_LOOKED, Ipvs, Listen, NF_INET_FORWARD, OUTCOME_TRYING,
-        PACKET_BYTES, QNAME_BYTES, Question, Reject, SERVERS, STAGE_SYN, SynAck, VERDICT_ACCEPT,
-        kind,
+        PACKET_BYTES, Probe, ProbeServer, QNAME_BYTES, Question, REQUEST_BYTES, Reject, SERVERS,
+        STAGE_SYN, SynAck, VERDICT_ACCEPT, kind,
     },
     net::{Conntrack, FAMILY_V4, IPPROTO_TCP, IPPROTO_UDP, Tuple, ips},
 };
@@ -29,7 +30,8 @@ use crate::{
     correlate::{Options, dns::hash},
     event::{
         Body, Clock, Event, Hook, HookState, IpvsEntry, ListenQueue, ListenQueues, LocalPorts,
-        Node, Outcome, Pod, PodChange, Process, Rung, Service, Symbol, SynSent, Totals,
+        Node, Outcome, Pod, PodChange, Process, Rung, ServerQueue, Service, Symbol, SynSent,
+        Totals,
         armed::{Armed, Outcome as LetGo, Set, Step},
     },
     finding::{Cause, Finding, Flow, Output},
@@ -37,7 +39,8 @@ use crate::{
 };
 
 pub use self::{
-    cluster::*, conntrack::*, dns::*, drops::*, handshake::*, ipvs::*, packet::*, polled::*, run::*,
+    cluster::*, conntrack::*, dns::*, drops::*, handshake::*, ipvs::*, packet::*, polled::*,
+    probes::*, run::*,
 };
 
 pub const MS: u64 = 1_000_000;

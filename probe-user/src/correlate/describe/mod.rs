@@ -192,6 +192,7 @@ impl Case<'_> {
         }
         lines.extend(self.say_armed(Set::IpvsVerdict));
         lines.extend(self.rejects().into_iter().map(|e| self.say_reject(e)));
+        lines.extend(self.say_probe());
         lines.extend(self.ipvs_entries().into_iter().map(|(e, _)| self.say_ipvs_entry(e)));
         lines.extend(self.ct_entries().into_iter().map(|(e, way)| self.say_ct_entry(e, way)));
         lines.extend(self.strays().into_iter().map(|e| self.say_stray(e)));

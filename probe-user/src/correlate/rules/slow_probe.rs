@@ -161,7 +161,7 @@ fn fix(late: Late) -> Vec<Fix> {
 
 impl Case<'_> {
     /// What the server's socket showed.
-    fn say_probe(&self) -> Vec<Evidence> {
+    pub fn say_probe(&self) -> Vec<Evidence> {
         let mut lines = Vec::new();
         if let Some(seen) = self.probe_server(kind::PROBE_SERVER) {
             let e = &*seen.event;

@@ -56,8 +56,7 @@ fn names(party: &Party) -> Vec<&str> {
 
 #[test]
 fn the_container_of_the_process_else_those_of_the_pod() {
-    let of_process =
-        Process { pid: PID, pod: None, container: Some(container("b")), kubelet: false };
+    let of_process = Process { container: Some(container("b")), ..process(PID) };
     let (pod, addresses) = ("shop/client".to_owned(), vec!["10.244.1.2".parse().unwrap()]);
     let containers = vec![container("a"), container("b")];
     let pod = Pod { netns: CLIENT, name: pod, addresses, containers, ..Pod::default() };
