@@ -20,7 +20,9 @@ use super::{
     watched::{Watched, watched},
 };
 use crate::{
-    event::{Body, Event, Hook, Listener, LocalPorts, Node, PodChange, Process, Service},
+    event::{
+        Body, Container, Event, Hook, Listener, LocalPorts, Node, PodChange, Process, Service,
+    },
     finding::{Cause, Flow, Party},
     output::sanitize,
 };
@@ -44,8 +46,10 @@ pub struct World {
     pub pods: Pods,
     symbols: Bounded<u64, String>,
     listeners: Bounded<u64, Listener>,
-    /// Whose processes are.
+    /// Pods of processes in the network of the node itself, and the kubelet.
     processes: Bounded<u32, Process>,
+    /// Containers of processes.
+    containers: Bounded<u32, Option<Container>>,
     local_ports: Bounded<u32, LocalPorts>,
     services: Bounded<(u8, SocketAddr), Service>,
     service_addresses: Bounded<IpAddr, ()>,
@@ -101,7 +105,13 @@ impl World {
             Body::Process(p) => {
                 let pod = p.pod.as_deref().map(sanitize::text);
                 let container = p.container.as_ref().map(sanitize::container);
-                self.processes.insert(p.pid, Process { pod, container, ..p.clone() });
+                let process = Process { pod, container: None, ..p.clone() };
+                // Clients in pods are many, the kubelet is told once.
+                let is_plain = process == Process { pid: p.pid, ..Process::default() };
+                if !is_plain || self.processes.get(&p.pid).is_some() {
+                    self.processes.insert(p.pid, process);
+                }
+                self.containers.insert(p.pid, container);
             }
             Body::LocalPorts(ports) => self.local_ports.insert(ports.netns, ports.clone()),
             Body::Service(s) => {
@@ -225,7 +235,7 @@ impl World {
     /// The same with its containers at that time, of which one may fit a filter, and where its name is
     /// from.
     pub fn contained(&self, party: Party, ts: u64) -> Party {
-        let of_process = party.pid.and_then(|pid| self.processes.get(&pid)?.container.clone());
+        let of_process = party.pid.and_then(|pid| self.containers.get(&pid)?.clone());
         let pod = || party.netns.and_then(|netns| self.pods.at(netns, 0, ts));
         let containers = match of_process {
             Some(container) => vec![container],

@@ -277,7 +277,7 @@ pub struct Listener {
 }
 
 /// Whose a process is. Told when an event names it and it is another than was told of that number before.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
     pub pid: u32,
     /// The hostNetwork pod or the container that it is of, as [`Pod::name`]; `None` outside of the node's

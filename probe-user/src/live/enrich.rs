@@ -52,6 +52,8 @@ pub struct Known {
     processes: HashMap<u32, (u64, Option<Process>)>,
     /// How many searches for a process are left in this call.
     pub searches: usize,
+    /// How many processes of pods may still be asked for their container, which is cheap.
+    pub asks: usize,
     /// Namespaces whose counters findings may need.
     counted: BTreeSet<u32>,
     /// Namespaces that are new: their counters are read once, to count from there.
@@ -278,20 +280,21 @@ impl Live {
         }
         let known = &mut self.known;
         let before = known.processes.get(&pid).cloned();
-        if known.searches == 0 || before.as_ref().is_some_and(|(again, _)| now < *again) {
+        let is_node = netns == self.netns;
+        let left = if is_node { &mut known.searches } else { &mut known.asks };
+        if *left == 0 || before.as_ref().is_some_and(|(again, _)| now < *again) {
             return;
         }
-        known.searches -= 1;
+        *left -= 1;
         let owner = self.pods.owner_of(pid);
-        let is_here = netns == self.netns;
-        let role = kubelet::role(&self.root, pid, owner.as_ref(), is_here);
+        let role = kubelet::role(&self.root, pid, owner.as_ref(), is_node);
         let process = Process {
             pid,
-            pod: owner.as_ref().filter(|_| is_here).map(Owner::name),
+            pod: owner.as_ref().filter(|_| is_node).map(Owner::name),
             container: owner.and_then(|owner| owner.container),
             kubelet: role == Role::Kubelet,
             has_kubelet: role == Role::Part,
-            netns: if is_here || role == Role::Other { 0 } else { netns },
+            netns: if is_node || role == Role::Other { 0 } else { netns },
         };
         let told = before.and_then(|(_, told)| told);
         // Of most there is nothing to tell; of a number given to another process that too is news.

@@ -47,6 +47,8 @@ const LOOK: u64 = 1_000_000_000;
 const DEEP: u64 = 5_000_000_000;
 /// How many searches for a listener's process one call may make.
 const SEARCHES: usize = 2;
+/// Processes of pods whose container is looked up in one call: a file each.
+const ASKS: usize = 16;
 /// How long one look into the namespaces' counters may take.
 const COUNTERS_BUDGET: Duration = Duration::from_millis(50);
 /// How long reading all namespaces' addresses again may take.
@@ -99,6 +101,7 @@ impl Live {
             });
         }
         self.known.searches = SEARCHES;
+        self.known.asks = ASKS;
         let mut closed = Vec::new();
         for event in records {
             self.arming.saw(now, &event);

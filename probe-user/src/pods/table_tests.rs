@@ -4,6 +4,7 @@
 
 use std::{
     fs,
+    net::IpAddr,
     os::unix::fs::{MetadataExt as _, symlink},
     path::Path,
 };

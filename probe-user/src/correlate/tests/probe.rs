@@ -2,7 +2,7 @@ use probe_common::event::{OUTCOME_FAILED, kind};
 
 use super::text;
 use crate::{
-    event::Body,
+    event::{Body, Container, Process},
     finding::{Cause, Confidence, SymptomKind},
     testing::*,
 };
@@ -114,4 +114,18 @@ fn what_is_given_up_early_is_no_stall() {
     run.at(1300, given_up(800));
     run.until(9000);
     assert!(run.out.is_empty(), "{:?}", run.out);
+}
+
+/// Processes of pods are many, and must not push out what was told once.
+#[test]
+fn the_kubelet_is_not_forgotten_among_processes_of_pods() {
+    let mut run = Run::new();
+    run.at(1, kubelet(PID));
+    for pid in 10_000..30_000 {
+        let container = Some(Container { id: "a".repeat(64), name: None });
+        run.at(2, Body::Process(Process { pid, container, ..Process::default() }));
+    }
+    run.at(1520, host_syn_again(500, 1));
+    run.until(9000);
+    assert_eq!(run.only().symptom, SymptomKind::ProbeFailure);
 }

@@ -38,6 +38,8 @@ fn parse(folder: &str) -> Option<(String, PodName)> {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]
 
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -64,6 +66,15 @@ mod tests {
             "kube-system/coredns-5d78c9869d-abcde"
         );
         assert_eq!(name("a79d8c1d3e6f40b2a79d8c1d3e6f40b2"), "kube-system/etcd-node.example");
+    }
+
+    proptest! {
+        #[test]
+        fn any_name_is_survived(name in "([a-z0-9]|_|-|\\.|\\PC){0,40}") {
+            if let Some((uid, pod)) = parse(&name) {
+                prop_assert_eq!(format!("{}_{}_{uid}", pod.namespace, pod.name), name);
+            }
+        }
     }
 
     #[test]

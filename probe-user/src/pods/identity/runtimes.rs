@@ -64,13 +64,15 @@ pub fn container(root: &Path, id: &str) -> Container {
     if let Some(docker) =
         read::<Docker>(root, &format!("var/lib/docker/containers/{id}/config.v2.json"))
     {
+        let path = format!("var/lib/docker/containers/{id}/hostconfig.json");
+        let sandbox = read::<HostConfig>(root, &path).and_then(|host| of_handler(&host.runtime));
         let found = by_keys(&docker.config.labels.unwrap_or_default());
         if found.pod.is_some() {
-            return found;
+            return Container { sandbox, ..found };
         }
         // Docker's names begin with a slash.
         let name = name(docker.name.trim_start_matches('/'));
-        return Container { name, ..Container::default() };
+        return Container { name, sandbox, ..Container::default() };
     }
     let listed = "var/lib/containers/storage/overlay-containers/containers.json";
     let all: Vec<Podman> = read(root, listed).unwrap_or_default();
@@ -91,6 +93,13 @@ struct Docker {
     name: String,
     #[serde(rename = "Config")]
     config: DockerConfig,
+}
+
+/// Docker's `hostconfig.json` (`daemon/container`).
+#[derive(Deserialize)]
+struct HostConfig {
+    #[serde(rename = "Runtime", default)]
+    runtime: String,
 }
 
 #[derive(Deserialize)]
@@ -146,12 +155,15 @@ fn sandbox(root: &Path, bundle: &str, annotations: &HashMap<String, String>) -> 
         Some(shim) if shim.starts_with("containerd-shim-runsc") => Some(Sandbox::GVisor),
         Some(shim) if shim.starts_with("containerd-shim-kata") => Some(Sandbox::Kata),
         Some(_) => None,
-        None => match handler? {
-            handler if ["runsc", "gvisor"].iter().any(|name| handler.contains(name)) => {
-                Some(Sandbox::GVisor)
-            }
-            handler => handler.contains("kata").then_some(Sandbox::Kata),
-        },
+        None => of_handler(handler?),
+    }
+}
+
+/// By what the runtime is called in CRI-O's or Docker's configuration.
+fn of_handler(handler: &str) -> Option<Sandbox> {
+    match handler {
+        _ if ["runsc", "gvisor"].iter().any(|name| handler.contains(name)) => Some(Sandbox::GVisor),
+        _ => handler.contains("kata").then_some(Sandbox::Kata),
     }
 }
 
@@ -249,6 +261,17 @@ mod tests {
                 fs::write(dir.join("shim-binary-path"), shim).unwrap();
             }
             assert_eq!(container(root.path(), &id()).sandbox, expected, "{handler} {shim:?}");
+        }
+        for (runtime, expected) in
+            [("runsc", gvisor), ("io.containerd.kata.v2", kata), ("runc", None)]
+        {
+            let root = tempfile::tempdir().unwrap();
+            let dir = root.path().join("var/lib/docker/containers").join(id());
+            fs::create_dir_all(&dir).unwrap();
+            fs::write(dir.join("config.v2.json"), r#"{"Name":"/x","Config":{}}"#).unwrap();
+            fs::write(dir.join("hostconfig.json"), format!(r#"{{"Runtime":"{runtime}"}}"#))
+                .unwrap();
+            assert_eq!(container(root.path(), &id()).sandbox, expected, "{runtime}");
         }
     }
 
