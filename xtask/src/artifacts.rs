@@ -1,6 +1,6 @@
 //! Builds what runs in the guest.
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     env,
     path::{Path, PathBuf},
     process::Command,
@@ -33,13 +33,9 @@ impl Artifacts {
         archs: impl IntoIterator<Item = Arch>,
         programs: impl Fn(Arch) -> Result<Vec<PathBuf>>,
     ) -> Result<Self> {
-        let mut all = BTreeMap::new();
-        for arch in archs {
-            if !all.contains_key(&arch) {
-                all.insert(arch, programs(arch)?);
-            }
-        }
-        Ok(Self { programs: all })
+        let archs: BTreeSet<Arch> = archs.into_iter().collect();
+        let all = archs.into_iter().map(|arch| Ok((arch, programs(arch)?)));
+        Ok(Self { programs: all.collect::<Result<_>>()? })
     }
 
     pub fn programs(&self, arch: Arch) -> impl Iterator<Item = &Path> {

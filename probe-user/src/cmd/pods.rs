@@ -15,6 +15,8 @@ use super::{
 use crate::{
     cli::{Format, Pods},
     event::Container,
+    kernel::rights,
+    live::NoRung,
     output::{filter::Filter, json::SCHEMA, pods::text},
     pods::{
         inspect::{self, Look, Row},
@@ -25,9 +27,12 @@ use crate::{
 /// Prints one look at them.
 ///
 /// # Errors
-/// When `/proc` cannot be listed, `--netns` names nothing, or stdout cannot be written.
+/// [`NoRung`] in a container that sees only itself; when `/proc` cannot be listed, `--netns` names nothing, or stdout cannot be written.
 pub fn run(args: &Pods) -> Result<()> {
     let root = root(args.host_root.as_deref());
+    if let Some(why) = rights::out_of_sight(&root, args.host_root.is_some()) {
+        return Err(NoRung(why.to_owned()).into());
+    }
     let filter = filter::of_pods(&args.filter, &root)?;
     let Look { mut rows, complete } = inspect::all(&root)?;
     let all = rows.len();

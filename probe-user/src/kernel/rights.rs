@@ -151,9 +151,13 @@ impl Rights {
 
 /// Why the processes of the node are out of sight, or `None` when they are not: in a container with its
 /// own process ids and without the node's `/proc`. Findings would have no names, and counters would be
-/// those of the container.
+/// those of the container. Who says where the node's files are (`given`) is believed.
 #[must_use]
-pub fn out_of_sight(root: &Path) -> Option<&'static str> {
+pub fn out_of_sight(root: &Path, given: bool) -> Option<&'static str> {
+    if given || root != Path::new("/") { None } else { of_container(root) }
+}
+
+fn of_container(root: &Path) -> Option<&'static str> {
     /// PROC_PID_INIT_INO (include/linux/proc_ns.h).
     const INITIAL: &str = "pid:[4026531836]";
     let namespace = fs::read_link(root.join("proc/self/ns/pid")).ok()?;
@@ -242,12 +246,14 @@ mod tests {
         let folder = root.path().join("proc/self/ns");
         fs::create_dir_all(&folder).unwrap();
         let link = folder.join("pid");
-        assert_eq!(out_of_sight(root.path()), None, "a kernel that does not tell");
+        assert_eq!(of_container(root.path()), None, "a kernel that does not tell");
         std::os::unix::fs::symlink("pid:[4026531836]", &link).unwrap();
-        assert_eq!(out_of_sight(root.path()), None);
+        assert_eq!(of_container(root.path()), None);
         fs::remove_file(&link).unwrap();
         std::os::unix::fs::symlink("pid:[4026532200]", &link).unwrap();
-        assert!(out_of_sight(root.path()).unwrap().contains("hostPID"));
+        assert!(of_container(root.path()).unwrap().contains("hostPID"));
+        assert_eq!(out_of_sight(root.path(), false), None, "the node's files are elsewhere");
+        assert_eq!(out_of_sight(Path::new("/"), true), None, "somebody said so");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! From nothing to attached: what this kernel is, what it allows, what is loaded into it.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Result;
 use log::{info, warn};
@@ -60,8 +60,7 @@ pub const DNS_PORTS: [u16; 4] = [53, 5353, 1053, 10053];
 pub fn start(options: &Options) -> Result<(Live, Vec<Event>)> {
     let root = options.root.clone();
     let rights = Rights::load(&root)?;
-    let own_root = !options.root_is_given && root == Path::new("/");
-    let blind = if own_root { rights::out_of_sight(&root) } else { None };
+    let blind = rights::out_of_sight(&root, options.root_is_given);
     let refusals = rights.refusal().into_iter().chain(blind.map(str::to_owned));
     let refusals: Vec<String> = refusals.collect();
     if !refusals.is_empty() {

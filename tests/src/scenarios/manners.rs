@@ -95,21 +95,22 @@ pub fn no_rights(lab: &Lab) -> Result<()> {
     let mut nobody = Command::new("setpriv");
     nobody.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]);
     nobody.args(["--bounding-set=-all", STALLPROBE]);
-    refuses(nobody, &["CAP_BPF and CAP_PERFMON", "sudo"])?;
+    let watch = ["--duration", "1s"];
+    refuses(nobody, &watch, &["CAP_BPF and CAP_PERFMON", "sudo"])?;
     // What a pod has that asks for nothing: root, and file modes do not count.
     let image = Image::new()?;
-    refuses(image.pod("DAC_OVERRIDE")?, &["CAP_BPF and CAP_PERFMON", "securityContext"])?;
-    refuses(image.pod("BPF")?, &["(CAP_PERFMON)"])?;
+    refuses(image.pod("DAC_OVERRIDE")?, &watch, &["CAP_BPF and CAP_PERFMON", "securityContext"])?;
+    refuses(image.pod("BPF")?, &watch, &["(CAP_PERFMON)"])?;
     // All capabilities of the manifest, and neither hostPID nor the node's files.
     let rights = in_pod::capabilities(DAEMONSET)?.join(",");
-    let blind = image.pod_without_node(&rights)?;
-    refuses(blind, &["hostPID", "/host"])?;
+    refuses(image.pod_without_node(&rights)?, &watch, &["hostPID", "/host"])?;
+    refuses(image.pod_without_node(&rights)?, &["pods"], &["hostPID", "/host"])?;
     image.remove()
 }
 
 /// It ends with status 3, and one line that has these words.
-fn refuses(command: Command, words: &[&str]) -> Result<()> {
-    let out = ended(command, &["--duration", "1s"])?;
+fn refuses(command: Command, args: &[&str], words: &[&str]) -> Result<()> {
+    let out = ended(command, args)?;
     let stderr = String::from_utf8_lossy(&out.stderr);
     if out.status.code() != Some(3) {
         bail!("ended with {}, expected status 3\n{stderr}", out.status);
