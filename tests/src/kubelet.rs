@@ -176,6 +176,7 @@ pub fn brief_main(flags: &Flags) -> Result<()> {
         write(&Path::new(cgroup).join(PROCS), "0")?;
     }
     drop(TcpStream::connect_timeout(&to, Duration::from_millis(200)));
+    crate::cli::say(READY)?;
     thread::sleep(end.saturating_duration_since(Instant::now()));
     Ok(())
 }

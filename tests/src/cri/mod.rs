@@ -3,7 +3,7 @@
 mod grpc;
 mod messages;
 
-use std::{collections::HashMap, fs, net::Ipv6Addr};
+use std::{collections::HashMap, fs, io, net::Ipv6Addr};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -229,7 +229,13 @@ pub fn clean() -> Result<()> {
     in_parallel(&ids, |id| remove(id))?;
     let Sandboxes { items } = call("ListPodSandbox", &Nothing {})?;
     ensure!(items.is_empty(), "{} sandboxes are left", items.len());
-    Ok(())
+    // A pod of the next case may have the UID of one of this, which no cluster ever gives twice.
+    match fs::remove_dir_all(LOGS) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {LOGS}"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Does something with each, on as many threads as pay off.
