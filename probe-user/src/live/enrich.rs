@@ -52,6 +52,8 @@ pub struct Known {
     processes: HashMap<u32, (u64, Option<Process>)>,
     /// How many searches for a process are left in this call.
     pub searches: usize,
+    /// How many looks at who listens in a namespace are left in this call.
+    pub looks: usize,
     /// Namespaces whose counters findings may need.
     counted: BTreeSet<u32>,
     /// Namespaces that are new: their counters are read once, to count from there.
@@ -250,7 +252,11 @@ impl Live {
         let netns = server.header.netns;
         let flow = Flow::of(&server.tuple);
         let (client, asked) = (flow.src, flow.dst);
+        if self.known.looks == 0 {
+            return;
+        }
         let Some(target) = self.pods.target(netns) else { return };
+        self.known.looks -= 1;
         let looked =
             visit(&self.root, &[target], LISTENER_BUDGET, |inside| serving(&inside.net, asked));
         match looked.into_iter().next().map(|(_, found)| found) {
