@@ -54,6 +54,8 @@ pub struct Known {
     pub searches: usize,
     /// How many processes of pods may still be asked for their container, which is cheap.
     pub asks: usize,
+    /// How many looks at who listens in a namespace are left in this call.
+    pub looks: usize,
     /// Namespaces whose counters findings may need.
     counted: BTreeSet<u32>,
     /// Namespaces that are new: their counters are read once, to count from there.
@@ -252,7 +254,11 @@ impl Live {
         let netns = server.header.netns;
         let flow = Flow::of(&server.tuple);
         let (client, asked) = (flow.src, flow.dst);
+        if self.known.looks == 0 {
+            return;
+        }
         let Some(target) = self.pods.target(netns) else { return };
+        self.known.looks -= 1;
         let looked =
             visit(&self.root, &[target], LISTENER_BUDGET, |inside| serving(&inside.net, asked));
         match looked.into_iter().next().map(|(_, found)| found) {

@@ -49,6 +49,8 @@ const DEEP: u64 = 5_000_000_000;
 const SEARCHES: usize = 2;
 /// Processes of pods whose container is looked up in one call: a file each.
 const ASKS: usize = 16;
+/// How many looks at who listens one call may take: any program may call itself kubelet.
+const LOOKS: usize = 4;
 /// How long one look into the namespaces' counters may take.
 const COUNTERS_BUDGET: Duration = Duration::from_millis(50);
 /// How long reading all namespaces' addresses again may take.
@@ -102,6 +104,7 @@ impl Live {
         }
         self.known.searches = SEARCHES;
         self.known.asks = ASKS;
+        self.known.looks = LOOKS;
         let mut closed = Vec::new();
         for event in records {
             self.arming.saw(now, &event);
@@ -302,9 +305,13 @@ impl Live {
             }
             Body::Dns(dns) => self.name_process(dns.pid, dns.header.netns, (ts, now), events),
             Body::Probe(probe) => {
+                // Without this there is no finding; it is asked for one process, every ten seconds.
+                self.known.searches = self.known.searches.max(1);
                 self.name_process(probe.pid, probe.header.netns, (ts, now), events);
             }
-            Body::ProbeServer(server) => self.name_server(server, (ts, now), events),
+            Body::ProbeServer(server) if server.header.kind == kind::PROBE_SERVER => {
+                self.name_server(server, (ts, now), events);
+            }
             Body::Clash(clash) => self.known.address(&clash.loser.orig),
             Body::CtEntry(entry) => self.known.address(&entry.tuple),
             _ => {}
