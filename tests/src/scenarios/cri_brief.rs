@@ -74,23 +74,35 @@ pub fn run_case(lab: &Lab) -> Result<()> {
     }
     ensure!(named, "none of {TRIES} brief pods was named");
 
-    let start = Instant::now();
-    let job = Pod::run("jobs", "job-1", 23, Kind::Plain)?;
-    let address = to.to_string();
-    let command = ["/usr/local/bin/lab", "brief", "--name", "job", "--to", &address];
-    let name = "job";
-    let program = Program { name, attempt: 0, image: PAUSE, command: &command, mounts: OF_NODE };
-    job.start(&program)?;
-    let log = job.log(&program);
+    let mut named = false;
+    for number in 1..=TRIES {
+        named = runs_and_goes(&probe, number, to)?;
+        if named {
+            break;
+        }
+    }
+    ensure!(named, "none of {TRIES} pods of containerd's was named");
+    probe.stop()?;
+    probe.only(&["no-listener"])
+}
+
+/// A pod of containerd's is removed as soon as its container has connected; whether it is named.
+fn runs_and_goes(probe: &Probe, number: u32, to: SocketAddr) -> Result<bool> {
+    let (start, name) = (Instant::now(), format!("job-{number}"));
+    let pod = Pod::run("jobs", &name, 60 + number, Kind::Plain)?;
+    let to = to.to_string();
+    let command = ["/usr/local/bin/lab", "brief", "--name", "job", "--to", &to];
+    let program =
+        Program { name: "job", attempt: 0, image: PAUSE, command: &command, mounts: OF_NODE };
+    pod.start(&program)?;
+    let log = pod.log(&program);
     until("the container has connected", SOON, || {
         let text = fs::read_to_string(&log).with_context(|| format!("cannot read {log}"))?;
         Ok((!text.is_empty()).then_some(()))
     })?;
-    job.delete()?;
-    say(&format!("containerd's pod lived {:.1} s", start.elapsed().as_secs_f32()))?;
-    probe.cause("no-listener", "jobs/job-1", SOON)?.is("/culprit/pod", "shop/api-7d4f9c-x2x5k")?;
-    probe.stop()?;
-    probe.only(&["no-listener"])
+    pod.delete()?;
+    say(&format!("containerd's {name} lived {:.1} s", start.elapsed().as_secs_f32()))?;
+    Ok(probe.cause("no-listener", &format!("jobs/{name}"), A_WHILE).is_ok())
 }
 
 /// A pod is deleted, and another gets its namespace's number.
