@@ -46,12 +46,14 @@ impl Job {
         Self { name, series, rung, arguments, append: "", runtimes: false, part }
     }
 
-    /// The cases of pods that container runtimes make.
-    pub fn with_runtimes(series: &'static Series) -> Self {
+    /// The cases of pods that container runtimes make; a short run has no node full of them.
+    pub fn with_runtimes(series: &'static Series, short: bool) -> Self {
+        let flags = [Some("--runtimes"), short.then_some("--short")];
+        let arguments = flags.into_iter().flatten().map(str::to_owned).collect();
         Self {
             name: format!("{} containerd", series.name),
             runtimes: true,
-            ..Self::on(series, vec!["--runtimes".to_owned()], "pods made by containerd and podman")
+            ..Self::on(series, arguments, "pods made by containerd and podman")
         }
     }
 

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Memory of the machine in MB: each pod has a shim, a Go program of some 10 MB.
-pub const MEMORY: u32 = 3072;
+pub const MEMORY: u32 = 6144;
 
 /// A package and what is taken of it.
 struct Kit {

@@ -199,7 +199,7 @@ fn jobs(mut ready: Vec<&'static Series>, options: &Options) -> Vec<Job> {
         Job::on(series, arguments, part.remark(options))
     };
     let ladder = |series| ladder::jobs(series, !options.everything);
-    let runtimes = main.into_iter().map(Job::with_runtimes);
+    let runtimes = main.into_iter().map(|series| Job::with_runtimes(series, !options.everything));
     let ladder = main.into_iter().flat_map(ladder);
     ready.into_iter().map(job).chain(runtimes).chain(ladder).collect()
 }
@@ -376,7 +376,7 @@ mod tests {
                 "6.1 --short",
                 "5.10 --causes-only",
                 "7.2 --causes-only",
-                "6.12 containerd --runtimes",
+                "6.12 containerd --runtimes --short",
                 "6.12 kprobe --rungs kprobe --causes-only",
                 "6.12 tracepoint --rungs tracepoint --short",
                 "6.12 locked --lockdown --short"
