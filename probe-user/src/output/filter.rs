@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use crate::{
     event::Container,
     finding::{Cause, Finding, Output},
+    pods::naming::without_hostname,
 };
 
 /// What victim or culprit must be, and the cause. Of several values of one kind any may fit; an empty
@@ -47,7 +48,7 @@ impl Filter {
 
     /// Whether a pod is one of those: all that is asked must hold for the same one.
     pub fn fits_pod(&self, pod: Option<&str>, netns: Option<u32>) -> bool {
-        let full = pod.unwrap_or_default();
+        let full = pod.map_or("", without_hostname);
         let (namespace, name) = full.split_once('/').unwrap_or(("", full));
         let is = |wanted: &String| match wanted.split_once('/') {
             Some((of, begin)) => of == namespace && name.starts_with(begin),
@@ -137,6 +138,19 @@ mod tests {
         assert!(shows(of("shop", "client")) && shows(of("shop-2", "web")));
         assert!(!shows(of("shop", "web")));
         assert!(!shows(Filter { namespaces: words(&["sho"]), ..Filter::default() }));
+    }
+
+    /// Anybody can choose a host name.
+    #[test]
+    fn a_host_name_fits_nothing() {
+        let (name, _) = crate::pods::naming::name(7, None, None, Some("web-1"));
+        let fits = |filter: Filter| filter.fits_pod(Some(&name), Some(7));
+        let pods = |text| Filter { pods: words(&[text]), ..Filter::default() };
+        for text in ["web", "web-1", "host", "netns:7/web", "netns:7 (host name web"] {
+            assert!(!fits(pods(text)), "{text}");
+        }
+        assert!(!fits(Filter { namespaces: words(&["netns:7"]), ..Filter::default() }));
+        assert!(fits(pods("netns:7")) && fits(Filter { netns: vec![7], ..Filter::default() }));
     }
 
     /// The culprit has two containers of which either may hold the socket; then its process is known.
