@@ -184,6 +184,9 @@ pub struct Pod {
     /// Containers with a process in it, as far as known.
     #[serde(default)]
     pub containers: Vec<Container>,
+    /// Whether it may have others, or some of these a name that is not known yet.
+    #[serde(default)]
+    pub more_containers: bool,
     /// Its programs' sockets are not the kernel's but of such a sandbox: they are invisible.
     #[serde(default)]
     pub sandbox: Option<Sandbox>,

@@ -36,7 +36,7 @@ impl Filter {
         (self.causes.is_empty() || self.causes.contains(&finding.cause))
             && parties().any(|party| {
                 self.fits_pod(party.pod.as_deref(), party.netns)
-                    && self.fits_container(&party.containers)
+                    && (party.more_containers || self.fits_container(&party.containers))
             })
     }
 
@@ -180,6 +180,11 @@ mod tests {
         }
         if let Some(culprit) = &mut known.culprit {
             culprit.containers = both[..1].to_vec();
+            culprit.more_containers = true;
+        }
+        assert!(shows(&known, "logs"), "it may be one of those that are not known");
+        if let Some(culprit) = &mut known.culprit {
+            culprit.more_containers = false;
         }
         assert!(shows(&known, "web") && !shows(&known, "logs"));
         let of = |pod: &str| Filter {

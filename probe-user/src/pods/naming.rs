@@ -96,7 +96,8 @@ mod tests {
             let (with, by) = name(7, given, owner, Some("web-1"));
             let is_weak = called.starts_with("pod:") || (owner.is_none() && called.contains([':']));
             let is_weak = is_weak && called != "netns:host";
-            let expected = if is_weak { format!("{called} (host name web-1)") } else { called.to_owned() };
+            let expected =
+                if is_weak { format!("{called} (host name web-1)") } else { called.to_owned() };
             assert_eq!((with.as_str(), by == NamedBy::Hostname), (expected.as_str(), is_weak));
             assert_eq!(without_hostname(&with), called);
             assert_eq!(wants_hostname(given, owner), is_weak);
