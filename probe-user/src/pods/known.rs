@@ -67,6 +67,13 @@ impl Known {
         self.read_at == 0 || (self.age <= 64 && self.age.is_power_of_two())
     }
 
+    /// Whether to look for the node's ends of its veth pairs. A list of devices costs more than all else
+    /// that is read, and mostly a pair stays for as long as its pod; but another may come some time after
+    /// the first (Multus), or replace it.
+    pub fn wants_veth(&self) -> bool {
+        self.pod.veth.is_empty() || self.is_due()
+    }
+
     /// Whether to look for its owner, in the pass that found these processes in it. A container's files
     /// come some time after its first process. If none of the processes is left that were in it before,
     /// it may be another namespace under the same number.
@@ -182,4 +189,26 @@ pub struct Changes {
 
 pub fn pod(netns: u32, name: &str) -> Pod {
     Pod { netns, name: name.to_owned(), ..Pod::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Multus adds its device after the first one was seen.
+    #[test]
+    fn veth_ends_are_looked_for_again() {
+        let mut known = Known { read_at: 1, age: 3, ..Known::default() };
+        assert!(known.wants_veth(), "none is known");
+        known.pod.veth = vec![7];
+        let asks =
+            |age: &u32| Known { age: *age, pod: known.pod.clone(), ..known_of(1) }.wants_veth();
+        let ages: Vec<u32> = (1..200).filter(asks).collect();
+        assert_eq!(ages, [1, 2, 4, 8, 16, 32, 64]);
+        assert!(Known { pod: known.pod.clone(), ..known_of(0) }.wants_veth(), "replaced");
+    }
+
+    fn known_of(read_at: u64) -> Known {
+        Known { read_at, ..Known::default() }
+    }
 }
