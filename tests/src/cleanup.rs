@@ -41,9 +41,8 @@ pub fn node() -> Result<()> {
 
 /// The same after a case with container runtimes, which stay and hold what is theirs.
 pub fn runtimes() -> Result<()> {
-    containerd::clean()?;
-    podman::clean()?;
-    pods()
+    let cleaned = [containerd::clean(), podman::clean(), pods()];
+    cleaned.into_iter().collect()
 }
 
 fn names(dir: &str) -> Vec<String> {

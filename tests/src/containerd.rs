@@ -20,6 +20,8 @@ pub const PAUSE: &str = concat!("docker.io/library/pause:", env!("CARGO_PKG_VERS
 /// What `cargo xtask dist` makes.
 pub const STALLPROBE: &str = concat!("docker.io/library/stallprobe:", env!("CARGO_PKG_VERSION"));
 const IMAGES: &str = "/usr/share/images";
+/// There once containerd has the images.
+const READY: &str = "/run/containerd-has-images";
 
 const LOG: &str = "/run/containerd.log";
 const START: Duration = Duration::from_secs(120);
@@ -49,9 +51,19 @@ const CNI: &str = r#"{
 
 /// Starts containerd, with its images, unless it runs: it stays for the cases that follow.
 pub fn provide() -> Result<()> {
-    if Path::new(SOCKET).exists() && cri::answers() {
+    if Path::new(READY).exists() && cri::answers() {
         return Ok(());
     }
+    if !(Path::new(SOCKET).exists() && cri::answers()) {
+        start()?;
+    }
+    for name in ["pause", "stallprobe"] {
+        run("ctr", &["-n", "k8s.io", "images", "import", &format!("{IMAGES}/{name}.tar")])?;
+    }
+    fs::write(READY, "").with_context(|| format!("cannot write {READY}"))
+}
+
+fn start() -> Result<()> {
     for (path, text) in [
         ("/etc/containerd/config.toml", CONFIG.replace("PAUSE", PAUSE).as_str()),
         ("/etc/cni/net.d/10-lab.conflist", CNI),
@@ -83,11 +95,7 @@ pub fn provide() -> Result<()> {
         }
         Ok(cri::answers().then_some(()))
     })
-    .with_context(last_words)?;
-    for name in ["pause", "stallprobe"] {
-        run("ctr", &["-n", "k8s.io", "images", "import", &format!("{IMAGES}/{name}.tar")])?;
-    }
-    Ok(())
+    .with_context(last_words)
 }
 
 /// Removes all pods.

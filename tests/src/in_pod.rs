@@ -107,10 +107,6 @@ fn contain(root: &str, with_host: bool, keep: u64, signals: &libc::sigset_t) -> 
             bail!(os(&format!("cannot drop capability {number}")));
         }
     }
-    // allowPrivilegeEscalation: false
-    // SAFETY: PR_SET_NO_NEW_PRIVS takes numbers.
-    let result = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
-    ensure!(result == 0, os("cannot set no_new_privs"));
     // SAFETY: the set is initialized; the old one is not asked for.
     let result = unsafe { libc::sigprocmask(libc::SIG_UNBLOCK, signals, ptr::null_mut()) };
     ensure!(result == 0, os("cannot unblock signals"));

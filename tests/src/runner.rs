@@ -151,8 +151,16 @@ pub fn test(flags: &Flags) -> Result<bool> {
         .filter(chosen)
         .filter(wanted)
         .collect();
+    if let Some(word) =
+        filters.iter().find(|f| !scenarios::ALL.iter().any(|c| c.name.contains(**f)))
+    {
+        bail!("no case is called *{word}*; `lab list` shows them");
+    }
     if cases.is_empty() {
-        bail!("no case matches; `lab list` shows them");
+        bail!(
+            "no case matches here; those of container runtimes run by `cargo xtask vm --runtimes -- \
+             lab test --runtimes NAME`"
+        );
     }
     let (mut passed, mut failed, mut skipped) = (0, 0, 0);
     for (index, case) in cases.iter().enumerate() {

@@ -14,6 +14,7 @@ use crate::{arch::Arch, cross, progress::note};
 pub const LAB_IMAGE: &str = "pause";
 
 /// Programs for the guest, for each architecture.
+#[derive(Default)]
 pub struct Artifacts {
     programs: BTreeMap<Arch, Vec<PathBuf>>,
 }
@@ -36,6 +37,12 @@ impl Artifacts {
         let archs: BTreeSet<Arch> = archs.into_iter().collect();
         let all = archs.into_iter().map(|arch| Ok((arch, programs(arch)?)));
         Ok(Self { programs: all.collect::<Result<_>>()? })
+    }
+
+    /// Builds what guests of one more architecture run.
+    pub fn build_too(&mut self, arch: Arch) -> Result<()> {
+        self.programs.insert(arch, build(arch)?);
+        Ok(())
     }
 
     pub fn programs(&self, arch: Arch) -> impl Iterator<Item = &Path> {

@@ -8,6 +8,7 @@ use std::{
 use anyhow::{Result, bail};
 
 use crate::{
+    arch::Arch,
     artifacts::Artifacts,
     guest::{Guest, Task, command_line},
     kernel, lab, matrix,
@@ -48,7 +49,7 @@ pub struct Options {
 #[derive(clap::Args, Clone)]
 pub struct MachineOptions {
     /// Seconds the command may take in the guest.
-    #[arg(long, default_value_t = 3000, value_name = "SECONDS")]
+    #[arg(long, default_value_t = 4500, value_name = "SECONDS")]
     pub timeout: u64,
     /// More arguments for the guest's kernel.
     #[arg(long, default_value = "", value_name = "ARGUMENTS", allow_hyphen_values = true)]
@@ -67,7 +68,11 @@ pub fn run(options: Options) -> Result<ExitCode> {
         [kernel] => kernel,
         _ => bail!("a command runs on one kernel: give one --kernel, or --matrix"),
     };
-    let artifacts = Artifacts::provide(options.no_build, [kernel::series(kernel)?.arch])?;
+    let arch = kernel::series(kernel)?.arch;
+    if options.runtimes && arch != Arch::X86_64 {
+        bail!("the container runtimes are there for x86_64 kernels only");
+    }
+    let artifacts = Artifacts::provide(options.no_build, [arch])?;
     let mut guest = Guest::prepare(kernel, &artifacts)?;
     if options.runtimes {
         guest.add_runtimes(&artifacts)?;

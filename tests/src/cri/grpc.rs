@@ -1,20 +1,25 @@
 //! One gRPC call over a Unix socket, with one message there and one back: HTTP/2 with length-prefixed
 //! protobuf (PROTOCOL-HTTP2.md of gRPC).
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, bail, ensure};
 use http::{HeaderMap, Request, Version};
 use prost::{Message, bytes::Bytes};
-use tokio::{net::UnixStream, runtime::Builder};
+use tokio::{net::UnixStream, runtime::Builder, time::timeout};
 
 /// Before each message: whether it is compressed, and its length in 4 bytes, big-endian.
 const PREFIX: usize = 5;
 /// A server that sends more than this of one message is wrong.
 const MOST: usize = 16 << 20;
+/// A runtime that has not answered after that hangs; a pod takes it some seconds here.
+const LIMIT: Duration = Duration::from_secs(90);
 
 /// Asks `method`, such as `/runtime.v1.RuntimeService/Version`, and waits for the answer.
 pub fn call<A: Message + Default>(socket: &str, method: &str, ask: &impl Message) -> Result<A> {
-    let runtime = Builder::new_current_thread().enable_io().build().context("no event loop")?;
-    let answer = runtime.block_on(unary(socket, method, &ask.encode_to_vec()));
+    let runtime = Builder::new_current_thread().enable_all().build().context("no event loop")?;
+    let asked = async { timeout(LIMIT, unary(socket, method, &ask.encode_to_vec())).await };
+    let answer = runtime.block_on(asked).context("no answer in time").flatten();
     let answer = answer.with_context(|| format!("{method} at {socket}"))?;
     A::decode(answer.as_slice()).with_context(|| format!("the answer to {method}"))
 }

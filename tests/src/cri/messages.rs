@@ -134,6 +134,9 @@ pub struct Mount {
     pub host_path: String,
     #[prost(bool, tag = "3")]
     pub readonly: bool,
+    /// 1: what the node mounts below it later is seen too.
+    #[prost(int32, tag = "5")]
+    pub propagation: i32,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -144,12 +147,38 @@ pub struct ContainerMetadata {
     pub attempt: u32,
 }
 
+/// Without the prefix `CAP_`.
+#[derive(Clone, PartialEq, Message)]
+pub struct Capabilities {
+    #[prost(string, repeated, tag = "1")]
+    pub add: Vec<String>,
+    #[prost(string, repeated, tag = "2")]
+    pub drop: Vec<String>,
+}
+
+/// 0 is the runtime's default profile.
+#[derive(Clone, PartialEq, Message)]
+pub struct SecurityProfile {
+    #[prost(int32, tag = "1")]
+    pub kind: i32,
+}
+
 #[derive(Clone, PartialEq, Message)]
 pub struct ContainerSecurity {
+    #[prost(message, optional, tag = "1")]
+    pub capabilities: Option<Capabilities>,
     #[prost(bool, tag = "2")]
     pub privileged: bool,
     #[prost(message, optional, tag = "3")]
     pub namespaces: Option<NamespaceOption>,
+    #[prost(bool, tag = "7")]
+    pub readonly_rootfs: bool,
+    #[prost(string, repeated, tag = "13")]
+    pub masked_paths: Vec<String>,
+    #[prost(string, repeated, tag = "14")]
+    pub readonly_paths: Vec<String>,
+    #[prost(message, optional, tag = "15")]
+    pub seccomp: Option<SecurityProfile>,
 }
 
 #[derive(Clone, PartialEq, Message)]

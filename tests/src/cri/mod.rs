@@ -9,10 +9,10 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use self::messages::{
-    AskStatus, CONTAINER, ContainerConfig, ContainerMetadata, ContainerSecurity, CreateContainer,
-    Id, Image, LinuxContainer, LinuxSandbox, Mount, NODE, NamespaceOption, Nothing, POD,
-    RunPodSandbox, SandboxConfig, SandboxMetadata, SandboxSecurity, SandboxStatus, Sandboxes,
-    StopContainer,
+    AskStatus, CONTAINER, Capabilities, ContainerConfig, ContainerMetadata, ContainerSecurity,
+    CreateContainer, Id, Image, LinuxContainer, LinuxSandbox, Mount, NODE, NamespaceOption,
+    Nothing, POD, RunPodSandbox, SandboxConfig, SandboxMetadata, SandboxSecurity, SandboxStatus,
+    Sandboxes, SecurityProfile, StopContainer,
 };
 use crate::{containerd::SOCKET, netns};
 
@@ -88,6 +88,23 @@ pub struct Container {
     pub id: String,
 }
 
+/// What the kubelet has hidden and made read-only in a container that is not privileged
+/// (`pkg/securitycontext/util.go`).
+const MASKED: [&str; 9] = [
+    "/proc/acpi",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/sys/firmware",
+];
+const READ_ONLY: [&str; 6] =
+    ["/proc/asound", "/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+const HOST_TO_CONTAINER: i32 = 1;
+
 /// What a container runs.
 pub struct Program<'a> {
     /// Its name in the pod, and which try this is.
@@ -142,9 +159,38 @@ impl Pod {
 
     /// Makes and starts a container (`kuberuntime_container.go`).
     pub fn start(&self, program: &Program<'_>) -> Result<Container> {
+        let security = self.config.linux.clone().unwrap_or_default().security.unwrap_or_default();
+        let security = ContainerSecurity {
+            privileged: security.privileged,
+            namespaces: security.namespaces,
+            ..ContainerSecurity::default()
+        };
+        self.start_with(program, security)
+    }
+
+    /// The same with no more rights than the manifests of this project ask for: these capabilities,
+    /// the runtime's default seccomp profile, an image that cannot be written to.
+    pub fn start_restricted(
+        &self,
+        program: &Program<'_>,
+        capabilities: &[&str],
+    ) -> Result<Container> {
+        let words = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect();
+        let security = self.config.linux.clone().unwrap_or_default().security.unwrap_or_default();
+        let security = ContainerSecurity {
+            capabilities: Some(Capabilities { add: words(capabilities), drop: words(&["ALL"]) }),
+            privileged: false,
+            namespaces: security.namespaces,
+            readonly_rootfs: true,
+            masked_paths: words(&MASKED),
+            readonly_paths: words(&READ_ONLY),
+            seccomp: Some(SecurityProfile::default()),
+        };
+        self.start_with(program, security)
+    }
+
+    fn start_with(&self, program: &Program<'_>, security: ContainerSecurity) -> Result<Container> {
         let meta = self.config.metadata.clone().unwrap_or_default();
-        let linux = self.config.linux.clone().unwrap_or_default();
-        let sandbox = linux.security.unwrap_or_default();
         let mut labels = pod_labels(&meta.namespace, &meta.name, &meta.uid);
         labels.insert("io.kubernetes.container.name".to_owned(), program.name.to_owned());
         let attempt = program.attempt.to_string();
@@ -152,7 +198,8 @@ impl Pod {
         let mount = |(host, container): &(&str, &str)| Mount {
             container_path: (*container).to_owned(),
             host_path: (*host).to_owned(),
-            readonly: !sandbox.privileged,
+            readonly: !security.privileged,
+            propagation: if security.readonly_rootfs { HOST_TO_CONTAINER } else { 0 },
         };
         let config = ContainerConfig {
             metadata: Some(ContainerMetadata {
@@ -166,12 +213,7 @@ impl Pod {
             labels,
             annotations: strings(&[("io.kubernetes.container.restartCount", &attempt)]),
             log_path: format!("{}/{attempt}.log", program.name),
-            linux: Some(LinuxContainer {
-                security: Some(ContainerSecurity {
-                    privileged: sandbox.privileged,
-                    namespaces: sandbox.namespaces,
-                }),
-            }),
+            linux: Some(LinuxContainer { security: Some(security) }),
         };
         let ask = CreateContainer {
             sandbox: self.id.clone(),

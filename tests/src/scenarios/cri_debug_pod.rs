@@ -1,5 +1,6 @@
-//! The image that is given to people, run by containerd as `kubectl debug node --profile=sysadmin` has it
-//! run: the node's processes and network, all rights, the node's root at `/host`.
+//! The image that is given to people, run by containerd: as `kubectl debug node --profile=sysadmin` has it
+//! run (the node's processes and network, all rights, the node's root at `/host`), and as the DaemonSet
+//! in `deploy/` does (nothing of the node but its files, five capabilities, the runtime's seccomp profile).
 
 use std::{fs, time::Duration};
 
@@ -13,7 +14,8 @@ use super::{
 use crate::{
     case::Skip,
     containerd::{self, STALLPROBE},
-    cri::{Kind, Pod, Program},
+    cri::{Container, Kind, Pod, Program},
+    in_pod,
     lab::Lab,
     wait::until,
 };
@@ -31,15 +33,30 @@ const DEBUGGER: Program<'_> = Program {
     mounts: &[("/", "/host")],
 };
 
-pub fn run_case(lab: &Lab) -> Result<()> {
+/// With all rights.
+pub fn privileged(lab: &Lab) -> Result<()> {
+    names_another_pod(lab, Kind::Debug, |pod| pod.start(&DEBUGGER))
+}
+
+/// With the rights of the DaemonSet.
+pub fn restricted(lab: &Lab) -> Result<()> {
+    let rights = in_pod::capabilities(in_pod::DAEMONSET)?;
+    names_another_pod(lab, Kind::Plain, |pod| pod.start_restricted(&DEBUGGER, &rights))
+}
+
+fn names_another_pod(
+    lab: &Lab,
+    kind: Kind,
+    start: impl FnOnce(&Pod) -> Result<Container>,
+) -> Result<()> {
     if lab.faults_only() {
         return Err(Skip("looks at stallprobe itself".to_owned()).into());
     }
     containerd::provide()?;
     let api = Pod::run("shop", "api-7d4f9c-x2x5k", 11, Kind::Plain)?;
     listener(&api, "api", 0, "1")?;
-    let debug = Pod::run("default", "node-debugger-node-x1", 13, Kind::Debug)?;
-    let container = debug.start(&DEBUGGER)?;
+    let debug = Pod::run("default", "node-debugger-node-x1", 13, kind)?;
+    let container = start(&debug)?;
     let log = debug.log(&DEBUGGER);
     told(&log, "that it watches", START, |line| line["state"] == "watching")?;
 

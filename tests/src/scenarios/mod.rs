@@ -343,11 +343,12 @@ pub const ALL: &[Case] = &[
     Case::new("no_rights", manners::no_rights).same_everywhere(),
     Case::new("rights_dropped", debug_pod::rights_dropped).same_everywhere(),
     Case::new("seccomp", manners::seccomp).same_everywhere(),
-    Case::new("cri_pods", cri_pods::names).runtimes(),
-    Case::new("cri_debug_pod", cri_debug_pod::run_case).runtimes(),
-    Case::new("cri_brief_pod", cri_brief::run_case).runtimes(),
-    Case::new("cri_deleted_pod", cri_brief::deleted).runtimes(),
-    Case::new("podman_containers", podman::names).runtimes(),
+    Case::new("cri_pods", cri_pods::names).runtimes().limit(600),
+    Case::new("cri_debug_pod", cri_debug_pod::privileged).runtimes().limit(600),
+    Case::new("cri_daemon_pod", cri_debug_pod::restricted).runtimes().limit(600),
+    Case::new("cri_brief_pod", cri_brief::run_case).runtimes().limit(600),
+    Case::new("cri_deleted_pod", cri_brief::deleted).runtimes().limit(600),
+    Case::new("podman_containers", podman::names).runtimes().limit(600),
     // The last, for its many pods are left to the end of the machine.
     Case::new("cri_many_pods", cri_many::names).runtimes().limit(600),
 ];

@@ -15,6 +15,7 @@ use std::{
     io::{BufWriter, Write as _},
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
@@ -53,6 +54,9 @@ const FILES: &[(&str, &str)] = &[
 
 /// The archive every run with this kernel starts from; made when it is not in the cache.
 pub fn base(cache: &Cache, kernel: &Kernel) -> Result<PathBuf> {
+    // Machines of one kernel may be prepared side by side, and would use one staging folder.
+    static ONE: Mutex<()> = Mutex::new(());
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let folder = cache.initramfs()?;
     let path = folder.join(format!("{}-{}.cpio", kernel.release, key(cache, kernel)?));
     if path.is_file() {

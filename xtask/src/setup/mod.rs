@@ -58,9 +58,11 @@ pub fn prepare_named(names: &[String]) -> Result<Kernels> {
     };
     chosen.sort_by_key(|series| kernels::version(series.name));
     chosen.dedup_by_key(|series| series.name);
+    // All packages before the first guest's file system, which depends on what is installed here.
+    let packages: Vec<Result<()>> = chosen.iter().map(|series| packages_for(series)).collect();
     let mut kernels = Kernels { ready: Vec::new(), left_out: Vec::new() };
-    for series in chosen {
-        match prepare_kernel(series) {
+    for (series, packages) in chosen.into_iter().zip(packages) {
+        match packages.and_then(|()| prepare_kernel(series)) {
             Ok(()) => kernels.ready.push(series),
             Err(error) if names.is_empty() && !series.required => {
                 note(&format!("WARNING: kernel {} is LEFT OUT: {error:#}", series.name));
@@ -83,14 +85,19 @@ pub fn left_out_runtimes(wanted: bool) -> Option<String> {
 /// Tools, and these kernels with their guest file systems.
 pub fn prepare(kernels: &[&'static Series]) -> Result<()> {
     tools()?;
+    kernels.iter().try_for_each(|series| packages_for(series))?;
     kernels.iter().try_for_each(|series| prepare_kernel(series))
 }
 
-fn prepare_kernel(series: &'static Series) -> Result<()> {
+fn packages_for(series: &Series) -> Result<()> {
     if series.arch == Arch::Aarch64 {
         packages::ensure_cross_machine()?;
         cross_tools()?;
     }
+    Ok(())
+}
+
+fn prepare_kernel(series: &'static Series) -> Result<()> {
     let cache = Cache::open()?;
     let kernel = kernel::provide(&cache, series)?;
     initramfs::base(&cache, &kernel).map(drop)

@@ -62,6 +62,8 @@ fn fetch(package: &str, target: &Path) -> Result<()> {
         let deb = entry.context("cannot list what was downloaded")?.path();
         run_quietly(Command::new("dpkg-deb").arg("-x").arg(&deb).arg(staging.path()))?;
     }
+    // What is there of it lacks a file that is wanted by now.
+    let _removed = std::fs::remove_dir_all(target);
     staging.publish()
 }
 
