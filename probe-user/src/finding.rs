@@ -72,6 +72,9 @@ pub struct Party {
     /// The process's container; where that is not known, all of the pod that are.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub containers: Vec<Container>,
+    /// Whether it may be in another one, or one of these has a name that is not known yet.
+    #[serde(skip)]
+    pub more_containers: bool,
 }
 
 /// The flow that stalled, client → server, as the client sees it where the client is known.

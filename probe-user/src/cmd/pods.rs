@@ -15,7 +15,7 @@ use super::{
 use crate::{
     cli::{Format, Pods},
     event::Container,
-    kernel::rights,
+    kernel::rights::{self, Rights},
     live::NoRung,
     output::{filter::Filter, json::SCHEMA, pods::text},
     pods::{
@@ -27,11 +27,16 @@ use crate::{
 /// Prints one look at them.
 ///
 /// # Errors
-/// [`NoRung`] in a container that sees only itself; when `/proc` cannot be listed, `--netns` names nothing, or stdout cannot be written.
+/// [`NoRung`] in a container that sees only itself; when `/proc` cannot be listed, `--netns` names nothing,
+/// or stdout cannot be written.
 pub fn run(args: &Pods) -> Result<()> {
     let root = root(args.host_root.as_deref());
     if let Some(why) = rights::out_of_sight(&root, args.host_root.is_some()) {
         return Err(NoRung(why.to_owned()).into());
+    }
+    for limit in Rights::load(&root)?.limits_of_pods() {
+        // Nobody may be left to read it.
+        let _ = writeln!(io::stderr(), "{limit}");
     }
     let filter = filter::of_pods(&args.filter, &root)?;
     let Look { mut rows, complete } = inspect::all(&root)?;
@@ -51,7 +56,6 @@ pub fn run(args: &Pods) -> Result<()> {
     }
     if rows.len() < all {
         let hidden = all - rows.len();
-        // Nobody may be left to read it.
         let _ =
             writeln!(io::stderr(), "{hidden} of {all} network namespaces are hidden by filters");
     }

@@ -18,8 +18,10 @@ pub fn victim(symptom: &Symptom, world: &World) -> Party {
         party.pod = Some(world.pods.name(symptom.netns, symptom.cookie, symptom.first));
         party.netns = Some(symptom.netns);
     }
-    // The packet came from that pod whatever address it has, such as the node's own after NAT.
+    // The packet came from that pod if its address tells nobody, or is the node's own after NAT. One
+    // of another pod was only forwarded: by an egress gateway, or a node that is a container itself.
     if symptom.side == Side::Packet
+        && party.netns.is_none_or(|netns| netns == world.node.netns)
         && let Some(at) = symptom.at.filter(|at| at.netns == world.node.netns)
         && let Some(pod) = world.pods.behind(at.iif, symptom.first)
     {

@@ -237,13 +237,18 @@ impl World {
     pub fn contained(&self, party: Party, ts: u64) -> Party {
         let of_process = party.pid.and_then(|pid| self.containers.get(&pid)?.clone());
         let pod = || party.netns.and_then(|netns| self.pods.at(netns, 0, ts));
-        let containers = match of_process {
-            Some(container) => vec![container],
-            None => pod().map(|pod| pod.containers.clone()).unwrap_or_default(),
+        let (containers, more_containers) = match of_process {
+            Some(container) => {
+                let is_nameless = container.name.is_none();
+                (vec![container], is_nameless)
+            }
+            None => {
+                pod().map(|pod| (pod.containers.clone(), pod.more_containers)).unwrap_or_default()
+            }
         };
         let is_its = |name: &String| pod().filter(|pod| pod.name == *name);
         let named_by = party.pod.as_ref().and_then(is_its).and_then(|pod| pod.named_by);
-        Party { containers, named_by, ..party }
+        Party { containers, more_containers, named_by, ..party }
     }
 
     /// What is known of a process of the node's own network, or of a node that is a container.

@@ -171,7 +171,7 @@ pub struct Pod {
     pub cookie: u64,
     /// `NAMESPACE/NAME` of a Kubernetes pod; else the `ip netns` name, or a container's; "host" for the
     /// node's own namespace; `netns:INODE` or `netns:NAME` when there is none that a person gave. These,
-    /// and `pod:UID`, may have `/HOSTNAME` at the end.
+    /// and `pod:UID`, may have ` (host name HOSTNAME)` at the end.
     pub name: String,
     /// Where the name is from.
     #[serde(default)]
@@ -184,6 +184,9 @@ pub struct Pod {
     /// Containers with a process in it, as far as known.
     #[serde(default)]
     pub containers: Vec<Container>,
+    /// Whether it may have others, or some of these a name that is not known yet.
+    #[serde(default)]
+    pub more_containers: bool,
     /// Its programs' sockets are not the kernel's but of such a sandbox: they are invisible.
     #[serde(default)]
     pub sandbox: Option<Sandbox>,

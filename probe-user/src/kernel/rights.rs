@@ -119,33 +119,40 @@ impl Rights {
     /// What will not be seen although programs load: one sentence for each missing right.
     #[must_use]
     pub fn limits(&self) -> Vec<String> {
+        let no_symbols = (!self.has(Capability::Syslog))
+            .then(|| without(Capability::Syslog, "places in the kernel may have no names"));
+        self.limits_of_pods().into_iter().chain(no_symbols).collect()
+    }
+
+    /// The same for a look at the pods alone.
+    #[must_use]
+    pub fn limits_of_pods(&self) -> Vec<String> {
         [
-            (Capability::SysAdmin, "network namespaces cannot be entered to read their counters"),
+            (Capability::SysAdmin, "network namespaces cannot be entered to read what is in them"),
             (Capability::SysPtrace, "other users' processes and their sockets cannot be named"),
             (Capability::DacReadSearch, "other users' sockets and files cannot be looked at"),
-            (Capability::Syslog, "places in the kernel may have no names"),
         ]
         .into_iter()
         .filter(|&(capability, _)| !self.has(capability))
         .filter(|&(capability, _)| {
             capability != Capability::DacReadSearch || !self.has(Capability::DacOverride)
         })
-        .map(|(capability, limit)| format!("without {} {limit}", capability.name()))
+        .map(|(capability, limit)| without(capability, limit))
         .collect()
     }
 
     /// What to add to a refusal by the kernel (EPERM) although the capabilities are there.
     #[must_use]
-    pub fn hint_for_refused_call(&self) -> Option<&'static str> {
-        if self.seccomp_filter {
-            return Some(
-                "a seccomp filter is active on this process and may forbid bpf(); in a pod, set \
-                 securityContext.seccompProfile.type: Unconfined or privileged: true",
-            );
-        }
-        (!self.has(Capability::SysResource)).then_some(
+    pub fn hint_for_refused_call(&self) -> Option<String> {
+        let by_limit = (!self.has(Capability::SysResource)).then_some(
             "without CAP_SYS_RESOURCE kernels before 5.11 allow few maps (RLIMIT_MEMLOCK)",
-        )
+        );
+        let by_filter = self.seccomp_filter.then_some(
+            "a seccomp filter is active on this process and may forbid bpf(); in a pod, set \
+             securityContext.seccompProfile.type: Unconfined or privileged: true",
+        );
+        let all: Vec<&str> = by_limit.into_iter().chain(by_filter).collect();
+        (!all.is_empty()).then(|| all.join("; or "))
     }
 }
 
@@ -161,11 +168,27 @@ fn of_container(root: &Path) -> Option<&'static str> {
     /// PROC_PID_INIT_INO (include/linux/proc_ns.h).
     const INITIAL: &str = "pid:[4026531836]";
     let namespace = fs::read_link(root.join("proc/self/ns/pid")).ok()?;
-    (namespace != Path::new(INITIAL)).then_some(
+    if namespace == Path::new(INITIAL) {
+        return None;
+    }
+    Some(if boots(root) {
+        "this machine has process ids of its own, as WSL2, LXC and kind's nodes have: if it is the node, \
+         say --host-root /; in a pod, give it hostPID: true, or the node's / as a hostPath volume at /host"
+    } else {
         "the node's processes are out of sight: this container has process ids of its own; give the pod \
          hostPID: true, or the node's / as a hostPath volume at /host (inside a node that is a container \
-         itself, such as kind's, say --host-root /)",
-    )
+         itself, such as kind's, say --host-root /)"
+    })
+}
+
+/// Whether process 1 starts a whole system, and not one container's program.
+fn boots(root: &Path) -> bool {
+    let first = fs::read_to_string(root.join("proc/1/comm")).unwrap_or_default();
+    matches!(first.trim_end(), "systemd" | "init" | "openrc-init")
+}
+
+fn without(capability: Capability, limit: &str) -> String {
+    format!("without {} {limit}", capability.name())
 }
 
 /// Whether a uid_map is that of the first user namespace: all ids mapped to themselves.
@@ -212,6 +235,9 @@ mod tests {
         let limits = with(&[Capability::Bpf, Capability::Perfmon, Capability::SysPtrace]).limits();
         assert_eq!(limits.len(), 3, "{limits:?}");
         assert!(limits.iter().all(|limit| !limit.contains("SYS_PTRACE")), "{limits:?}");
+        let pods = with(&[Capability::SysPtrace]).limits_of_pods();
+        assert_eq!(pods.len(), 2, "{pods:?}");
+        assert!(pods.iter().all(|limit| !limit.contains("SYSLOG")), "{pods:?}");
     }
 
     #[test]
@@ -235,9 +261,14 @@ mod tests {
     fn a_seccomp_filter_is_hinted_at() {
         let filtered = FULL.replace("Seccomp:\t0", "Seccomp:\t2");
         let rights = Rights::parse(&filtered, Some(HOST)).unwrap();
-        assert!(rights.hint_for_refused_call().unwrap().contains("seccomp"));
-        let hint = with(&[Capability::SysAdmin]).hint_for_refused_call().unwrap();
-        assert!(hint.contains("CAP_SYS_RESOURCE"), "{hint}");
+        let said = |rights: Rights| {
+            let hint = rights.hint_for_refused_call().unwrap();
+            (hint.contains("seccomp"), hint.contains("CAP_SYS_RESOURCE"))
+        };
+        assert_eq!(said(rights), (true, false));
+        assert_eq!(said(with(&[Capability::SysAdmin])), (false, true));
+        let both = Rights::parse("CapEff:\t0000000000200000\nSeccomp:\t2\n", Some(HOST)).unwrap();
+        assert_eq!(said(both), (true, true), "either may be it");
     }
 
     #[test]
@@ -251,7 +282,14 @@ mod tests {
         assert_eq!(of_container(root.path()), None);
         fs::remove_file(&link).unwrap();
         std::os::unix::fs::symlink("pid:[4026532200]", &link).unwrap();
-        assert!(of_container(root.path()).unwrap().contains("hostPID"));
+        let told = || of_container(root.path()).unwrap();
+        assert!(told().starts_with("the node's processes") && told().contains("hostPID"));
+        fs::create_dir(root.path().join("proc/1")).unwrap();
+        for (first, is_whole) in [("systemd", true), ("init", true), ("stallprobe", false)] {
+            fs::write(root.path().join("proc/1/comm"), format!("{first}\n")).unwrap();
+            let (node, pod) = (told().find("--host-root /"), told().find("hostPID"));
+            assert_eq!(node < pod, is_whole, "{first}: {}", told());
+        }
         assert_eq!(out_of_sight(root.path(), false), None, "the node's files are elsewhere");
         assert_eq!(out_of_sight(Path::new("/"), true), None, "somebody said so");
     }

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use crate::{
     event::Container,
     finding::{Cause, Finding, Output},
+    pods::naming::without_hostname,
 };
 
 /// What victim or culprit must be, and the cause. Of several values of one kind any may fit; an empty
@@ -35,7 +36,7 @@ impl Filter {
         (self.causes.is_empty() || self.causes.contains(&finding.cause))
             && parties().any(|party| {
                 self.fits_pod(party.pod.as_deref(), party.netns)
-                    && self.fits_container(&party.containers)
+                    && (party.more_containers || self.fits_container(&party.containers))
             })
     }
 
@@ -47,7 +48,7 @@ impl Filter {
 
     /// Whether a pod is one of those: all that is asked must hold for the same one.
     pub fn fits_pod(&self, pod: Option<&str>, netns: Option<u32>) -> bool {
-        let full = pod.unwrap_or_default();
+        let full = pod.map_or("", without_hostname);
         let (namespace, name) = full.split_once('/').unwrap_or(("", full));
         let is = |wanted: &String| match wanted.split_once('/') {
             Some((of, begin)) => of == namespace && name.starts_with(begin),
@@ -139,6 +140,19 @@ mod tests {
         assert!(!shows(Filter { namespaces: words(&["sho"]), ..Filter::default() }));
     }
 
+    /// Anybody can choose a host name.
+    #[test]
+    fn a_host_name_fits_nothing() {
+        let (name, _) = crate::pods::naming::name(7, None, None, Some("web-1"));
+        let fits = |filter: Filter| filter.fits_pod(Some(&name), Some(7));
+        let pods = |text| Filter { pods: words(&[text]), ..Filter::default() };
+        for text in ["web", "web-1", "host", "netns:7/web", "netns:7 (host name web"] {
+            assert!(!fits(pods(text)), "{text}");
+        }
+        assert!(!fits(Filter { namespaces: words(&["netns:7"]), ..Filter::default() }));
+        assert!(fits(pods("netns:7")) && fits(Filter { netns: vec![7], ..Filter::default() }));
+    }
+
     /// The culprit has two containers of which either may hold the socket; then its process is known.
     #[test]
     fn containers_of_the_pod_or_of_the_process() {
@@ -166,6 +180,11 @@ mod tests {
         }
         if let Some(culprit) = &mut known.culprit {
             culprit.containers = both[..1].to_vec();
+            culprit.more_containers = true;
+        }
+        assert!(shows(&known, "logs"), "it may be one of those that are not known");
+        if let Some(culprit) = &mut known.culprit {
+            culprit.more_containers = false;
         }
         assert!(shows(&known, "web") && !shows(&known, "logs"));
         let of = |pod: &str| Filter {

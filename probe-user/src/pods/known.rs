@@ -23,8 +23,8 @@ pub struct Known {
     pub stamp: (i64, i64),
     /// Its `ip netns` name.
     pub given: Option<String>,
-    /// Some of the processes that were in it at the last deep scan, with the container of each.
-    pub pids: BTreeMap<u32, Option<Container>>,
+    /// Some of the processes that were in it at the last deep scan.
+    pub pids: BTreeMap<u32, Resident>,
     pub owner: Option<Owner>,
     /// Its own host name.
     pub hostname: Option<String>,
@@ -39,9 +39,39 @@ pub struct Known {
     pub unread: Option<String>,
 }
 
+/// A process in it.
+#[derive(Debug, Default)]
+pub struct Resident {
+    container: Option<Container>,
+    /// Passes that found it here.
+    passes: u32,
+    /// No runtime has written anything of its container yet.
+    is_missed: bool,
+}
+
+impl Resident {
+    /// Asks for the container, again in the passes 2, 4 … 64 while its name is unknown: a runtime's files
+    /// come some time after the first process.
+    fn ask(&mut self, pid: u32, owners: &mut Owners) {
+        self.passes = self.passes.saturating_add(1);
+        let has_name = self.container.as_ref().is_some_and(|container| container.name.is_some());
+        if !has_name && self.passes <= 64 && self.passes.is_power_of_two() {
+            self.container = owners.known(pid).and_then(|owner| owner.container);
+            self.is_missed = self.container.as_ref().is_some_and(|one| owners.misses(one));
+        }
+    }
+}
+
 impl Known {
     pub fn is_due(&self) -> bool {
         self.read_at == 0 || (self.age <= 64 && self.age.is_power_of_two())
+    }
+
+    /// Whether to look for the node's ends of its veth pairs. A list of devices costs more than all else
+    /// that is read, and mostly a pair stays for as long as its pod; but another may come some time after
+    /// the first (Multus), or replace it.
+    pub fn wants_veth(&self) -> bool {
+        self.pod.veth.is_empty() || self.is_due()
     }
 
     /// Whether to look for its owner, in the pass that found these processes in it. A container's files
@@ -67,20 +97,23 @@ impl Known {
         pids.iter().any(|pid| self.pids.contains_key(pid))
     }
 
-    /// Notes the processes that are in it now; each is asked for its container once. `true` when there
-    /// are other containers than before.
-    pub fn move_in(&mut self, pids: &[u32], owners: &mut Owners) -> bool {
+    /// Notes the processes that are in it now; `crowded` when some are left out. `true` when other things
+    /// are known of its containers than before.
+    pub fn move_in(&mut self, pids: &[u32], crowded: bool, owners: &mut Owners) -> bool {
         let mut before = std::mem::take(&mut self.pids);
         for &pid in pids {
-            let container = before
-                .remove(&pid)
-                .unwrap_or_else(|| owners.known(pid).and_then(|owner| owner.container));
-            self.pids.insert(pid, container);
+            let mut resident = before.remove(&pid).unwrap_or_default();
+            resident.ask(pid, owners);
+            self.pids.insert(pid, resident);
         }
-        let all: BTreeSet<&Container> = self.pids.values().flatten().collect();
-        let is_news = !all.iter().copied().eq(&self.pod.containers);
+        let containers = self.pids.values().filter_map(|resident| resident.container.as_ref());
+        let all: BTreeSet<&Container> = containers.collect();
+        let more = crowded || self.pids.values().any(|resident| resident.is_missed);
+        let is_news =
+            more != self.pod.more_containers || !all.iter().copied().eq(&self.pod.containers);
         if is_news {
             self.pod.containers = all.into_iter().cloned().collect();
+            self.pod.more_containers = more;
         }
         is_news
     }
@@ -156,4 +189,26 @@ pub struct Changes {
 
 pub fn pod(netns: u32, name: &str) -> Pod {
     Pod { netns, name: name.to_owned(), ..Pod::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Multus adds its device after the first one was seen.
+    #[test]
+    fn veth_ends_are_looked_for_again() {
+        let mut known = Known { read_at: 1, age: 3, ..Known::default() };
+        assert!(known.wants_veth(), "none is known");
+        known.pod.veth = vec![7];
+        let asks =
+            |age: &u32| Known { age: *age, pod: known.pod.clone(), ..known_of(1) }.wants_veth();
+        let ages: Vec<u32> = (1..200).filter(asks).collect();
+        assert_eq!(ages, [1, 2, 4, 8, 16, 32, 64]);
+        assert!(Known { pod: known.pod.clone(), ..known_of(0) }.wants_veth(), "replaced");
+    }
+
+    fn known_of(read_at: u64) -> Known {
+        Known { read_at, ..Known::default() }
+    }
 }

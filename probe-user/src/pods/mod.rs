@@ -12,7 +12,7 @@ pub mod inspect;
 mod known;
 pub mod links;
 pub mod listening;
-mod naming;
+pub mod naming;
 mod netlink;
 pub mod netns;
 mod netns_path;

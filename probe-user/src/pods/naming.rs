@@ -6,10 +6,13 @@ use super::{
 };
 use crate::event::NamedBy;
 
+const BEFORE_HOSTNAME: &str = " (host name ";
+
 /// The pod's name first; then what a person called it with `ip netns`; then the container's; then what
 /// a program made up for `/run/netns`; then its number. All but the pod's name may still give way to a
 /// better one. The last two begin with `netns:`, for they tell a person nothing. Only to these, and to a
-/// pod's UID, a host name is added: they stay different where two pods have the same one.
+/// pod's UID, a host name is added, in words: they stay different where two pods have the same one, and
+/// nobody can give a namespace the look of a pod.
 pub fn name(
     netns: u32,
     given: Option<&str>,
@@ -27,9 +30,14 @@ pub fn name(
         (None, None) => (format!("netns:{netns}"), NamedBy::Number),
     };
     match hostname {
-        Some(hostname) => (format!("{name}/{hostname}"), NamedBy::Hostname),
+        Some(hostname) => (format!("{name}{BEFORE_HOSTNAME}{hostname})"), NamedBy::Hostname),
         None => (name, by),
     }
+}
+
+/// The name without a host name, which anybody can choose.
+pub fn without_hostname(name: &str) -> &str {
+    name.split_once(BEFORE_HOSTNAME).map_or(name, |(name, _)| name)
 }
 
 /// Whether a host name would be a part of the name.
@@ -88,8 +96,10 @@ mod tests {
             let (with, by) = name(7, given, owner, Some("web-1"));
             let is_weak = called.starts_with("pod:") || (owner.is_none() && called.contains([':']));
             let is_weak = is_weak && called != "netns:host";
-            let expected = if is_weak { format!("{called}/web-1") } else { called.to_owned() };
-            assert_eq!((with, by == NamedBy::Hostname), (expected, is_weak));
+            let expected =
+                if is_weak { format!("{called} (host name web-1)") } else { called.to_owned() };
+            assert_eq!((with.as_str(), by == NamedBy::Hostname), (expected.as_str(), is_weak));
+            assert_eq!(without_hostname(&with), called);
             assert_eq!(wants_hostname(given, owner), is_weak);
         }
     }

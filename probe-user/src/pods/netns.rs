@@ -2,7 +2,7 @@
 //! which a process lives.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     os::unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
     path::{Path, PathBuf},
@@ -12,6 +12,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use super::{
+    identity::place,
     netns_path::netns_at,
     procfs::{netns_of, pids, printable},
 };
@@ -120,16 +121,22 @@ fn resolve(root: &Path, link: PathBuf) -> PathBuf {
     }
 }
 
-/// Processes of one namespace that are kept: a person's shell in it tells nothing of its pod, and each
-/// container has some.
+/// Processes of one namespace that are kept whatever they are: a person's shell in it tells nothing of
+/// its pod.
 pub const PIDS: usize = 32;
+/// Of the others, those that are looked at for a container that none of the kept ones is in.
+const MORE_PIDS: usize = 1024;
+/// Containers of one namespace that are kept.
+const MOST_CONTAINERS: usize = 64;
 
 /// One pass over all processes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Inhabited {
-    /// Inode number of the namespace → the lowest process ids in it, in order, at least one and at
-    /// most [`PIDS`].
+    /// Inode number of the namespace → process ids in it, in order, at least one: the lowest [`PIDS`],
+    /// and the lowest of each container that is not among these.
     pub pids: BTreeMap<u32, Vec<u32>>,
+    /// Those with so many processes or containers that not all containers are known.
+    pub crowded: BTreeSet<u32>,
     /// Whether all processes were looked at; else time was up.
     pub complete: bool,
 }
@@ -140,6 +147,9 @@ pub struct Inhabited {
 /// When `/proc` cannot be listed.
 pub fn inhabited(root: &Path, budget: Duration) -> Result<Inhabited> {
     let deadline = Instant::now() + budget;
+    // The node's own has most processes, and no containers that belong to it.
+    let host = host(root);
+    let mut more: BTreeMap<u32, More> = BTreeMap::new();
     let mut found = Inhabited { complete: true, ..Inhabited::default() };
     for (index, pid) in pids(root)?.into_iter().enumerate() {
         if index % 64 == 63 && Instant::now() >= deadline {
@@ -150,10 +160,45 @@ pub fn inhabited(root: &Path, budget: Duration) -> Result<Inhabited> {
             let pids = found.pids.entry(netns).or_default();
             if pids.len() < PIDS {
                 pids.push(pid);
+            } else if Some(netns) != host {
+                let more = more.entry(netns).or_insert_with(|| More::beside(root, pids));
+                match more.has_other_container(root, pid) {
+                    Some(true) => pids.push(pid),
+                    Some(false) => {}
+                    None => {
+                        found.crowded.insert(netns);
+                    }
+                }
             }
         }
     }
     Ok(found)
+}
+
+/// What is looked at of a namespace with more than [`PIDS`] processes.
+struct More {
+    containers: BTreeSet<Option<String>>,
+    looks: usize,
+}
+
+impl More {
+    fn beside(root: &Path, pids: &[u32]) -> Self {
+        Self { containers: pids.iter().map(|&pid| container(root, pid)).collect(), looks: 0 }
+    }
+
+    /// Whether the process is the first of its container; `None` when too much was looked at already.
+    fn has_other_container(&mut self, root: &Path, pid: u32) -> Option<bool> {
+        if self.looks >= MORE_PIDS || self.containers.len() >= MOST_CONTAINERS {
+            return None;
+        }
+        self.looks += 1;
+        Some(self.containers.insert(container(root, pid)))
+    }
+}
+
+fn container(root: &Path, pid: u32) -> Option<String> {
+    // It may just have ended.
+    place(root, pid).ok()?.container
 }
 
 #[cfg(test)]
@@ -257,6 +302,26 @@ mod tests {
         assert!(found.complete);
         assert_eq!(found.pids, BTreeMap::from([(100, vec![1]), (200, vec![4, 30])]));
         assert_eq!(host(root.path()), Some(100));
+    }
+
+    #[test]
+    fn each_container_of_a_namespace_with_many_processes() {
+        let root = fixture();
+        process(root.path(), 1, "net:[100]");
+        let join = |pid: u32, container: u32| {
+            process(root.path(), pid, "net:[200]");
+            let path = format!("0::/kubepods/pod{}/{container:064x}\n", "a".repeat(32));
+            fs::write(root.path().join(format!("proc/{pid}/cgroup")), path).unwrap();
+        };
+        let look = || inhabited(root.path(), Duration::from_secs(60)).unwrap();
+        (10..60).for_each(|pid| join(pid, 1));
+        (60..80).for_each(|pid| join(pid, 2));
+        let kept: Vec<u32> = (10..42).chain([60]).collect();
+        assert_eq!((&look().pids[&200], look().crowded.len()), (&kept, 0));
+        (100..200).for_each(|pid| join(pid, pid));
+        let found = look();
+        assert!(found.pids[&200].len() < PIDS + MOST_CONTAINERS, "{found:?}");
+        assert_eq!(found.crowded, BTreeSet::from([200]));
     }
 
     #[test]

@@ -261,7 +261,8 @@ impl PodTable {
                     known.hostname = pids.first().and_then(|&pid| hostname::own(&self.root, pid));
                 }
             }
-            let is_news = known.move_in(pids, &mut self.owners);
+            let crowded = inhabited.crowded.contains(&netns);
+            let is_news = known.move_in(pids, crowded, &mut self.owners);
             if known.rename() || is_news {
                 changes.up.insert(netns);
             }

@@ -124,6 +124,36 @@ fn containers_come_and_go() {
     assert_eq!(containers(&table), "aa");
 }
 
+/// The process lives on, and is no other one when the runtime's file comes.
+#[test]
+fn a_container_seen_before_its_runtimes_file_gets_its_name() {
+    let node = Fixture::new();
+    let mut table = node.table();
+    let task = "run/containerd/io.containerd.runtime.v2.task/k8s.io";
+    for (pid, digit) in [(30, 'a'), (31, 'b')] {
+        node.process(pid, 200, "10.0.0.2");
+        node.write(&format!("proc/{pid}/cgroup"), &cgroup('a').replace(&id('a'), &id(digit)));
+        fs::create_dir_all(node.path(&format!("{task}/{}", id(digit)))).unwrap();
+    }
+    let of_pod =
+        r#""io.kubernetes.cri.sandbox-name":"web-1","io.kubernetes.cri.sandbox-namespace":"shop""#;
+    node.write(
+        &format!("{task}/{}/config.json", id('a')),
+        &format!(r#"{{"annotations":{{{of_pod}}}}}"#),
+    );
+    let known = |table: &PodTable| {
+        let pod = table.get(200).unwrap();
+        (pod.containers[1].name.clone(), pod.more_containers)
+    };
+    scan(&mut table, true);
+    assert_eq!(known(&table), (None, true));
+    let of_web =
+        format!(r#"{{"annotations":{{{of_pod},"io.kubernetes.cri.container-name":"web"}}}}"#);
+    node.write(&format!("{task}/{}/config.json", id('b')), &of_web);
+    scan(&mut table, true);
+    assert_eq!(known(&table), (Some("web".to_owned()), false), "a sandbox has no name");
+}
+
 /// gVisor takes the addresses off the device: libcni has kept them.
 #[test]
 fn a_sandboxed_pod_has_the_addresses_that_cni_gave() {
@@ -284,6 +314,7 @@ fn plain(mut changes: Vec<PodChange>) -> Vec<PodChange> {
     for change in &mut changes {
         if let PodChange::Up(pod) = change {
             pod.containers.clear();
+            pod.more_containers = false;
             pod.named_by = None;
         }
     }
@@ -469,7 +500,7 @@ fn users_cannot_fill_the_table() {
     let node = Fixture::new();
     let mut table = node.table();
     let pids = (1_u32..=2 * u32::try_from(MOST_UNNAMED).unwrap()).map(|n| (n, vec![n])).collect();
-    let crowd = Inhabited { pids, complete: true };
+    let crowd = Inhabited { pids, complete: true, ..Inhabited::default() };
     table.apply(None, BTreeMap::new(), Some(&crowd), &mut Changes::default());
     assert_eq!(table.targets().len(), MOST_UNNAMED);
 }
@@ -505,7 +536,7 @@ proptest! {
                 let (name, path) = (format!("pod{name}"), PathBuf::from("/nonexistent"));
                 (netns, Named { name, path, stamp: (i64::from(netns), 0) })
             });
-            let inhabited = Inhabited { pids: BTreeMap::new(), complete: true };
+            let inhabited = Inhabited { pids: BTreeMap::new(), complete: true, ..Inhabited::default() };
             let mut changes = Changes::default();
             table.apply(None, named.collect(), deep.then_some(&inhabited), &mut changes);
             for change in table.report(changes) {

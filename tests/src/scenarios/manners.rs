@@ -105,6 +105,11 @@ pub fn no_rights(lab: &Lab) -> Result<()> {
     let rights = in_pod::capabilities(DAEMONSET)?.join(",");
     refuses(image.pod_without_node(&rights)?, &watch, &["hostPID", "/host"])?;
     refuses(image.pod_without_node(&rights)?, &["pods"], &["hostPID", "/host"])?;
+    // With the node's files and no rights, `pods` lists what it can and tells what it cannot.
+    let out = ended(image.pod("DAC_OVERRIDE")?, &["pods"])?;
+    let stderr = String::from_utf8_lossy(&out.stderr);
+    ensure!(out.status.success(), "ended with {}\n{stderr}", out.status);
+    ensure!(stderr.contains("without CAP_SYS_ADMIN"), "it does not say what is missing\n{stderr}");
     image.remove()
 }
 

@@ -47,7 +47,7 @@ pub fn run_case(lab: &Lab) -> Result<()> {
     is(row, "/named_by", "pod")?;
     let by_hostname = |row: &&Value| row["processes"][0]["pid"] == nameless.pid();
     let row = rows.iter().find(by_hostname).context("the nameless one is not listed")?;
-    is(row, "/pod", format!("netns:{}/web-7", row["netns"]))?;
+    is(row, "/pod", format!("netns:{} (host name web-7)", row["netns"]))?;
     is(row, "/named_by", "hostname")?;
     let of_agent = |process: &&Value| process["pid"] == idle.pid();
     let processes = of(&rows, "host")?["processes"].as_array().context("processes")?;

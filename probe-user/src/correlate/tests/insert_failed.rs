@@ -174,6 +174,28 @@ fn the_victim_is_the_pod_behind_the_device() {
     }
 }
 
+/// A pod's packet that another pod's device brought, such as an egress gateway's or a nested node's, is
+/// its own; one with the node's address was rewritten.
+#[test]
+fn a_forwarded_packet_is_its_senders() {
+    for (from, expected) in [(CLIENT_END, "client"), ("10.0.3.17:4000", "shop/gateway-0")] {
+        let mut run = Run::new();
+        run.at(0, up(CLIENT, "client", "10.244.1.2"));
+        run.at(0, up(HOST, "host", "10.0.3.17"));
+        run.at(400, table(Some(0)));
+        let name = "shop/gateway-0".to_owned();
+        let gateway = Pod { netns: 77, name, veth: vec![7], ..Pod::default() };
+        run.at(400, Body::Pod(PodChange::Up(gateway)));
+        let mut drop = dropped(HOST, tcp(from, OUTSIDE), 7, NETFILTER_DROP, 0x100);
+        drop.flags |= DROP_INSERT_FAILED;
+        drop.tcp_flags = 0x02;
+        run.at(500, drop_event(drop));
+        run.at(600, table(Some(1)));
+        run.until(9000);
+        assert_eq!(run.only().victim.pod.as_deref(), Some(expected), "{from}");
+    }
+}
+
 /// The packet had the node's address when it was dropped.
 #[test]
 fn the_victim_of_a_packet_behind_snat_is_its_sender() {

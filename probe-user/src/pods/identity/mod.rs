@@ -154,6 +154,11 @@ impl Owners {
         })
     }
 
+    /// Whether no runtime wrote anything of this container, as far as this pass has looked.
+    pub fn misses(&self, container: &Container) -> bool {
+        self.missed.contains(&container.id)
+    }
+
     /// The systemd unit of a process that is in no container.
     pub fn unit(&self, pid: u32) -> Option<String> {
         let text = read_optional(&self.root.join(format!("proc/{pid}/cgroup")), CGROUP_MAX);
@@ -195,7 +200,11 @@ impl Owners {
     }
 }
 
-fn place(root: &Path, pid: u32) -> Result<Place> {
+/// Where the process's cgroup is.
+///
+/// # Errors
+/// When its file is there and cannot be read.
+pub fn place(root: &Path, pid: u32) -> Result<Place> {
     let text = read_optional(&root.join(format!("proc/{pid}/cgroup")), CGROUP_MAX)?;
     Ok(text.map_or_else(Place::default, |text| cgroup::place(&text)))
 }

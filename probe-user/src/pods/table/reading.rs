@@ -43,8 +43,7 @@ impl PodTable {
     pub(super) fn read(&mut self, targets: &[Target], budget: Duration, changes: &mut Changes) {
         let node = self.host.and_then(|host| self.target(host));
         let node = node.and_then(|node| file(&self.root, &node).ok());
-        // A pair stays for as long as its pod: a list of devices costs more than all else here.
-        let has_veth = |known: &&Known| !known.pod.veth.is_empty();
+        let has_veth = |known: &&Known| !known.wants_veth();
         let linked = self.known.values().filter(has_veth).map(|known| known.pod.netns);
         let linked: BTreeSet<u32> = linked.chain(self.host).collect();
         let answers = visit(&self.root, targets, budget, |inside| {
