@@ -14,8 +14,8 @@ pub enum Role {
     Other,
     /// It is the kubelet, or has nothing else in it that connects to pods.
     Kubelet,
-    /// The kubelet is a part of it, and an API server is too: that one connects to pods for
-    /// `kubectl get --raw …/proxy`.
+    /// The kubelet is a part of it, and it connects to pods for an API server too: its own (`kubectl get
+    /// --raw …/proxy`), or k3s's by a tunnel that ends here (`--egress-selector-mode=pod`).
     Part,
 }
 
@@ -23,8 +23,8 @@ pub enum Role {
 /// k3s, which runs itself again under these names; MicroK8s.
 fn named(comm: &str) -> Role {
     match comm {
-        "kubelet" | "k3s-agent" => Role::Kubelet,
-        "k3s-server" | "kubelite" => Role::Part,
+        "kubelet" => Role::Kubelet,
+        "k3s-server" | "k3s-agent" | "kubelite" => Role::Part,
         _ => Role::Other,
     }
 }
@@ -79,7 +79,7 @@ mod tests {
             ("kubelet", "/podruntime/kubelet".to_owned(), Role::Kubelet),
             ("kubelet", format!("/docker/{id}"), Role::Kubelet),
             ("kubelet", format!("/system.slice/docker-{id}.scope"), Role::Kubelet),
-            ("k3s-agent", "/system.slice/k3s-agent.service".to_owned(), Role::Kubelet),
+            ("k3s-agent", "/system.slice/k3s-agent.service".to_owned(), Role::Part),
             ("k3s-server", "/system.slice/k3s.service".to_owned(), Role::Part),
             (
                 "kubelite",
