@@ -1,5 +1,5 @@
-//! Connections of the kubelet that get no answer, or a late one: a second program at the tracepoint
-//! that tells of handshakes. The sockets themselves count what they carried.
+//! Connections of the kubelet that get no answer, or a late one: two more programs at the
+//! tracepoint that tells of handshakes. The sockets themselves count what they carried.
 //!
 //! Raw tracepoint, the same on 5.10, 6.1, 6.12, 6.18 and 7.2:
 //! `sock:inet_sock_set_state(const struct sock *sk, const int oldstate, const int newstate)`
@@ -53,9 +53,17 @@ pub fn probe_state(ctx: RawTracePointContext) -> i32 {
         begun(sk);
     } else if old == TCP_SYN_SENT {
         connected(sk, new);
-    } else if old == TCP_ESTABLISHED && left_established(sk, new) {
-        return 0;
-    } else if let Some(kind) = server(sk, old, new) {
+    } else if old == TCP_ESTABLISHED {
+        left_established(sk, new);
+    }
+    0
+}
+
+/// The server's end: a program of its own, for both together have not enough stack.
+#[raw_tracepoint]
+pub fn probe_server(ctx: RawTracePointContext) -> i32 {
+    let (sk, old, new) = (ctx.arg(0), ctx.arg::<u32>(1) as u8, ctx.arg::<u32>(2) as u8);
+    if let Some(kind) = server(sk, old, new) {
         served(sk, kind);
     }
     0
@@ -102,14 +110,13 @@ fn connected(sk: Ptr, new: u8) {
     }
 }
 
-/// A socket leaves ESTABLISHED: whether it is one of a client that may be the kubelet.
+/// A socket leaves ESTABLISHED.
 #[inline(always)]
-fn left_established(sk: Ptr, new: u8) -> bool {
-    let Some(probing) = PROBES.get_ptr(&sk) else { return false };
+fn left_established(sk: Ptr, new: u8) {
+    let Some(probing) = PROBES.get_ptr(&sk) else { return };
     // SAFETY: the entry is this socket's, whose lock the kernel holds here.
     ended(sk, new, unsafe { &*probing });
     let _ = PROBES.remove(&sk);
-    true
 }
 
 #[inline(always)]

@@ -180,6 +180,12 @@ pub const HOOKS: &[Spec] = &[
         &["no-listener", "client-ports-exhausted"],
     ),
     tracepoint("sock:inet_sock_set_state (probes)", Family::Probe, "probe_state", &["server-slow"]),
+    tracepoint(
+        "sock:inet_sock_set_state (servers)",
+        Family::Probe,
+        "probe_server",
+        &["server-slow"],
+    ),
     Spec {
         name: "__inet_hash_connect (return)",
         family: Family::Handshake,
