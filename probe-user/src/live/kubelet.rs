@@ -29,6 +29,12 @@ fn named(comm: &str) -> Role {
     }
 }
 
+/// Whether a program of this name may be a node's kubelet.
+pub fn is_called_so(comm: &[u8]) -> bool {
+    let name = comm.split(|b| *b == 0).next().unwrap_or_default();
+    std::str::from_utf8(name).is_ok_and(|name| named(name) != Role::Other)
+}
+
 /// What the process is, which belongs to `owner`: run by root, and by no pod. A container that is no
 /// pod's may run it, as Docker does for RKE or the node itself with kind. Such a node has a network of
 /// its own: outside of the one that stallprobe runs in (`is_here`) only a container's counts.
@@ -91,6 +97,18 @@ mod tests {
             ("kubelet", format!("/docker/{id}/kubelet/kubepods/pod{POD}/{id}"), Role::Other),
         ] {
             assert_eq!(of(comm, &cgroup, true), want, "{comm} in {cgroup}");
+        }
+    }
+
+    #[test]
+    fn names_as_the_kernel_has_them() {
+        for (comm, may_be) in [
+            (b"kubelet\0\0\0\0\0\0\0\0\0", true),
+            (b"k3s-agent\0\0\0\0\0\0\0", true),
+            (b"kubelet-other\0\0\0", false),
+            (b"\xff\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", false),
+        ] {
+            assert_eq!(is_called_so(comm), may_be, "{comm:?}");
         }
     }
 
