@@ -173,11 +173,13 @@ fn fix(late: Late) -> Vec<Fix> {
 }
 
 impl Case<'_> {
-    /// Whether a packet to the client was dropped on this node, as far as drops are known.
+    /// Whether a packet to the client was dropped on this node while it waited, as far as drops are
+    /// known. What comes after its FIN is dropped at its socket.
     fn was_answer_dropped(&self) -> bool {
+        let waited = self.symptom.first..=self.symptom.ended.unwrap_or(u64::MAX);
         let drops = &self.world.evidence.drops;
         let mut dropped = drops.find(Key::Flow(self.symptom.flow.reversed()));
-        dropped.any(|drop| self.symptom.span().contains(&drop.ts))
+        dropped.any(|drop| waited.contains(&drop.ts))
     }
 
     /// What the server's socket showed.

@@ -186,6 +186,25 @@ fn an_answer_that_was_lost_is_not_the_servers_fault() {
     assert_eq!((run.only().symptom, run.only().cause), (SymptomKind::ProbeFailure, Cause::Unknown));
 }
 
+#[test]
+fn an_answer_that_was_dropped_on_its_way_is_not_the_servers_fault() {
+    for (at, cause) in [(1400, Cause::Unknown), (1600, Cause::ServerSlow)] {
+        let mut run = Run::new();
+        let back = dropped(HOST, tcp(WEB_END, NODE_PORT), 99, NETFILTER_DROP, 0x100);
+        if at < 1500 {
+            run.at(at, drop_event(back));
+        }
+        run.at(1500, kubelet(PID));
+        run.at(1500, probed(probe(PROBE_GAVE_UP, GET.len() as u64, 0)));
+        run.at(1500, serving(server(0, 0)));
+        if at > 1500 {
+            run.at(at, drop_event(back));
+        }
+        run.until(9000);
+        assert_eq!((run.only().symptom, run.only().cause), (SymptomKind::ProbeFailure, cause));
+    }
+}
+
 /// The last bytes are acknowledged a moment later.
 #[test]
 fn packets_sent_again_are_not_the_servers_fault() {
