@@ -158,7 +158,6 @@ const NO_HOOKS: &str = "it needs hooks that this rung does not have";
 pub enum Expect {
     Certain,
     Likely,
-    #[expect(dead_code, reason = "no cause is at most possible yet")]
     Possible,
     /// It cannot be seen there, and why.
     Unseen(&'static str),

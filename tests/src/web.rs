@@ -18,6 +18,9 @@ use crate::{
 
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok";
 
+/// As long as a close_notify of TLS 1.3 (RFC 8446 5.2, 6.1).
+const LAST_RECORD: [u8; 24] = [0x17; 24];
+
 /// What a server does with each connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Server {
@@ -25,15 +28,21 @@ pub enum Server {
     Ignores,
     /// Accepts it, and no more.
     Accepts,
-    /// Reads the request and answers so much later.
+    /// Reads the request, answers so much later, and closes the connection.
     Answers(Duration),
+    /// The same, and it leaves the connection open.
+    Keeps(Duration),
+    /// Reads the request and closes the connection so much later without an answer.
+    Closes(Duration),
 }
 
 /// Starts a server of the given name, in a pod or on the node itself.
 pub fn serve(pod: Option<&Pod>, name: &str, at: SocketAddr, server: Server) -> Result<Process> {
     let at = at.to_string();
     let delay = match server {
-        Server::Answers(after) => after.as_millis().to_string(),
+        Server::Answers(after) | Server::Keeps(after) | Server::Closes(after) => {
+            after.as_millis().to_string()
+        }
         Server::Ignores | Server::Accepts => String::new(),
     };
     let mut args = vec!["web-server", "--listen", &at, "--name", name];
@@ -41,6 +50,8 @@ pub fn serve(pod: Option<&Pod>, name: &str, at: SocketAddr, server: Server) -> R
         Server::Ignores => {}
         Server::Accepts => args.push("--accept"),
         Server::Answers(_) => args.extend(["--answer", &delay]),
+        Server::Keeps(_) => args.extend(["--answer", &delay, "--keep"]),
+        Server::Closes(_) => args.extend(["--answer", &delay, "--silent"]),
     }
     match pod {
         Some(pod) => Process::helper(pod, &args),
@@ -56,6 +67,7 @@ pub fn main(flags: &Flags) -> Result<()> {
         None => None,
     };
     let accepts = flags.has("--accept") || answer.is_some();
+    let (keeps, silent) = (flags.has("--keep"), flags.has("--silent"));
     set_name(flags.value("--name")?)?;
     let listener = TcpListener::bind(at).with_context(|| format!("cannot listen on {at}"))?;
     crate::cli::say(READY)?;
@@ -71,7 +83,7 @@ pub fn main(flags: &Flags) -> Result<()> {
         match answer {
             Some(after) => {
                 thread::Builder::new()
-                    .spawn(move || answer_one(stream, after))
+                    .spawn(move || answer_one(stream, after, keeps, silent))
                     .context("cannot start a thread")?;
             }
             None => kept.push(stream),
@@ -79,11 +91,17 @@ pub fn main(flags: &Flags) -> Result<()> {
     }
 }
 
-fn answer_one(mut stream: TcpStream, after: Duration) -> io::Result<()> {
+fn answer_one(mut stream: TcpStream, after: Duration, keeps: bool, silent: bool) -> io::Result<()> {
     let mut request = [0u8; 4096];
     if stream.read(&mut request)? > 0 {
         thread::sleep(after);
-        stream.write_all(ANSWER)?;
+        if !silent {
+            stream.write_all(ANSWER)?;
+        }
+        if keeps {
+            // Until the client closes.
+            let _ = stream.read(&mut request)?;
+        }
     }
     Ok(())
 }
@@ -91,9 +109,11 @@ fn answer_one(mut stream: TcpStream, after: Duration) -> io::Result<()> {
 /// What a client sends once it is connected; then it waits for the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Request {
-    /// Nothing, and it waits for nothing: a TCP probe.
+    /// Nothing, and it closes the connection at the end of its time: a slow TCP probe.
     None,
     Http,
+    /// And at the end of its time some bytes more, as TLS does.
+    LastRecord,
     Grpc,
 }
 
@@ -102,19 +122,21 @@ impl Request {
         match self {
             Self::None => "none",
             Self::Http => "http",
+            Self::LastRecord => "last-record",
             Self::Grpc => "grpc",
         }
     }
 
     pub fn parse(name: &str) -> Result<Self> {
-        let found = [Self::None, Self::Http, Self::Grpc].into_iter().find(|r| r.name() == name);
+        let all = [Self::None, Self::Http, Self::LastRecord, Self::Grpc];
+        let found = all.into_iter().find(|r| r.name() == name);
         found.with_context(|| format!("no request {name:?}"))
     }
 
     fn bytes(self, to: SocketAddr) -> Vec<u8> {
         match self {
             Self::None => Vec::new(),
-            Self::Http => format!(
+            Self::Http | Self::LastRecord => format!(
                 "GET /healthz HTTP/1.1\r\nHost: {to}\r\nUser-Agent: kube-probe/1.31\r\n\
                  Accept: */*\r\nConnection: close\r\n\r\n"
             )
@@ -131,6 +153,7 @@ pub fn ask(to: SocketAddr, request: Request, limit: Duration) -> Result<bool> {
     let mut stream = TcpStream::connect_timeout(&to, limit).context("cannot connect")?;
     stream.write_all(&request.bytes(to)).context("cannot send")?;
     if request == Request::None {
+        thread::sleep(end.saturating_duration_since(Instant::now()));
         return Ok(false);
     }
     let mut answer = Vec::new();
@@ -149,6 +172,9 @@ pub fn ask(to: SocketAddr, request: Request, limit: Duration) -> Result<bool> {
             }
             Err(e) => bail!("cannot read from {to}: {e}"),
         }
+    }
+    if request == Request::LastRecord {
+        stream.write_all(&LAST_RECORD).context("cannot send the last record")?;
     }
     Ok(!answer.is_empty())
 }

@@ -85,6 +85,8 @@ fn begun(sk: Ptr) {
     if !NAMES.iter().any(|known| u64::from_ne_bytes(**known) == name)
         || protocol != u16::from(IPPROTO_TCP)
     {
+        // The address may have been a kubelet's socket's, whose end was missed.
+        let _ = PROBES.remove(&sk);
         return;
     }
     let probing = Probing { started: emit::now(), connected: 0, jiffies: 0, pid, isn: 0, comm };

@@ -90,8 +90,12 @@ impl Correlator {
                 Worth::OnlyNamed => verdict.is_some(),
                 Worth::OnlyCertain => certain,
             };
+        if !is_probe && !due {
+            // Whose process it is may be told yet.
+            return None;
+        }
         if !worth_it {
-            if at_end && stall.symptom.worth == Worth::Stall {
+            if at_end && is_probe && stall.symptom.worth == Worth::Stall {
                 // Too young to judge: stays open, and is counted as such.
                 return None;
             }

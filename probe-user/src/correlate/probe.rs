@@ -1,7 +1,8 @@
-//! Health probes: connects of the kubelet to a pod of this node. Where the kubelet and an API server are
-//! one program (k3s, MicroK8s) only a request that says so is a probe.
+//! Health probes: connects of the kubelet to a pod of this node. Where the kubelet has an API server's
+//! connections too (k3s, MicroK8s) only a request that says so is a probe. The kubelet's lifecycle hooks
+//! (postStart, preStop) ask pods as well, and may take long.
 
-use probe_common::event::{PROBE_CLOSED, PROBE_GAVE_UP, ProbeServer};
+use probe_common::event::{PROBE_CLOSED, PROBE_GAVE_UP, PROBE_LATE, ProbeServer};
 
 use super::{
     evidence::Key,
@@ -10,41 +11,95 @@ use super::{
     world::World,
 };
 use crate::{
-    event::Process,
+    event::{NamedBy, Pod, Process},
     finding::{Party, SymptomKind},
     output::sanitize,
 };
+
+/// A probe's answer is rarely waited for longer, in nanoseconds (`timeoutSeconds`): what took longer is
+/// a lifecycle hook.
+const LONGEST: u64 = 60_000_000_000;
+
+/// What a connection of the kubelet is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    Probe,
+    Hook,
+    /// Its request was read, or could not be.
+    Unknown,
+}
+
+impl Purpose {
+    pub fn of(symptom: &Symptom, world: &World) -> Self {
+        let mut known = requests(symptom, world).map(Self::of_bytes);
+        known.find(|p| *p != Self::Unknown).unwrap_or(Self::Unknown)
+    }
+
+    /// HTTP requests of the kubelet have a `User-Agent: kube-probe/1.31` or `kube-lifecycle/1.31`
+    /// (`NewRequestForHTTPGetAction`, pkg/probe/http/request.go), which Go writes after `Host`. No hook
+    /// speaks gRPC.
+    fn of_bytes(bytes: &[u8]) -> Self {
+        let has = |name: &[u8]| bytes.windows(name.len()).any(|part| part == name);
+        if has(b"User-Agent: kube-lifecycle/") {
+            Self::Hook
+        } else if has(b"User-Agent: kube-probe/") || bytes.starts_with(HTTP2) {
+            Self::Probe
+        } else {
+            Self::Unknown
+        }
+    }
+}
 
 /// The pod that is probed; `None` when it is no probe. What the kubelet asks elsewhere, such as the
 /// API server, is none, and neither is a probe of a hostNetwork pod told from that.
 pub fn probed(symptom: &Symptom, world: &World) -> Option<Party> {
     let process = asker(symptom, world)?;
     let server = symptom.server();
-    (process.kubelet || says_so(symptom, world))
-        .then(|| world.party(server.ip(), Some(server.port()), symptom.first))
+    let is_probe = match Purpose::of(symptom, world) {
+        Purpose::Hook => false,
+        Purpose::Probe => true,
+        Purpose::Unknown => process.kubelet,
+    };
+    is_probe.then(|| world.party(server.ip(), Some(server.port()), symptom.first))
 }
 
-/// Whether it may turn out to be one when its request is seen.
+/// Whether it may turn out to be one, when it is known whose it is.
 pub fn may_be(symptom: &Symptom, world: &World) -> bool {
-    asker(symptom, world).is_some()
+    world.process(symptom.pid).is_none() || asker(symptom, world).is_some()
 }
 
-/// The kubelet, or the program that it is a part of, where that one asked a pod.
+/// The kubelet, or the program that it is a part of, where that one asked a Kubernetes pod.
 fn asker<'a>(symptom: &Symptom, world: &'a World) -> Option<&'a Process> {
     let is_connect = symptom.kind != SymptomKind::DnsStall;
     // Without a local port nothing was sent: that is the node's own trouble.
     let is_own = symptom.side == Side::Client && symptom.err != EADDRNOTAVAIL;
     let process = world.process(symptom.pid).filter(|_| is_connect && is_own)?;
     let at_home = if process.netns == 0 { world.node.netns } else { process.netns };
-    let pod = world.pods.owner(symptom.server().ip(), symptom.first)?;
-    ((process.kubelet || process.has_kubelet) && symptom.netns == at_home && pod.netns != at_home)
+    let pod =
+        world.pods.owner(symptom.server().ip(), symptom.first).filter(|p| is_of_kubernetes(p))?;
+    let is_here = symptom.netns == at_home && pod.netns != at_home;
+    ((process.kubelet || process.has_kubelet) && is_here && !is_answered(symptom))
         .then_some(process)
 }
 
-/// The kubelet's HTTP probes have a `User-Agent: kube-probe/1.31` (pkg/probe/http).
-fn says_so(symptom: &Symptom, world: &World) -> bool {
-    const NAME: &[u8] = b"User-Agent: kube-probe/";
-    requests(symptom, world).any(|bytes| bytes.windows(NAME.len()).any(|part| part == NAME))
+/// A connection that was answered and then idle is kept for the next request, as those of lifecycle
+/// hooks are, and closed at any time. When its first byte came is not known.
+fn is_answered(symptom: &Symptom) -> bool {
+    symptom.probe.as_deref().is_some_and(|carried| match carried.outcome {
+        PROBE_GAVE_UP => carried.received > 0,
+        PROBE_LATE => symptom.answered.is_some_and(|ts| ts.saturating_sub(symptom.first) > LONGEST),
+        _ => false,
+    })
+}
+
+/// A node may itself be a container, with an API server in it.
+fn is_of_kubernetes(pod: &Pod) -> bool {
+    match pod.named_by {
+        // Recordings from before this was told have none.
+        Some(NamedBy::Pod | NamedBy::Uid) | None => true,
+        Some(NamedBy::Hostname) => pod.name.starts_with("pod:"),
+        _ => false,
+    }
 }
 
 /// What its server has not read.
@@ -54,6 +109,9 @@ fn requests<'a>(symptom: &Symptom, world: &'a World) -> impl Iterator<Item = &'a
     seen.filter(move |s| span.contains(&s.ts)).map(|s| captured(&s.event))
 }
 
+/// How a connection of HTTP/2 begins (RFC 9113 3.4).
+const HTTP2: &[u8] = b"PRI * HTTP/2.0\r\n";
+
 /// How the kubelet probes, as far as the bytes tell that the server did not read, and the others by
 /// their number.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,27 +120,21 @@ pub enum Protocol {
     Http(String),
     Grpc,
     Tls,
-    /// The server sent bytes before it answered: no HTTP server does so without TLS.
-    TlsOrGrpc,
     /// None of its bytes could be read.
     Unknown,
 }
 
 impl Protocol {
     pub fn of(symptom: &Symptom, world: &World) -> Option<Self> {
-        let carried = symptom.probe.as_deref()?;
+        symptom.probe.as_deref()?;
         let request = requests(symptom, world).find_map(Self::of_bytes);
-        Some(match request {
-            Some(known) => known,
-            None if carried.received > 0 && carried.outcome == PROBE_GAVE_UP => Self::TlsOrGrpc,
-            None => Self::Unknown,
-        })
+        Some(request.unwrap_or(Self::Unknown))
     }
 
     /// By how a request begins.
     fn of_bytes(bytes: &[u8]) -> Option<Self> {
-        // RFC 9113 3.4; RFC 8446 5.1, a handshake record.
-        if bytes.starts_with(b"PRI * HTTP/2.0\r\n") {
+        // RFC 8446 5.1, a handshake record.
+        if bytes.starts_with(HTTP2) {
             return Some(Self::Grpc);
         }
         if bytes.starts_with(&[0x16, 3]) {
@@ -102,7 +154,6 @@ impl Protocol {
             Self::Http(_) => Some("http"),
             Self::Grpc => Some("grpc"),
             Self::Tls => Some("tls"),
-            Self::TlsOrGrpc => Some("tls-or-grpc"),
             Self::Unknown => None,
         }
     }
@@ -112,7 +163,6 @@ impl Protocol {
             Self::Http(request) => format!(" (HTTP {request})"),
             Self::Grpc => " (gRPC)".to_owned(),
             Self::Tls => " (HTTPS or TLS)".to_owned(),
-            Self::TlsOrGrpc => " (HTTPS or gRPC)".to_owned(),
             Self::Unknown => String::new(),
         }
     }
@@ -127,8 +177,11 @@ fn captured(server: &ProbeServer) -> &[u8] {
 pub fn headline(symptom: &Symptom, world: &World, probed: &Party) -> String {
     let pod = probed.pod.as_deref().unwrap_or("?");
     let protocol = Protocol::of(symptom, world).map(|p| p.words()).unwrap_or_default();
+    // A hook's connection shows only by its request what it is for.
+    let is_probe = symptom.probe.is_none() || Purpose::of(symptom, world) == Purpose::Probe;
+    let kind = if is_probe { "probe" } else { "probe or lifecycle hook" };
     let what =
-        format!("the kubelet's probe of pod {pod}, port {}{protocol}", symptom.server().port());
+        format!("the kubelet's {kind} of pod {pod}, port {}{protocol}", symptom.server().port());
     let waited = seconds(symptom.waited(world.now));
     if let Some(carried) = symptom.probe.as_deref() {
         return match (carried.outcome, symptom.answered) {

@@ -1,7 +1,7 @@
 //! A stall without a named cause is a finding too: with all that was seen of it, what was ruled
 //! out, and what could not be seen.
 
-use probe_common::event::{NF_DROP, kind};
+use probe_common::event::{NF_DROP, PROBE_GAVE_UP, kind};
 
 use super::{
     describe::{ARMED, sorted},
@@ -139,8 +139,21 @@ fn incomplete(case: &Case<'_>, kinds: &[u16]) -> Option<String> {
     if case.evicted {
         return Some("too much happened at once to keep it all".to_owned());
     }
+    if kinds.contains(&kind::PROBE_SERVER) && is_server_unseen(case) {
+        return Some(SERVER_UNSEEN.to_owned());
+    }
     let is_looked_at = !kinds.contains(&kind::CT_ENTRY) || !case.ct_entries().is_empty();
     (!is_looked_at).then(|| NOT_ARMED.to_owned())
+}
+
+/// Why a probe's server could not be judged.
+pub const SERVER_UNSEEN: &str =
+    "the server's socket was not found: another address, or a proxy there";
+
+/// Only what the kubelet gave up is looked for at the server.
+fn is_server_unseen(case: &Case<'_>) -> bool {
+    let gave_up = case.symptom.probe.as_deref().is_some_and(|p| p.outcome == PROBE_GAVE_UP);
+    gave_up && case.probe_server(kind::PROBE_SERVER).is_none()
 }
 
 fn why_not(case: &Case<'_>, cause: Cause) -> String {
@@ -196,8 +209,8 @@ fn why_not(case: &Case<'_>, cause: Cause) -> String {
         }
         Cause::ServiceNoBackend => "IPVS found a server for it, and no rule rejected it",
         Cause::NoListener => "the request met no closed port on this node",
-        Cause::ServerSlow if case.symptom.probe.is_some() => {
-            "packets of it were sent again, its answer was lost, or the server reset it"
+        Cause::ServerSlow if let Some(carried) = case.symptom.probe.as_deref() => {
+            rules::slow_probe::why_not(case, carried).unwrap_or("the server was not late")
         }
         Cause::ServerSlow if case.servers().is_empty() => {
             "no server on this node got this query and answered it late"

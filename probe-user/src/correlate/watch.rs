@@ -218,7 +218,8 @@ impl Correlator {
     }
 
     /// A connection that may be a probe ended without an answer, or with a late one. Where it is none
-    /// it is nobody's stall: a program may wait for what is sent to it for as long as it likes.
+    /// it is nobody's stall: a program may wait for what is sent to it for as long as it likes. Whose it
+    /// is may be told later, and counts when it is judged.
     pub(super) fn on_probe(&mut self, ts: u64, e: &Probe) {
         let symptom = Symptom::probe(ts, e);
         let key = tcp_key(e.isn, symptom.flow);

@@ -369,7 +369,7 @@ pub struct ServerSlow {
 /// A health probe that the server was slow to answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct SlowProbe {
-    /// `http`, `grpc`, `tls` or `tls-or-grpc`, as far as its bytes tell.
+    /// `http`, `grpc` or `tls`, where the server had read none of its bytes.
     pub protocol: Option<&'static str>,
     /// `GET /healthz`, of plain HTTP.
     pub request: Option<String>,

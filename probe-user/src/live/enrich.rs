@@ -87,6 +87,12 @@ impl Known {
         self.modules.clear();
     }
 
+    /// Leaves room for one look at a process, whatever was looked for before.
+    pub fn spare_one(&mut self) {
+        self.searches = self.searches.max(1);
+        self.asks = self.asks.max(1);
+    }
+
     /// Counters of this namespace will be read from now on.
     pub fn count(&mut self, netns: u32) {
         if self.counted.len() < MOST {
@@ -243,8 +249,8 @@ impl Live {
         }
     }
 
-    /// Tells which process a probe waits for, which is the one that listens, and how many connections
-    /// wait for it.
+    /// Tells which process a probe waits for, which is the one that accepted it or else the one that
+    /// listens, and how many connections wait for accept().
     pub(super) fn name_server(
         &mut self,
         server: &ProbeServer,
@@ -253,6 +259,15 @@ impl Live {
     ) {
         let netns = server.header.netns;
         let flow = Flow::of(&server.tuple);
+        if server.ino != 0 && self.known.searches > 0 {
+            // It serves this connection only: nothing to remember.
+            self.known.searches -= 1;
+            match listener_process(&self.root, server.ino, netns, LISTENER_BUDGET) {
+                Ok(Some(holder)) => events.push(Event { ts, body: Body::Listener(holder) }),
+                Ok(None) => debug!("no process of namespace {netns} holds socket {}", server.ino),
+                Err(err) => debug!("{err:#}"),
+            }
+        }
         let (client, asked) = (flow.src, flow.dst);
         if self.known.looks == 0 {
             return;
@@ -263,7 +278,9 @@ impl Live {
             visit(&self.root, &[target], LISTENER_BUDGET, |inside| serving(&inside.net, asked));
         match looked.into_iter().next().map(|(_, found)| found) {
             Some(Ok(Some(queue))) => {
-                self.name_listener(queue.ino, netns, (ts, now), events);
+                if server.accepted == 0 {
+                    self.name_listener(queue.ino, netns, (ts, now), events);
+                }
                 let queue = ServerQueue { netns, client, server: asked, queue };
                 events.push(Event { ts, body: Body::ServerQueue(queue) });
             }

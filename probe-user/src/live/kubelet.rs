@@ -14,8 +14,8 @@ pub enum Role {
     Other,
     /// It is the kubelet, or has nothing else in it that connects to pods.
     Kubelet,
-    /// The kubelet is a part of it, and an API server is too: that one connects to pods for
-    /// `kubectl get --raw …/proxy`.
+    /// The kubelet is a part of it, and it connects to pods for an API server too: its own (`kubectl get
+    /// --raw …/proxy`), or k3s's by a tunnel that ends here (`--egress-selector-mode=pod`).
     Part,
 }
 
@@ -23,10 +23,16 @@ pub enum Role {
 /// k3s, which runs itself again under these names; MicroK8s.
 fn named(comm: &str) -> Role {
     match comm {
-        "kubelet" | "k3s-agent" => Role::Kubelet,
-        "k3s-server" | "kubelite" => Role::Part,
+        "kubelet" => Role::Kubelet,
+        "k3s-server" | "k3s-agent" | "kubelite" => Role::Part,
         _ => Role::Other,
     }
+}
+
+/// Whether a program of this name may be a node's kubelet.
+pub fn is_called_so(comm: &[u8]) -> bool {
+    let name = comm.split(|b| *b == 0).next().unwrap_or_default();
+    std::str::from_utf8(name).is_ok_and(|name| named(name) != Role::Other)
 }
 
 /// What the process is, which belongs to `owner`: run by root, and by no pod. A container that is no
@@ -79,7 +85,7 @@ mod tests {
             ("kubelet", "/podruntime/kubelet".to_owned(), Role::Kubelet),
             ("kubelet", format!("/docker/{id}"), Role::Kubelet),
             ("kubelet", format!("/system.slice/docker-{id}.scope"), Role::Kubelet),
-            ("k3s-agent", "/system.slice/k3s-agent.service".to_owned(), Role::Kubelet),
+            ("k3s-agent", "/system.slice/k3s-agent.service".to_owned(), Role::Part),
             ("k3s-server", "/system.slice/k3s.service".to_owned(), Role::Part),
             (
                 "kubelite",
@@ -91,6 +97,18 @@ mod tests {
             ("kubelet", format!("/docker/{id}/kubelet/kubepods/pod{POD}/{id}"), Role::Other),
         ] {
             assert_eq!(of(comm, &cgroup, true), want, "{comm} in {cgroup}");
+        }
+    }
+
+    #[test]
+    fn names_as_the_kernel_has_them() {
+        for (comm, may_be) in [
+            (b"kubelet\0\0\0\0\0\0\0\0\0", true),
+            (b"k3s-agent\0\0\0\0\0\0\0", true),
+            (b"kubelet-other\0\0\0", false),
+            (b"\xff\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", false),
+        ] {
+            assert_eq!(is_called_so(comm), may_be, "{comm:?}");
         }
     }
 

@@ -275,6 +275,9 @@ impl Live {
             }
             Body::Connect(connect) => {
                 let (pid, netns) = (connect.pid, connect.header.netns);
+                if kubelet::is_called_so(&connect.comm) {
+                    self.known.spare_one();
+                }
                 self.name_process(pid, netns, (ts, now), events);
                 let failed = connect.outcome == OUTCOME_FAILED && connect.err != 0;
                 if connect.header.kind == kind::SYN_RETRANSMIT || failed {
@@ -306,7 +309,7 @@ impl Live {
             Body::Dns(dns) => self.name_process(dns.pid, dns.header.netns, (ts, now), events),
             Body::Probe(probe) => {
                 // Without this there is no finding; it is asked for one process, every ten seconds.
-                self.known.searches = self.known.searches.max(1);
+                self.known.spare_one();
                 self.name_process(probe.pid, probe.header.netns, (ts, now), events);
             }
             Body::ProbeServer(server) if server.header.kind == kind::PROBE_SERVER => {

@@ -87,7 +87,8 @@ pub fn listening(inside: &Inside, diag: bool) -> Result<Vec<Listening>> {
 }
 
 /// The listener that serves this address: one bound to it comes before one bound to all of its family,
-/// and that before one of both families (`compute_score` in net/ipv4/inet_hashtables.c).
+/// and that before one of both families (`compute_score` in net/ipv4/inet_hashtables.c). Where several
+/// share it (`SO_REUSEPORT`) the inode is 0, and all that wait are counted.
 ///
 /// # Errors
 /// When the table cannot be read.
@@ -107,9 +108,16 @@ pub fn serving(net: &Path, asked: SocketAddr) -> Result<Option<ListenQueue>> {
                 IpAddr::V6(_) => 2,
                 IpAddr::V4(_) => continue,
             };
-            if best.as_ref().is_none_or(|(other, _)| rank < *other) {
-                let (address, ino, waiting) = (socket.local, socket.ino, socket.rx_queue);
-                best = Some((rank, ListenQueue { address, ino, waiting }));
+            match &mut best {
+                Some((other, queue)) if rank == *other => {
+                    queue.ino = 0;
+                    queue.waiting = queue.waiting.saturating_add(socket.rx_queue);
+                }
+                Some((other, _)) if rank > *other => {}
+                _ => {
+                    let (address, ino, waiting) = (socket.local, socket.ino, socket.rx_queue);
+                    best = Some((rank, ListenQueue { address, ino, waiting }));
+                }
             }
         }
     }
@@ -143,9 +151,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let all = "0: 00000000:1F90 00000000:0000 0A 0:00000002 0:0 00000000 0 0 11\n";
         let own = "1: 0202F40A:1F90 00000000:0000 0A 0:00000003 0:0 00000000 0 0 12\n";
+        let one = "2: 00000000:1F93 00000000:0000 0A 0:00000001 0:0 00000000 0 0 14\n";
+        let two = "3: 00000000:1F93 00000000:0000 0A 0:00000004 0:0 00000000 0 0 15\n";
         let both = "0: 00000000000000000000000000000000:1F91 00000000000000000000000000000000:0000 \
                     0A 0:00000001 0:0 00000000 0 0 13\n";
-        std::fs::write(dir.path().join("tcp"), [all, own].concat()).unwrap();
+        std::fs::write(dir.path().join("tcp"), [all, own, one, two].concat()).unwrap();
         std::fs::write(dir.path().join("tcp6"), both).unwrap();
         let at = |address: &str| {
             let found = serving(dir.path(), address.parse().unwrap()).unwrap();
@@ -154,6 +164,7 @@ mod tests {
         assert_eq!(at("10.244.2.2:8080"), Some((12, 3)));
         assert_eq!(at("10.244.2.3:8080"), Some((11, 2)));
         assert_eq!(at("10.244.2.3:8081"), Some((13, 1)));
+        assert_eq!(at("10.244.2.3:8083"), Some((0, 5)), "one of two, by SO_REUSEPORT");
         assert_eq!(at("[fd00::1]:8080"), None);
         assert_eq!(at("10.244.2.3:8082"), None);
     }

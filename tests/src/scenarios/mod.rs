@@ -332,8 +332,20 @@ pub const ALL: &[Case] = &[
         .low(BY_TRACEPOINTS)
         .same_everywhere(),
     Case::new("probe_answered_late", slow_probe::answered_late)
-        .names("server-slow", Expect::Certain)
-        .low(BY_TRACEPOINTS),
+        .names("server-slow", Expect::Likely)
+        .low(&[(Rung::Tracepoint, Expect::Likely)]),
+    Case::new("probe_last_record", slow_probe::last_record)
+        .names("server-slow", Expect::Likely)
+        .low(&[(Rung::Tracepoint, Expect::Likely)])
+        .same_everywhere(),
+    Case::new("probe_answered_in_time", slow_probe::answered_in_time)
+        .names("server-slow", Expect::Possible)
+        .low(&[(Rung::Tracepoint, Expect::Possible)])
+        .same_everywhere(),
+    Case::new("probe_closed", slow_probe::closed)
+        .names("server-slow", Expect::Likely)
+        .low(&[(Rung::Tracepoint, Expect::Likely)])
+        .same_everywhere(),
     Case::new("probe_answered", slow_probe::no_failure),
     Case::new("healthy", healthy::run_case).limit(300),
     Case::new("folding", folding::run_case).same_everywhere(),

@@ -17,7 +17,9 @@ const POD: &str = "shop/api-7d4f9c-x2x5k";
 const SERVER: &str = "health";
 /// After the kubelet has given up.
 const LATE: Duration = Duration::from_millis(1500);
-/// Before that.
+/// What a probe waits whose `timeoutSeconds` is more than 1.
+const LONG: Duration = Duration::from_secs(3);
+/// In time.
 const IN_TIME: Duration = Duration::from_millis(400);
 
 /// A server in a Kubernetes pod.
@@ -39,41 +41,67 @@ impl Slow {
 
 /// Nobody accepts: the connection waits in the accept queue, which has room.
 pub fn not_accepted(lab: &Lab) -> Result<()> {
-    late(lab, false, Server::Ignores, Request::Http, "accept")
+    let patient = (Request::Http, PATIENCE);
+    late(lab, false, Server::Ignores, patient, ("certain", "accept", "http"))
 }
 
 /// Accepted, and not read. Over IPv6, by gRPC.
 pub fn not_read(lab: &Lab) -> Result<()> {
-    late(lab, true, Server::Accepts, Request::Grpc, "read")
+    late(lab, true, Server::Accepts, (Request::Grpc, PATIENCE), ("certain", "read", "grpc"))
 }
 
-/// Read, and answered when the kubelet has gone.
+/// Read, and answered when the kubelet has gone. What is sent then may be no answer.
 pub fn answered_late(lab: &Lab) -> Result<()> {
-    late(lab, false, Server::Answers(LATE), Request::Http, "answer")
+    late(lab, false, Server::Answers(LATE), (Request::Http, PATIENCE), ("likely", "answer", ""))
 }
 
-fn late(lab: &Lab, v6: bool, server: Server, request: Request, step: &str) -> Result<()> {
+/// The kubelet sends a record more before it closes, which nobody reads: that is no request.
+pub fn last_record(lab: &Lab) -> Result<()> {
+    let patient = (Request::LastRecord, PATIENCE);
+    late(lab, false, Server::Answers(LATE), patient, ("likely", "unknown", ""))
+}
+
+/// Answered late, and the kubelet was still there.
+pub fn answered_in_time(lab: &Lab) -> Result<()> {
+    late(lab, false, Server::Answers(LATE), (Request::Http, LONG), ("possible", "unknown", ""))
+}
+
+/// The server closes the connection without a byte.
+pub fn closed(lab: &Lab) -> Result<()> {
+    late(lab, false, Server::Closes(LATE), (Request::Http, LONG), ("likely", "answer", ""))
+}
+
+/// `told`: how sure the finding is, which step was late, and the protocol where nothing was read.
+fn late(
+    lab: &Lab,
+    v6: bool,
+    server: Server,
+    (request, patience): (Request, Duration),
+    (confidence, step, protocol): (&str, &str, &str),
+) -> Result<()> {
     let slow = Slow::new(lab, v6, server)?;
     let probe = lab.probe(&[])?;
 
-    let kubelet = kubelet::ask("kubelet", slow.to, request, PATIENCE, None)?;
+    let kubelet = kubelet::ask("kubelet", slow.to, request, patience, None)?;
 
     let found = probe.finding("the kubelet's probe", STALL, |f| f["symptom"] == "probe-failure")?;
     found
         .is("/cause", "server-slow")?
-        .is("/confidence", "certain")?
+        .is("/confidence", confidence)?
         .is("/victim/pod", POD)?
         .is("/victim/port", 8080)?
         .is("/culprit/pod", POD)?
-        .is("/culprit/process", SERVER)?
         .is("/details/late", step)?
         .is("/open", false)?
         .at_least("/waited_ms", 900)?
         .filled("/fix")?;
-    if !matches!(server, Server::Answers(_)) && cfg!(target_arch = "x86_64") {
-        found.is("/details/protocol", request.name())?;
+    if patience == PATIENCE {
+        found.is("/culprit/process", SERVER)?;
     }
-    if matches!(server, Server::Answers(_)) {
+    if !protocol.is_empty() && cfg!(target_arch = "x86_64") {
+        found.is("/details/protocol", protocol)?;
+    }
+    if confidence == "possible" {
         found.at_least("/details/took_ms", 1400)?;
     }
     probe.stop()?;
@@ -82,7 +110,7 @@ fn late(lab: &Lab, v6: bool, server: Server, request: Request, step: &str) -> Re
     probe.only(&["server-slow"])
 }
 
-/// Look-alikes: probes that are answered in time, probes that only connect, other programs of the node
+/// Look-alikes: probes that are answered in time and whose connection is kept, probes that only connect, other programs of the node
 /// that wait for the same server, a pod's program that is called so, and the kubelet's own connection to
 /// a server that is no pod's. The stall that comes last shows that all were seen.
 pub fn no_failure(lab: &Lab) -> Result<()> {
@@ -90,7 +118,7 @@ pub fn no_failure(lab: &Lab) -> Result<()> {
     let (quick, node) = (lab.pod("quick")?, lab.pod("far")?);
     let (quick_at, api_at) =
         (SocketAddr::new(quick.address(false), 8080), SocketAddr::new(node.gateway(), 6443));
-    let _quick = serve(Some(&quick), "quick", quick_at, Server::Answers(IN_TIME))?;
+    let _quick = serve(Some(&quick), "quick", quick_at, Server::Keeps(IN_TIME))?;
     let _api = serve(None, "kube-apiserver", api_at, Server::Accepts)?;
     let agent = Kubernetes::new("kube-system", "agent-x1", 'c')?;
     let in_pod = agent.scope("agent")?;

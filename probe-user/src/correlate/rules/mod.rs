@@ -15,7 +15,7 @@ pub mod no_listener;
 mod reply_not_translated;
 mod server_slow;
 mod service_no_backend;
-mod slow_probe;
+pub mod slow_probe;
 mod snat_ports_exhausted;
 pub mod syn_queue_overflow;
 mod winner_age;

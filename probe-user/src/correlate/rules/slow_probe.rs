@@ -10,6 +10,7 @@ use super::Verdict;
 use crate::{
     correlate::{
         describe::sorted,
+        evidence::Key,
         join::Case,
         probe::{Protocol, probed},
         symptom::seconds,
@@ -22,38 +23,50 @@ use crate::{
 
 pub fn judge(case: &Case<'_>) -> Option<Verdict> {
     let carried = case.symptom.probe.as_deref()?;
-    // Packets that were lost, or not acknowledged, may be why the server was late.
-    if carried.retransmits > 0 || carried.unacked > 0 {
-        return None;
-    }
+    why_not(case, carried).is_none().then_some(())?;
     let (late, confidence) = match carried.outcome {
         PROBE_GAVE_UP => given_up(case, carried)?,
-        // Reset: by a server that ended, or by anything on the way.
-        PROBE_CLOSED if carried.err == 0 => (Late::Answer, Confidence::Likely),
-        PROBE_LATE => (Late::Unknown, Confidence::Likely),
+        PROBE_CLOSED => (Late::Answer, Confidence::Likely),
+        // Its answer may have been sent in time, lost on its way, and sent again.
+        PROBE_LATE => (Late::Unknown, Confidence::Possible),
         _ => return None,
     };
     Some(verdict(case, carried, late, confidence))
 }
 
+/// What else may be why no answer came in time.
+pub fn why_not(case: &Case<'_>, carried: &Probe) -> Option<&'static str> {
+    if carried.retransmits > 0 {
+        return Some("packets of it were sent again");
+    }
+    // By a server that ended, or by anything on the way.
+    if carried.outcome == PROBE_CLOSED && carried.err != 0 {
+        return Some("it was reset");
+    }
+    if case.was_answer_dropped() {
+        return Some("a packet of its answer was dropped on this node");
+    }
+    let server = &*case.probe_server(kind::PROBE_SERVER)?.event;
+    if server.received < carried.sent {
+        return Some("not all that the kubelet sent had come to the server's socket");
+    }
+    (server.sent > carried.received).then_some("the server had sent more than came to the kubelet")
+}
+
+/// The server's socket tells the step. What it sends after the FIN need not be an answer: TLS and
+/// HTTP/2 take their leave by a record or a frame. So does the client, right before its FIN, which the
+/// program may not have read: that it has not read anything at all is sure.
 fn given_up(case: &Case<'_>, carried: &Probe) -> Option<(Late, Confidence)> {
     let server = &*case.probe_server(kind::PROBE_SERVER)?.event;
-    if server.accepted == 0 {
-        return Some((Late::Accept, Confidence::Certain));
-    }
-    if server.received < carried.sent || server.sent > carried.received {
+    if carried.received > 0 {
         return None;
     }
-    if server.unread > 0 {
-        return Some((Late::Read, Confidence::Certain));
-    }
-    let in_the_end = case.probe_server(kind::PROBE_SERVED);
-    match in_the_end {
-        Some(end) if end.event.sent > server.sent => Some((Late::Answer, Confidence::Certain)),
-        // It may answer yet, and then that is seen.
-        None if !case.last_word => None,
-        _ => Some((Late::Answer, Confidence::Likely)),
-    }
+    Some(match (server.accepted, u64::from(server.unread)) {
+        (0, _) => (Late::Accept, Confidence::Certain),
+        (_, unread) if unread > 0 && unread == server.received => (Late::Read, Confidence::Certain),
+        (_, 0) => (Late::Answer, Confidence::Likely),
+        _ => (Late::Unknown, Confidence::Likely),
+    })
 }
 
 fn verdict(case: &Case<'_>, carried: &Probe, late: Late, confidence: Confidence) -> Verdict {
@@ -62,7 +75,10 @@ fn verdict(case: &Case<'_>, carried: &Probe, late: Late, confidence: Confidence)
     let pod = probed(symptom, world);
     let place = pod.as_ref().and_then(|party| party.pod.clone());
     let queue = case.server_queue();
-    let listener = queue.and_then(|queue| world.listener(queue.event.queue.ino));
+    // Who listens need not be who accepted it.
+    let accepted = case.probe_server(kind::PROBE_SERVER).map_or(0, |seen| seen.event.ino);
+    let listening = queue.map_or(0, |queue| queue.event.queue.ino);
+    let listener = world.listener(if accepted == 0 { listening } else { accepted });
     let who = match (listener, &place) {
         (Some(listener), Some(place)) => format!("{} in {place}", listener.comm),
         (None, Some(place)) => place.clone(),
@@ -71,25 +87,22 @@ fn verdict(case: &Case<'_>, carried: &Probe, late: Late, confidence: Confidence)
     let ended = symptom.ended.unwrap_or(world.now);
     let first = symptom.first;
     let after = |ts: u64| seconds(ts.saturating_sub(first));
-    let answered = symptom.answered.or_else(|| {
-        let end = case.probe_server(kind::PROBE_SERVED)?;
-        (end.event.sent > carried.received).then_some(end.ts)
-    });
     let gave_up = after(ended);
-    let what = match (late, answered) {
+    let what = match (late, symptom.answered) {
         (Late::Accept, _) => format!("had not accepted the connection after {gave_up}"),
         (Late::Read, _) => {
             format!("accepted the connection and had not read the request after {gave_up}")
         }
-        (Late::Unknown, _) => format!("answered only after {}", after(answered.unwrap_or(ended))),
-        (Late::Answer, Some(answered)) if answered > ended => format!(
-            "read the request and answered it after {}, when the kubelet was gone",
-            after(answered)
-        ),
+        (Late::Unknown, Some(answered)) => format!("answered only after {}", after(answered)),
+        (Late::Unknown, None) => {
+            format!("accepted the connection and had not answered after {gave_up}")
+        }
         (Late::Answer, _) if carried.outcome == PROBE_CLOSED => {
             format!("closed the connection without an answer after {gave_up}")
         }
-        (Late::Answer, _) => format!("read the request and had not answered it after {gave_up}"),
+        (Late::Answer, _) => {
+            format!("read all that the kubelet sent and had sent nothing after {gave_up}")
+        }
     };
     let protocol = Protocol::of(symptom, world);
     let mut lines = symptom.notes.clone();
@@ -111,7 +124,7 @@ fn verdict(case: &Case<'_>, carried: &Probe, late: Late, confidence: Confidence)
             server: at.to_string(),
             server_pod: place,
             process: listener.map(|l| l.comm.clone()),
-            took_ms: answered.map(|ts| ts.saturating_sub(carried.connected) / 1_000_000),
+            took_ms: symptom.answered.map(|ts| ts.saturating_sub(carried.connected) / 1_000_000),
             waited_for: None,
             probe: Some(SlowProbe {
                 protocol: protocol.as_ref().and_then(Protocol::id),
@@ -160,6 +173,15 @@ fn fix(late: Late) -> Vec<Fix> {
 }
 
 impl Case<'_> {
+    /// Whether a packet to the client was dropped on this node while it waited, as far as drops are
+    /// known. What comes after its FIN is dropped at its socket.
+    fn was_answer_dropped(&self) -> bool {
+        let waited = self.symptom.first..=self.symptom.ended.unwrap_or(u64::MAX);
+        let drops = &self.world.evidence.drops;
+        let mut dropped = drops.find(Key::Flow(self.symptom.flow.reversed()));
+        dropped.any(|drop| waited.contains(&drop.ts))
+    }
+
     /// What the server's socket showed.
     pub fn say_probe(&self) -> Vec<Evidence> {
         let mut lines = Vec::new();

@@ -4,9 +4,9 @@ use probe_common::event::{
 
 use super::text;
 use crate::{
-    event::{Body, Listener, Process},
+    event::{Body, Listener, NamedBy, Pod, PodChange, Process},
     finding::{
-        Cause, Confidence, Details, Finding, SymptomKind,
+        Cause, Confidence, Details, Finding, NotNamed, SymptomKind,
         details::{Late, SlowProbe},
     },
     testing::*,
@@ -33,8 +33,9 @@ fn gave_up(server: ProbeServer) -> Run {
     run.at(1500, kubelet(PID));
     run.at(1500, probed(probe(PROBE_GAVE_UP, GET.len() as u64, 0)));
     run.at(1500, serving(server));
-    let (ino, pid, comm) = (4711, 77, "health".to_owned());
-    run.at(1500, Body::Listener(Listener { ino, pid, comm }));
+    for (ino, pid, comm) in [(4711, 76, "master"), (4712, 77, "health")] {
+        run.at(1500, Body::Listener(Listener { ino, pid, comm: comm.to_owned() }));
+    }
     run.at(1500, server_queue(3));
     run
 }
@@ -61,14 +62,113 @@ fn a_request_that_is_not_read() {
     assert_eq!(details(run.only()).late, Late::Read);
 }
 
+/// TLS and HTTP/2 say something when they close: a server that sends after the FIN need not answer.
 #[test]
-fn an_answer_that_comes_when_the_kubelet_is_gone() {
+fn what_the_server_sends_when_the_kubelet_is_gone_need_not_be_an_answer() {
     let mut run = gave_up(server(0, 0));
     run.at(2100, serving(probe_server(kind::PROBE_SERVED, GET, 0, 64)));
     run.until(9000);
-    assert_eq!(run.only().confidence, Confidence::Certain);
+    assert_eq!(run.only().confidence, Confidence::Likely);
     assert_eq!(details(run.only()).late, Late::Answer);
     insta::assert_snapshot!(text(&run));
+}
+
+/// Go's TLS sends a record right before the FIN, and HTTP/2 a frame.
+#[test]
+fn a_last_record_that_is_not_read_is_no_unread_request() {
+    let mut run = gave_up(server(24, 0));
+    run.until(9000);
+    assert_eq!((run.only().cause, run.only().confidence), (Cause::ServerSlow, Confidence::Likely));
+    assert_eq!(details(run.only()).late, Late::Unknown);
+    assert!(!run.only().title.contains("read"), "{}", run.only().title);
+}
+
+/// A connection of a lifecycle hook waits for the next request.
+#[test]
+fn a_connection_that_was_answered_may_be_closed_at_any_time() {
+    let mut run = Run::new();
+    run.at(31_500, kubelet(PID));
+    run.at(31_500, probed(probe(PROBE_GAVE_UP, GET.len() as u64, 180)));
+    run.at(31_500, serving(server(0, 180)));
+    run.until(39_000);
+    assert!(run.out.is_empty(), "{:?}", run.out);
+}
+
+#[test]
+fn a_lifecycle_hook_is_no_probe() {
+    let hook: &[u8] =
+        b"GET /bye HTTP/1.1\r\nHost: 10.244.4.2:8080\r\nUser-Agent: kube-lifecycle/1.31\r\n";
+    let mut run = Run::new();
+    run.at(1500, kubelet(PID));
+    run.at(1500, probed(probe(PROBE_GAVE_UP, hook.len() as u64, 0)));
+    run.at(1500, serving(probe_server(kind::PROBE_SERVER, hook, hook.len() as u32, 0)));
+    run.until(9000);
+    assert!(run.out.is_empty(), "{:?}", run.out);
+}
+
+#[test]
+fn only_a_request_tells_a_probe_from_a_lifecycle_hook() {
+    for (unread, words) in [(GET.len(), "kubelet's probe of"), (0, "probe or lifecycle hook of")] {
+        let mut run = gave_up(server(unread, 0));
+        run.until(9000);
+        assert!(run.only().headline.contains(words), "{}", run.only().headline);
+    }
+}
+
+#[test]
+fn a_server_that_accepts_is_named_and_not_who_listens() {
+    for (ino, accepted, name) in [(4712, 1, "health"), (0, 0, "master"), (9, 1, "")] {
+        let mut run = gave_up(ProbeServer { ino, accepted, ..server(GET.len(), 0) });
+        run.until(9000);
+        let culprit = run.only().culprit.clone().unwrap_or_default();
+        assert_eq!(culprit.process.unwrap_or_default(), name);
+    }
+}
+
+/// Not those of the node itself, where it is a container.
+#[test]
+fn only_pods_of_kubernetes_are_probed() {
+    for (named_by, is_probe) in [
+        (NamedBy::Pod, true),
+        (NamedBy::Uid, true),
+        (NamedBy::Container, false),
+        (NamedBy::Netns, false),
+        (NamedBy::Number, false),
+    ] {
+        let mut run = Run::new();
+        let Body::Pod(PodChange::Up(pod)) = up(WEB, "web", "10.244.4.2") else { unreachable!() };
+        let pod = Pod { named_by: Some(named_by), ..pod };
+        run.at(100, Body::Pod(PodChange::Up(pod)));
+        run.at(1500, kubelet(PID));
+        run.at(1500, probed(probe(PROBE_CLOSED, GET.len() as u64, 0)));
+        run.until(9000);
+        assert_eq!(run.out.len(), usize::from(is_probe), "{named_by:?} {:?}", run.out);
+    }
+}
+
+#[test]
+fn a_kubelet_that_is_told_of_later() {
+    let mut run = Run::new();
+    run.at(1500, probed(probe(PROBE_GAVE_UP, GET.len() as u64, 0)));
+    run.at(1500, serving(server(GET.len(), 0)));
+    run.at(1900, kubelet(PID));
+    run.until(9000);
+    assert_eq!(
+        (run.only().symptom, run.only().cause),
+        (SymptomKind::ProbeFailure, Cause::ServerSlow)
+    );
+}
+
+#[test]
+fn a_server_whose_socket_is_not_found_is_not_ruled_out() {
+    let mut run = Run::new();
+    run.at(1500, kubelet(PID));
+    run.at(1500, probed(probe(PROBE_GAVE_UP, GET.len() as u64, 0)));
+    run.until(9000);
+    let found = run.only();
+    let of = |all: &[NotNamed]| all.iter().any(|n| n.cause == Cause::ServerSlow);
+    assert_eq!(found.cause, Cause::Unknown);
+    assert!(of(&found.not_seen) && !of(&found.ruled_out), "{found:?}");
 }
 
 #[test]
@@ -87,16 +187,46 @@ fn an_answer_that_was_lost_is_not_the_servers_fault() {
 }
 
 #[test]
+fn an_answer_that_was_dropped_on_its_way_is_not_the_servers_fault() {
+    for (at, cause) in [(1400, Cause::Unknown), (1600, Cause::ServerSlow)] {
+        let mut run = Run::new();
+        let back = dropped(HOST, tcp(WEB_END, NODE_PORT), 99, NETFILTER_DROP, 0x100);
+        if at < 1500 {
+            run.at(at, drop_event(back));
+        }
+        run.at(1500, kubelet(PID));
+        run.at(1500, probed(probe(PROBE_GAVE_UP, GET.len() as u64, 0)));
+        run.at(1500, serving(server(0, 0)));
+        if at > 1500 {
+            run.at(at, drop_event(back));
+        }
+        run.until(9000);
+        assert_eq!((run.only().symptom, run.only().cause), (SymptomKind::ProbeFailure, cause));
+    }
+}
+
+/// The last bytes are acknowledged a moment later.
+#[test]
 fn packets_sent_again_are_not_the_servers_fault() {
-    for change in [|p: &mut Probe| p.retransmits = 1, |p: &mut Probe| p.unacked = 1] {
+    let all = GET.len() as u64;
+    for (again, missing, cause) in
+        [(1, 0, Cause::Unknown), (0, 1, Cause::Unknown), (0, 0, Cause::ServerSlow)]
+    {
         let mut run = Run::new();
         run.at(1500, kubelet(PID));
-        let mut event = probe(PROBE_GAVE_UP, GET.len() as u64, 0);
-        change(&mut event);
-        run.at(1500, probed(event));
-        run.at(1500, serving(server(0, 0)));
+        let event = probe(PROBE_GAVE_UP, all, 0);
+        run.at(1500, probed(Probe { retransmits: again, unacked: 1, ..event }));
+        run.at(1500, serving(ProbeServer { received: all - missing, ..server(0, 0) }));
         run.until(9000);
-        assert_eq!(run.only().cause, Cause::Unknown);
+        assert_eq!(run.only().cause, cause);
+        let why = run.only().ruled_out.iter().find(|n| n.cause == Cause::ServerSlow);
+        let why = why.map_or("", |n| n.why.as_str());
+        let want = match (again, missing) {
+            (1, _) => "packets of it were sent again",
+            (_, 1) => "not all that the kubelet sent had come to the server's socket",
+            _ => "",
+        };
+        assert_eq!(why, want);
     }
 }
 
@@ -126,9 +256,20 @@ fn an_answer_late_but_in_time_for_the_kubelet() {
     run.at(3500, probed(Probe { silence: 0, ..event }));
     run.until(9000);
     let found = run.only();
-    assert_eq!((found.cause, found.confidence), (Cause::ServerSlow, Confidence::Likely));
+    assert_eq!((found.cause, found.confidence), (Cause::ServerSlow, Confidence::Possible));
     assert_eq!(details(found).late, Late::Unknown);
     assert!(found.headline.contains("answered only after 3.0 s"), "{}", found.headline);
+}
+
+/// A lifecycle hook may take that long.
+#[test]
+fn an_answer_later_than_any_probe_waits() {
+    let mut run = Run::new();
+    run.at(70_500, kubelet(PID));
+    let event = probe(PROBE_LATE, GET.len() as u64, 64);
+    run.at(70_500, probed(Probe { silence: 0, ..event }));
+    run.until(79_000);
+    assert!(run.out.is_empty(), "{:?}", run.out);
 }
 
 #[test]
