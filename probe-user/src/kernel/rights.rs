@@ -184,7 +184,9 @@ fn of_container(root: &Path) -> Option<&'static str> {
 /// Whether process 1 starts a whole system, and not one container's program.
 fn boots(root: &Path) -> bool {
     let first = fs::read_to_string(root.join("proc/1/comm")).unwrap_or_default();
-    matches!(first.trim_end(), "systemd" | "init" | "openrc-init")
+    // WSL2's is `init(Debian)`, after the distribution.
+    let name = first.trim_end().split('(').next();
+    matches!(name, Some("systemd" | "init" | "openrc-init"))
 }
 
 fn without(capability: Capability, limit: &str) -> String {
@@ -285,7 +287,8 @@ mod tests {
         let told = || of_container(root.path()).unwrap();
         assert!(told().starts_with("the node's processes") && told().contains("hostPID"));
         fs::create_dir(root.path().join("proc/1")).unwrap();
-        for (first, is_whole) in [("systemd", true), ("init", true), ("stallprobe", false)] {
+        for (first, is_whole) in [("systemd", true), ("init(Debian)", true), ("stallprobe", false)]
+        {
             fs::write(root.path().join("proc/1/comm"), format!("{first}\n")).unwrap();
             let (node, pod) = (told().find("--host-root /"), told().find("hostPID"));
             assert_eq!(node < pod, is_whole, "{first}: {}", told());
