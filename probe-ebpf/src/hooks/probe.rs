@@ -125,17 +125,20 @@ fn ended(sk: Ptr, new: u8, probing: &Probing) -> Option<()> {
     let waited = now.saturating_sub(probing.started);
     let sent: u64 = field(sk, offset!(tcp_bytes_sent));
     // A connection without a byte is a probe that only connects, whose program was slow to close it.
-    if waited < setting!(min_given_up) || sent == 0 {
+    if sent == 0 {
         return None;
     }
     let received: u64 = field(sk, offset!(tcp_bytes_received));
     let received = received.saturating_sub(u64::from(new == TCP_CLOSE_WAIT));
     let silence = silence(sk, received, now, probing);
     let may_be_idle = received != 0 && waited >= IDLE;
-    let outcome = if new == TCP_FIN_WAIT1 && silence >= waited / 2 && !may_be_idle {
-        PROBE_GAVE_UP
-    } else if received == 0 && new != TCP_FIN_WAIT1 {
+    // A server that hangs up without a byte fails a probe however fast it does.
+    let outcome = if received == 0 && new != TCP_FIN_WAIT1 {
         PROBE_CLOSED
+    } else if waited < setting!(min_given_up) {
+        return None;
+    } else if new == TCP_FIN_WAIT1 && silence >= waited / 2 && !may_be_idle {
+        PROBE_GAVE_UP
     } else if received != 0
         && silence <= waited / 8
         && waited.saturating_sub(silence) >= setting!(min_stall)

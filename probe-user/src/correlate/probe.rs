@@ -190,7 +190,8 @@ pub fn headline(symptom: &Symptom, world: &World, probed: &Party) -> String {
                 format!("{what}, was answered only after {after}")
             }
             (PROBE_CLOSED, _) => {
-                format!("{what}, was closed by the server without an answer after {waited}")
+                let how = if carried.err == 0 { "closed" } else { "reset" };
+                format!("{what}, was {how} by the server without an answer after {waited}")
             }
             _ => format!("{what}, got no answer and was given up after {waited}"),
         };

@@ -342,6 +342,7 @@ pub const ALL: &[Case] = &[
         .names("server-slow", Expect::Possible)
         .low(&[(Rung::Tracepoint, Expect::Possible)])
         .same_everywhere(),
+    Case::new("probe_hung_up", slow_probe::hung_up).same_everywhere(),
     Case::new("probe_closed", slow_probe::closed)
         .names("server-slow", Expect::Likely)
         .low(&[(Rung::Tracepoint, Expect::Likely)])

@@ -71,6 +71,22 @@ pub fn closed(lab: &Lab) -> Result<()> {
     late(lab, false, Server::Closes(LATE), (Request::Http, LONG), ("likely", "answer", ""))
 }
 
+/// The server hangs up as soon as it has the request: a failed probe, and no slow server.
+pub fn hung_up(lab: &Lab) -> Result<()> {
+    let slow = Slow::new(lab, false, Server::Closes(Duration::ZERO))?;
+    let probe = lab.probe(&[])?;
+    let kubelet = kubelet::ask("kubelet", slow.to, Request::Http, PATIENCE, None)?;
+    probe
+        .finding("the kubelet's probe", STALL, |f| f["symptom"] == "probe-failure")?
+        .is("/cause", "unknown")?
+        .is("/victim/pod", POD)?
+        .is("/victim/port", 8080)?
+        .is("/open", false)?;
+    probe.stop()?;
+    drop(kubelet);
+    probe.only(&["unknown"])
+}
+
 /// `told`: how sure the finding is, which step was late, and the protocol where nothing was read.
 fn late(
     lab: &Lab,

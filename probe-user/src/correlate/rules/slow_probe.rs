@@ -21,6 +21,10 @@ use crate::{
     },
 };
 
+/// A server that hangs up sooner without a byte is not slow, in nanoseconds: it ended, or does not speak
+/// that protocol.
+const AT_ONCE: u64 = 500_000_000;
+
 pub fn judge(case: &Case<'_>) -> Option<Verdict> {
     let carried = case.symptom.probe.as_deref()?;
     why_not(case, carried).is_none().then_some(())?;
@@ -42,6 +46,9 @@ pub fn why_not(case: &Case<'_>, carried: &Probe) -> Option<&'static str> {
     // By a server that ended, or by anything on the way.
     if carried.outcome == PROBE_CLOSED && carried.err != 0 {
         return Some("it was reset");
+    }
+    if carried.outcome == PROBE_CLOSED && case.symptom.waited(case.world.now) < AT_ONCE {
+        return Some("the server hung up at once");
     }
     if case.was_answer_dropped() {
         return Some("a packet of its answer was dropped on this node");

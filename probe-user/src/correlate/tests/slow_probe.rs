@@ -285,6 +285,23 @@ fn a_server_that_hangs_up_and_one_that_resets() {
 }
 
 #[test]
+fn a_server_that_hangs_up_at_once_is_not_slow() {
+    for (err, how) in [(0, "closed"), (104, "reset")] {
+        let mut run = Run::new();
+        run.at(503, kubelet(PID));
+        let event = probe(PROBE_CLOSED, GET.len() as u64, 0);
+        run.at(503, probed(Probe { err, ..event }));
+        run.until(9000);
+        let told = run.only();
+        assert_eq!((told.symptom, told.cause), (SymptomKind::ProbeFailure, Cause::Unknown));
+        let headline = format!("was {how} by the server without an answer after 3 ms");
+        assert!(told.headline.contains(&headline), "{}", told.headline);
+        let slow = told.ruled_out.iter().find(|other| other.cause == Cause::ServerSlow);
+        assert!(slow.is_some_and(|other| other.why.contains("at once")) == (err == 0), "{slow:?}");
+    }
+}
+
+#[test]
 fn another_program_may_wait_as_long_as_it_likes() {
     for process in [kubelet(PID + 1), process_of(PID, "kube-system/agent")] {
         let mut run = Run::new();
