@@ -147,10 +147,11 @@ impl Request {
     }
 }
 
-/// Connects, sends and waits for the answer's end, all within `limit`; gives whether an answer came.
+/// Connects, sends and waits for the answer's end; gives whether an answer came. `limit` counts from the
+/// moment at which it is connected: a machine that is slow to begin does not shorten what the kernel sees.
 pub fn ask(to: SocketAddr, request: Request, limit: Duration) -> Result<bool> {
-    let end = Instant::now() + limit;
     let mut stream = TcpStream::connect_timeout(&to, limit).context("cannot connect")?;
+    let end = Instant::now() + limit;
     stream.write_all(&request.bytes(to)).context("cannot send")?;
     if request == Request::None {
         thread::sleep(end.saturating_duration_since(Instant::now()));
