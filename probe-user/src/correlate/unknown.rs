@@ -1,7 +1,7 @@
 //! A stall without a named cause is a finding too: with all that was seen of it, what was ruled
 //! out, and what could not be seen.
 
-use probe_common::event::{NF_DROP, PROBE_GAVE_UP, kind};
+use probe_common::event::{NF_DROP, PROBE_CLOSED, PROBE_GAVE_UP, kind};
 
 use super::{
     describe::{ARMED, sorted},
@@ -51,7 +51,13 @@ pub fn verdict(case: &Case<'_>) -> Verdict {
     let own: Vec<&str> = case.symptom.notes.iter().map(|n| n.kind).collect();
     let is_hint = |kind: &str| kind != ARMED && !own.contains(&kind);
     let hint = evidence.iter().rev().find(|line| is_hint(line.kind));
+    let hung_up = case.symptom.probe.as_deref().filter(|carried| carried.outcome == PROBE_CLOSED);
     let title = match hint {
+        _ if hung_up.is_some() => {
+            "the server's side ended the connection without a byte: its own log may \
+                                   say why"
+                .to_owned()
+        }
         Some(line) => format!("seen last: {}", line.text),
         None => "nothing was seen of its packets on this node".to_owned(),
     };

@@ -296,6 +296,7 @@ fn a_server_that_hangs_up_at_once_is_not_slow() {
         assert_eq!((told.symptom, told.cause), (SymptomKind::ProbeFailure, Cause::Unknown));
         let headline = format!("was {how} by the server without an answer after 3 ms");
         assert!(told.headline.contains(&headline), "{}", told.headline);
+        assert!(told.title.starts_with("the server's side ended"), "{}", told.title);
         let slow = told.ruled_out.iter().find(|other| other.cause == Cause::ServerSlow);
         assert!(slow.is_some_and(|other| other.why.contains("at once")) == (err == 0), "{slow:?}");
     }
