@@ -1,7 +1,7 @@
 //! What the loader knows already, so that it looks once for each name and not once for each event.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet, VecDeque},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     time::Duration,
 };
@@ -26,8 +26,13 @@ use crate::{
     },
 };
 
-/// How long the search for a listener's process may take.
-const LISTENER_BUDGET: Duration = Duration::from_millis(50);
+/// How long one search for a socket's process may take. A pass over some thousand processes takes 10 to
+/// 30 ms; what is spent beyond that is a machine's that has no processor to spare.
+const LISTENER_BUDGET: Duration = Duration::from_millis(200);
+/// How many searches that could not be made at once, or not to their end, are remembered, and how often
+/// one is tried again: a finding waits for some of these calls.
+const MOST_WANTED: usize = 64;
+const TRIES: u32 = 5;
 /// How many names of each kind are remembered.
 const MOST: usize = 16384;
 /// The least time between two searches for an unknown or nameless namespace, of which each is searched
@@ -42,12 +47,21 @@ const LONGEST_PATIENCE: u64 = 64_000_000_000;
 /// When to search again for a process that was not found in time.
 const TRY_AGAIN: u64 = 10_000_000_000;
 
+/// An accepted socket, and how often its process may be searched for again.
+struct Wanted {
+    ino: u64,
+    netns: u32,
+    tries: u32,
+}
+
 /// Names looked up so far.
 #[derive(Default)]
 pub struct Known {
     symbols: HashSet<u64>,
     /// Listening sockets, and when to search for their process again.
     listeners: HashMap<u64, u64>,
+    /// Accepted sockets whose process is still to be searched for.
+    wanted: VecDeque<Wanted>,
     /// Processes of the node's own network: when to look again whose each is, and what was told.
     processes: HashMap<u32, (u64, Option<Process>)>,
     /// How many searches for a process are left in this call.
@@ -249,6 +263,41 @@ impl Live {
         }
     }
 
+    /// What earlier calls could not name.
+    pub(super) fn name_wanted(&mut self, now: u64, events: &mut Vec<Event>) {
+        for wanted in std::mem::take(&mut self.known.wanted) {
+            self.name_holder(wanted, now, events);
+        }
+    }
+
+    /// Tells which process holds an accepted socket. It serves one connection only: there is nothing to
+    /// remember.
+    fn name_holder(&mut self, wanted: Wanted, ts: u64, events: &mut Vec<Event>) {
+        let Wanted { ino, netns, tries } = wanted;
+        let known = &mut self.known;
+        let mut again = Some(wanted);
+        if known.searches > 0 {
+            known.searches -= 1;
+            match listener_process(&self.root, ino, netns, LISTENER_BUDGET) {
+                Ok(Some(holder)) => {
+                    events.push(Event { ts, body: Body::Listener(holder) });
+                    again = None;
+                }
+                Ok(None) => {
+                    debug!("no process of namespace {netns} holds socket {ino}");
+                    again = None;
+                }
+                Err(err) => {
+                    debug!("{err:#}");
+                    again = tries.checked_sub(1).map(|tries| Wanted { ino, netns, tries });
+                }
+            }
+        }
+        if known.wanted.len() < MOST_WANTED {
+            known.wanted.extend(again);
+        }
+    }
+
     /// Tells which process a probe waits for, which is the one that accepted it or else the one that
     /// listens, and how many connections wait for accept().
     pub(super) fn name_server(
@@ -259,14 +308,8 @@ impl Live {
     ) {
         let netns = server.header.netns;
         let flow = Flow::of(&server.tuple);
-        if server.ino != 0 && self.known.searches > 0 {
-            // It serves this connection only: nothing to remember.
-            self.known.searches -= 1;
-            match listener_process(&self.root, server.ino, netns, LISTENER_BUDGET) {
-                Ok(Some(holder)) => events.push(Event { ts, body: Body::Listener(holder) }),
-                Ok(None) => debug!("no process of namespace {netns} holds socket {}", server.ino),
-                Err(err) => debug!("{err:#}"),
-            }
+        if server.ino != 0 {
+            self.name_holder(Wanted { ino: server.ino, netns, tries: TRIES }, ts, events);
         }
         let (client, asked) = (flow.src, flow.dst);
         if self.known.looks == 0 {

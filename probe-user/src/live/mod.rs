@@ -105,6 +105,7 @@ impl Live {
         self.known.searches = SEARCHES;
         self.known.asks = ASKS;
         self.known.looks = LOOKS;
+        self.name_wanted(now, &mut events);
         let mut closed = Vec::new();
         for event in records {
             self.arming.saw(now, &event);
