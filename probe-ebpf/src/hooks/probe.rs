@@ -35,8 +35,8 @@ use crate::{
 };
 
 /// How long after the client's FIN the server's socket may get it: it waits while the server's program
-/// is in a system call with that socket.
-const ON_ITS_WAY: u64 = 1_000_000_000;
+/// is in a system call with that socket, and for a processor. The loader waits as long for it.
+const ON_ITS_WAY: u64 = 2_000_000_000;
 
 /// The kubelet's lifecycle hooks keep their connections for the next request, and close them after 90 s
 /// (`http.DefaultTransport`); probes do not (`DisableKeepAlives`). An idle one was answered long before.
