@@ -22,11 +22,14 @@ use crate::{
     },
 };
 
-/// How long one search may take (some 30 µs a process).
-const BUDGET: Duration = Duration::from_millis(40);
+/// How long one search may take (some 30 µs a process), also on a machine that has no processor to spare.
+const BUDGET: Duration = Duration::from_millis(150);
 /// The least and the longest time between two searches: it doubles while they bring nothing new.
 const PATIENCE: u64 = 1_000_000_000;
 const LONGEST_PATIENCE: u64 = 64_000_000_000;
+/// The least time after a search that had no time for all processes: the client's next SYN, a second
+/// later, gets the rest.
+const TO_GO_ON: u64 = 500_000_000;
 /// Services remembered.
 const MOST: usize = 8192;
 
@@ -51,12 +54,12 @@ impl Live {
         if reject.code != code
             || services.known.contains(&(flow.proto, flow.dst))
             || services.known.len() >= MOST
-            || (services.searched != 0 && waited < services.patience.max(PATIENCE))
+            || (services.searched != 0 && waited < services.patience)
         {
             return;
         }
         services.searched = now;
-        let found = self.search_services(flow.src.ip());
+        let (found, is_whole) = self.search_services(flow.src.ip());
         let before = events.len();
         for service in found {
             if self.services.known.len() < MOST
@@ -66,18 +69,22 @@ impl Live {
             }
         }
         let longer = self.services.patience.max(PATIENCE) * 2;
-        self.services.patience =
-            if events.len() > before { PATIENCE } else { longer.min(LONGEST_PATIENCE) };
+        self.services.patience = match (events.len() > before, is_whole) {
+            (true, _) => PATIENCE,
+            (false, false) => TO_GO_ON,
+            (false, true) => longer.min(LONGEST_PATIENCE),
+        };
     }
 
-    /// Asks the processes of the client's pod first: it knows the services of its own namespace.
-    fn search_services(&mut self, client: IpAddr) -> Vec<crate::event::Service> {
+    /// Asks the processes of the client's pod first: it knows the services of its own namespace. Whether
+    /// there was time for all.
+    fn search_services(&mut self, client: IpAddr) -> (Vec<crate::event::Service>, bool) {
         let deadline = Instant::now() + BUDGET;
         let all = match pids(&self.root) {
             Ok(all) => all,
             Err(err) => {
                 debug!("{err:#}");
-                return Vec::new();
+                return (Vec::new(), true);
             }
         };
         let netns = self.known.netns_with(client);
@@ -94,7 +101,7 @@ impl Live {
         for pid in of_client.iter().copied() {
             found.extend(service_links::read(&self.root, pid));
             if Instant::now() >= deadline {
-                return found;
+                return (found, false);
             }
         }
         self.services.next = 0;
@@ -105,6 +112,6 @@ impl Live {
             }
             found.extend(service_links::read(&self.root, pid));
         }
-        found
+        (found, self.services.next == 0)
     }
 }
