@@ -6,4 +6,5 @@ mod filter;
 pub mod pods;
 mod printer;
 mod screen;
+mod session;
 pub mod watch;

@@ -12,6 +12,7 @@ use super::{
     filter,
     printer::Printer,
     screen::{Screen, reader_gone},
+    session::Session,
 };
 use crate::{
     cli::Watch,
@@ -57,20 +58,20 @@ async fn watch(args: &Watch) -> Result<()> {
         rungs: args.rungs.iter().map(|&rung| rung.into()).collect(),
     };
     let (mut live, events) = live::start(&options)?;
-    let mut pipeline = Pipeline::new(correlate::Options {
+    let pipeline = Pipeline::new(correlate::Options {
         min_stall: options.min_stall,
         dns_ports: live::DNS_PORTS.to_vec(),
     });
-    let mut printer = Printer::new(args, filter, Screen::new());
+    let printer = Printer::new(args.output, args.events, filter, Screen::new());
+    let mut session = Session::new(pipeline, printer);
     for event in events {
-        printer.take(&mut pipeline, event)?;
+        session.push(event)?;
     }
     // The stream's beginning comes out of the order once the watermark has passed it.
-    while pipeline.header().hooks.is_empty() {
+    while !session.has_begun() {
         sleep(SETTLE).await;
-        pull(&mut live, &mut pipeline, &mut printer)?;
+        pull(&mut live, &mut session)?;
     }
-    printer.header(&pipeline)?;
     if let Some(path) = &args.ready_file {
         std::fs::write(path, "").with_context(|| format!("cannot write {}", path.display()))?;
     }
@@ -86,25 +87,22 @@ async fn watch(args: &Watch) -> Result<()> {
     tokio::pin!(end);
     loop {
         tokio::select! {
-            _ = ticks.tick() => {
-                pull(&mut live, &mut pipeline, &mut printer)?;
-                printer.status(&pipeline)?;
-            }
+            _ = ticks.tick() => pull(&mut live, &mut session)?,
             _ = interrupt.recv() => break,
             _ = terminate.recv() => break,
             () = &mut end => break,
         }
     }
     for event in live.finish()? {
-        printer.take(&mut pipeline, event)?;
+        session.push(event)?;
     }
-    printer.end(&mut pipeline)
+    session.end()
 }
 
-fn pull(live: &mut Live, pipeline: &mut Pipeline, printer: &mut Printer) -> Result<()> {
+fn pull(live: &mut Live, session: &mut Session) -> Result<()> {
     for event in live.pull()? {
-        printer.take(pipeline, event)?;
+        session.push(event)?;
     }
-    live.arm(pipeline.wishes());
+    live.arm(session.wishes());
     Ok(())
 }
