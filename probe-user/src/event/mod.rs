@@ -44,6 +44,7 @@ pub enum Body {
     Clock(Clock),
     Node(Box<Node>),
     Hooks(Vec<Hook>),
+    Sysctls(Sysctls),
     Pod(PodChange),
     Symbol(Symbol),
     Listener(Listener),
@@ -114,6 +115,15 @@ pub struct Node {
     /// are loaded.
     #[serde(default)]
     pub no_ebpf: String,
+}
+
+/// Settings of the kernel as they were at the start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sysctls {
+    /// Of this namespace, as far as they are a namespace's own.
+    pub netns: u32,
+    /// `net.core.somaxconn` and its value; lists are separated by spaces. Printable.
+    pub values: Vec<(String, String)>,
 }
 
 /// How a hook is attached, best first.

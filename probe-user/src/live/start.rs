@@ -129,6 +129,7 @@ pub fn start(options: &Options) -> Result<(Live, Vec<Event>)> {
         Event { ts: now, body: Body::Clock(clock) },
         Event { ts: now, body: Body::Node(Box::new(node)) },
         Event { ts: now, body: Body::Hooks(hooks) },
+        Event { ts: now, body: Body::Sysctls(live.sources.sysctls(live.netns)) },
     ];
     live.scan_pods(now, true, &mut events);
     for counters in live.sources.counters(&live.pods.targets(), super::COUNTERS_BUDGET) {

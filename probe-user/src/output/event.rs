@@ -180,6 +180,11 @@ fn loader_words(body: &Body) -> Option<(&'static str, Option<String>, String)> {
             let proto = crate::correlate::flow::proto_name(s.proto);
             ("service", None, format!("{proto} {} {name} pid={}", s.address, s.pid))
         }
+        Body::Sysctls(s) => {
+            let pairs = s.values.iter().map(|(name, value)| format!(" {name}={value:?}"));
+            let words = format!("netns={}{}", s.netns, pairs.collect::<String>());
+            ("sysctls", None, sanitize::text(&words))
+        }
         Body::Hooks(hooks) => ("hooks", None, format!("{} hooks", hooks.len())),
         _ => return None,
     })
