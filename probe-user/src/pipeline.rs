@@ -76,6 +76,8 @@ pub struct Header {
 #[derive(Debug)]
 pub struct Pipeline {
     order: Order,
+    /// Late and early events of a stream that was put in order before.
+    before: (u64, u64),
     correlator: Correlator,
     clock: WallClock,
     start: Option<u64>,
@@ -86,6 +88,7 @@ impl Pipeline {
     pub fn new(opts: Options) -> Self {
         Self {
             order: Order::default(),
+            before: (0, 0),
             correlator: Correlator::new(opts),
             clock: WallClock::default(),
             start: None,
@@ -112,6 +115,11 @@ impl Pipeline {
             self.clock = WallClock::new(event.ts, clock.wall);
         }
         self.correlator.push(event)
+    }
+
+    /// How many events were late and early when the stream was put in order elsewhere.
+    pub fn was_ordered(&mut self, late: u64, early: u64) {
+        self.before = (late, early);
     }
 
     /// All events have been taken: what is to be said of stalls that are still open.
@@ -179,8 +187,8 @@ impl Pipeline {
             by_cause: self.correlator.counts().by_cause.clone(),
             hidden: 0,
             left_out: self.correlator.left_out(),
-            late: self.order.late,
-            early: self.order.early,
+            late: self.order.late + self.before.0,
+            early: self.order.early + self.before.1,
         }
     }
 }

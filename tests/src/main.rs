@@ -27,6 +27,7 @@ mod probe;
 mod process;
 mod race;
 mod raw;
+mod recording;
 mod rung;
 mod runner;
 mod scenarios;

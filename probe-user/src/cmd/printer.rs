@@ -96,15 +96,20 @@ impl Printer {
         Ok(())
     }
 
-    /// How it goes: in place on a terminal, now and then elsewhere; and at once when events are
+    /// Says something to whoever runs it.
+    pub fn note(&mut self, text: &str) {
+        self.screen.note(text);
+    }
+
+    /// How it goes, and in text `beside` it what else does: in place on a terminal, now and then elsewhere; and at once when events are
     /// lost.
     ///
     /// # Errors
     /// When stdout cannot be written.
-    pub fn status(&mut self, pipeline: &Pipeline) -> Result<()> {
+    pub fn status(&mut self, pipeline: &Pipeline, beside: &str) -> Result<()> {
         let status = pipeline.status();
         match self.format {
-            Format::Text => self.screen.status(&status_line(&status)),
+            Format::Text => self.screen.status(&format!("{}{beside}", status_line(&status))),
             Format::Json => {
                 if status.lost > self.lost {
                     self.lost = status.lost;

@@ -96,6 +96,9 @@ pub struct Node {
     pub name: String,
     /// `uname -r`.
     pub kernel: String,
+    /// `uname -m`; empty in a stream that does not tell.
+    #[serde(default)]
+    pub machine: String,
     /// "iptables", "ipvs", "nftables", or empty when no kube-proxy was recognised.
     pub kube_proxy: String,
     /// Inode number of the namespace stallprobe runs in (the host's).

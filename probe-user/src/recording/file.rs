@@ -11,9 +11,6 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use zstd::stream::write::Encoder;
 
-/// Bytes that may wait for the next flush.
-const WAITING: usize = 256 * 1024;
-
 /// Of zstd's levels the one that is its default: some 400 MB a second.
 const LEVEL: i32 = 3;
 
@@ -34,8 +31,8 @@ impl Target {
 /// One file that is being written.
 pub struct Part {
     to: To,
+    /// With what it gave out and is not in the file yet.
     zstd: Option<Encoder<'static, Vec<u8>>>,
-    waiting: Vec<u8>,
     /// Bytes that are in the file.
     written: u64,
 }
@@ -58,49 +55,34 @@ impl Part {
         };
         let encoder = || Encoder::new(Vec::new(), LEVEL).context("cannot start zstd");
         let zstd = compress.then(encoder).transpose()?;
-        Ok(Self { to, zstd, waiting: Vec::new(), written: 0 })
+        Ok(Self { to, zstd, written: 0 })
     }
 
-    /// Bytes written, and those that wait.
+    /// Bytes that are in the file.
     pub fn size(&self) -> u64 {
-        self.written + self.waiting.len() as u64
-    }
-
-    /// Writes what waits. A file that was removed meanwhile is an error: nobody would find it.
-    ///
-    /// # Errors
-    /// When it cannot be written. The file is then cut to the blocks that are whole.
-    pub fn drain(&mut self) -> Result<()> {
-        let bytes = match &mut self.zstd {
-            Some(zstd) if !self.waiting.is_empty() => {
-                zstd.write_all(&self.waiting).and_then(|()| zstd.flush()).context("zstd failed")?;
-                std::mem::take(zstd.get_mut())
-            }
-            Some(_) => Vec::new(),
-            None => std::mem::take(&mut self.waiting),
-        };
-        self.waiting.clear();
-        self.put(&bytes)
+        self.written
     }
 
     /// Writes all there is and makes sure that it is on the disk.
     ///
     /// # Errors
-    /// As [`Self::drain`].
+    /// As [`Write::write`].
     pub fn finish(mut self) -> Result<u64> {
-        self.drain()?;
         if let Some(zstd) = self.zstd.take() {
-            let bytes = zstd.finish().context("zstd failed")?;
+            let bytes = zstd.finish().context("cannot compress")?;
             self.put(&bytes)?;
         }
         if let To::File(file, path) = &self.to {
-            // A pipe or a device cannot be synced, and needs not.
-            let synced = file.sync_all().or_else(|err| {
-                if err.raw_os_error() == Some(libc::EINVAL) { Ok(()) } else { Err(err) }
-            });
-            synced.with_context(|| format!("cannot write {}", path.display()))?;
+            file.sync_all().with_context(|| format!("cannot write {}", path.display()))?;
         }
         Ok(self.written)
+    }
+
+    fn compressed(zstd: &mut Encoder<'static, Vec<u8>>, blocks: &[u8]) -> io::Result<Vec<u8>> {
+        zstd.write_all(blocks)?;
+        // A reader gets all of it although the stream goes on.
+        zstd.flush()?;
+        Ok(std::mem::take(zstd.get_mut()))
     }
 
     fn put(&mut self, bytes: &[u8]) -> Result<()> {
@@ -128,18 +110,21 @@ impl Part {
     }
 }
 
-/// Takes whole blocks.
+/// Takes whole blocks. After an error the file is cut to those that were written before. A file that was
+/// removed is an error too: nobody would find it.
 impl Write for Part {
-    fn write(&mut self, block: &[u8]) -> io::Result<usize> {
-        if self.waiting.len() + block.len() > WAITING {
-            self.flush()?;
-        }
-        self.waiting.extend_from_slice(block);
-        Ok(block.len())
+    fn write(&mut self, blocks: &[u8]) -> io::Result<usize> {
+        let put = match &mut self.zstd {
+            Some(zstd) => Self::compressed(zstd, blocks)
+                .context("cannot compress")
+                .and_then(|bytes| self.put(&bytes)),
+            None => self.put(blocks),
+        };
+        put.map(|()| blocks.len()).map_err(|err| io::Error::other(format!("{err:#}")))
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.drain().map_err(|err| io::Error::other(format!("{err:#}")))
+        Ok(())
     }
 }
 
@@ -185,9 +170,8 @@ mod tests {
         std::fs::write(&path, "something longer").unwrap();
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o644)).unwrap();
         let mut part = Part::create(&Target::new(&path), false).unwrap();
+        assert_eq!((part.size(), std::fs::read(&path).unwrap().len()), (0, 0));
         part.write_all(b"block").unwrap();
-        assert_eq!((part.size(), std::fs::read(&path).unwrap().len()), (5, 0));
-        part.drain().unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"block");
         assert_eq!((part.finish().unwrap(), mode(&path)), (5, 0o600));
         let new = dir.path().join("b");
@@ -201,13 +185,12 @@ mod tests {
         let path = dir.path().join("a.zst");
         let mut part = Part::create(&Target::new(&path), true).unwrap();
         part.write_all(b"one").unwrap();
-        part.drain().unwrap();
-        part.write_all(b"two").unwrap();
         let mut read = String::new();
         let file = File::open(&path).unwrap();
         let mut decoder = zstd::stream::read::Decoder::new(file).unwrap();
         assert!(io::Read::read_to_string(&mut decoder, &mut read).is_err());
         assert_eq!(read, "one");
+        part.write_all(b"two").unwrap();
         part.finish().unwrap();
         assert_eq!(zstd::decode_all(File::open(&path).unwrap()).unwrap(), b"onetwo");
     }
@@ -218,8 +201,8 @@ mod tests {
         let path = dir.path().join("a");
         let mut part = Part::create(&Target::new(&path), false).unwrap();
         std::fs::remove_file(&path).unwrap();
-        part.write_all(b"block").unwrap();
-        assert!(part.drain().unwrap_err().to_string().ends_with("/a was removed"));
+        let err = part.write_all(b"block").unwrap_err().to_string();
+        assert!(err.ends_with("/a was removed"), "{err}");
         std::os::unix::fs::symlink("/dev/null", &path).unwrap();
         let err = Part::create(&Target::new(&path), false).err().unwrap().to_string();
         assert!(err.contains("symbolic link"), "{err}");

@@ -1,0 +1,45 @@
+//! What the commands that can write a recording have in common.
+
+use std::{
+    path::Path,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Result, bail};
+
+use super::screen::Screen;
+use crate::{
+    cli::Recording,
+    recording::recorder::{Options, Recorder},
+};
+
+/// Opens the recording, if one is asked for.
+///
+/// # Errors
+/// When it cannot be written, or there is only said how.
+pub fn begin(target: Option<&Path>, how: &Recording) -> Result<Option<Recorder>> {
+    let Some(path) = target else {
+        if *how != Recording::default() {
+            bail!("--max-size, --rotate, --snaplen, --compress and --redact need --record FILE");
+        }
+        return Ok(None);
+    };
+    let options = Options {
+        max_size: how.max_size,
+        rotate: how.rotate,
+        snaplen: how.snaplen.unwrap_or(0),
+        compress: how.compress,
+    };
+    Recorder::create(path, options, name()).map(Some)
+}
+
+/// The screen beside a recording: what goes to standard output must not be mixed with findings.
+pub fn screen(target: Option<&Path>) -> Screen {
+    Screen { quiet: target == Some(Path::new("-")), ..Screen::new() }
+}
+
+/// A name that no other recording has: the moment, and the process.
+fn name() -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    format!("{:x}-{:x}", now.as_nanos(), std::process::id())
+}
