@@ -10,6 +10,7 @@ pub mod armed;
 pub mod config;
 pub mod event;
 pub mod ipvs;
+pub mod layout;
 pub mod net;
 pub mod offsets;
 pub mod stats;
@@ -34,7 +35,7 @@ macro_rules! plain {
 }
 pub(crate) use plain;
 
-/// Defines a [`Plain`] struct: `repr(C)`, `Copy`, no padding.
+/// Defines a [`Plain`] struct: `repr(C)`, `Copy`, no padding, with a table of its fields.
 macro_rules! wire {
     ($(#[$meta:meta])* pub struct $name:ident { $($(#[$fmeta:meta])* pub $field:ident : $ft:ty),+ $(,)? }) => {
         $(#[$meta])*
@@ -42,6 +43,15 @@ macro_rules! wire {
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub struct $name { $($(#[$fmeta])* pub $field: $ft),+ }
         $crate::plain!($name { $($field: $ft),+ });
+        impl $crate::layout::Shaped for $name {
+            const SHAPE: &'static $crate::layout::Shape = &$crate::layout::Shape::Struct(&[$(
+                $crate::layout::Field {
+                    name: stringify!($field),
+                    offset: core::mem::offset_of!($name, $field),
+                    shape: <$ft as $crate::layout::Shaped>::SHAPE,
+                }
+            ),+]);
+        }
     };
 }
 pub(crate) use wire;

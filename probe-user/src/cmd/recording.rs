@@ -35,7 +35,9 @@ pub fn begin(target: Option<&Path>, how: &Recording) -> Result<Option<Recorder>>
 
 /// The screen beside a recording: what goes to standard output must not be mixed with findings.
 pub fn screen(target: Option<&Path>) -> Screen {
-    Screen { quiet: target == Some(Path::new("-")), ..Screen::new() }
+    let mut screen = Screen::new();
+    screen.quiet = target == Some(Path::new("-"));
+    screen
 }
 
 /// A name that no other recording has: the moment, and the process.

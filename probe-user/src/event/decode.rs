@@ -64,7 +64,12 @@ pub fn decode(record: &[u8]) -> Result<Event, DecodeError> {
 
 /// The record an event came from; `None` for what the loader itself put into the stream.
 pub fn encode(event: &Event) -> Option<Vec<u8>> {
-    let bytes = match &event.body {
+    record(event).map(<[u8]>::to_vec)
+}
+
+/// As [`encode`], without a copy.
+pub fn record(event: &Event) -> Option<&[u8]> {
+    Some(match &event.body {
         Body::Listen(e) => bytes_of(&**e),
         Body::Connect(e) => bytes_of(&**e),
         Body::SynAck(e) => bytes_of(&**e),
@@ -78,8 +83,7 @@ pub fn encode(event: &Event) -> Option<Vec<u8>> {
         Body::Probe(e) => bytes_of(&**e),
         Body::ProbeServer(e) => bytes_of(&**e),
         _ => return None,
-    };
-    Some(bytes.to_vec())
+    })
 }
 
 fn exactly<T: Plain>(kind: u16, record: &[u8]) -> Result<Box<T>, DecodeError> {
@@ -145,7 +149,7 @@ mod tests {
         (kind::PROBE_SERVED, size_of::<ProbeServer>()),
     ];
 
-    fn record(kind: u16, len: usize) -> Vec<u8> {
+    fn bytes_of_kind(kind: u16, len: usize) -> Vec<u8> {
         let header = Header { ts: 77, cookie: 3, netns: 9, kind, cpu: 1 };
         let mut bytes = bytes_of(&header).to_vec();
         bytes.extend((0..255u8).cycle().take(len.saturating_sub(bytes.len())));
@@ -155,7 +159,7 @@ mod tests {
     #[test]
     fn every_kind_decodes_and_encodes_to_the_same_bytes() {
         for &(kind, size) in SIZES {
-            let bytes = record(kind, size);
+            let bytes = bytes_of_kind(kind, size);
             let event = decode(&bytes).unwrap();
             assert_eq!(event.ts, 77, "kind {kind}");
             assert_eq!(encode(&event).unwrap(), bytes, "kind {kind}");
@@ -166,7 +170,7 @@ mod tests {
     fn one_byte_more_or_less_is_an_error() {
         for &(kind, size) in SIZES {
             for len in [size - 1, size + 1] {
-                let got = decode(&record(kind, len));
+                let got = decode(&bytes_of_kind(kind, len));
                 assert_eq!(got, Err(DecodeError::WrongSize { kind, len, need: size }));
             }
         }
@@ -175,7 +179,7 @@ mod tests {
     #[test]
     fn errors_say_what_is_wrong() {
         assert_eq!(decode(&[0; 23]).unwrap_err(), DecodeError::NoHeader { len: 23, need: 24 });
-        let unknown = decode(&record(99, 300)).unwrap_err();
+        let unknown = decode(&bytes_of_kind(99, 300)).unwrap_err();
         assert_eq!(unknown.to_string(), "a record is of kind 99, which this version does not know");
     }
 
@@ -195,7 +199,7 @@ mod tests {
         #[test]
         fn any_body_of_a_known_kind_decodes(which in 0..SIZES.len(), fill in any::<u8>()) {
             let (kind, size) = SIZES[which];
-            let mut bytes = record(kind, size);
+            let mut bytes = bytes_of_kind(kind, size);
             bytes[size_of::<Header>()..].fill(fill);
             prop_assert!(decode(&bytes).is_ok());
         }

@@ -21,25 +21,39 @@ pub struct Event {
     pub body: Body,
 }
 
-/// What happened.
-#[derive(Clone, Debug, PartialEq)]
+/// What happened. In a recording the loader's own are JSON, by the names of their variants.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Body {
     // From the kernel side, one for each wire struct; `header.kind` tells kinds that share a
     // struct apart.
+    #[serde(skip)]
     Listen(Box<Listen>),
+    #[serde(skip)]
     Connect(Box<Connect>),
+    #[serde(skip)]
     SynAck(Box<SynAck>),
+    #[serde(skip)]
     Clash(Box<Clash>),
+    #[serde(skip)]
     TableFull(Box<TableFull>),
+    #[serde(skip)]
     Drop(Box<Drop>),
+    #[serde(skip)]
     Dns(Box<Dns>),
+    #[serde(skip)]
     Ipvs(Box<Ipvs>),
+    #[serde(skip)]
     CtEntry(Box<CtEntry>),
+    #[serde(skip)]
     Reject(Box<Reject>),
+    #[serde(skip)]
     Probe(Box<Probe>),
+    #[serde(skip)]
     ProbeServer(Box<ProbeServer>),
     // From the loader.
     /// All kernel events up to `Event::ts` have been delivered (the watermark).
+    #[serde(skip)]
     Tick,
     Clock(Clock),
     Node(Box<Node>),

@@ -57,6 +57,30 @@ pub fn text(text: &str) -> String {
     printable(text.as_bytes())
 }
 
+/// Text of a recording that should be printable already, as live made it when it entered the stream
+/// (`pods::procfs::printable`): what is not is escaped now. `None` when it is as it should be. A
+/// backslash stays alone, so that what was escaped once stays the same.
+pub fn again(text: &str) -> Option<String> {
+    let stays = |c: char| {
+        matches!(c, ' '..='~') || {
+            let mut escaped = c.escape_debug();
+            escaped.next() == Some(c) && escaped.next().is_none()
+        }
+    };
+    if text.chars().all(stays) {
+        return None;
+    }
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if stays(c) {
+            out.push(c);
+        } else {
+            out.extend(c.escape_debug());
+        }
+    }
+    Some(out)
+}
+
 fn push(out: &mut String, byte: u8) {
     match byte {
         b'\\' => out.push_str("\\\\"),

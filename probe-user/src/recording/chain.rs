@@ -9,8 +9,9 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use super::{
-    End, Head, Item, Reader,
+    End, Head,
     open::Input,
+    reader::{Item, Reader},
 };
 use crate::event::Event;
 

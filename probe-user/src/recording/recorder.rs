@@ -9,9 +9,10 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use super::{
-    End, Head, Writer,
+    End, Head,
     file::{Part, Target},
     memory::Memory,
+    writer::Writer,
 };
 use crate::{
     event::{Body, Event},
@@ -114,6 +115,11 @@ impl Recorder {
             return self.flush(pipeline);
         }
         Ok(Room::Left)
+    }
+
+    /// What was concluded when the stream had ended.
+    pub fn last(&mut self, outputs: &[Output]) {
+        let _ = outputs;
     }
 
     /// The stream is at its end.
