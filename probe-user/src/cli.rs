@@ -86,6 +86,9 @@ pub struct Watch {
     /// Create this file once everything is attached.
     #[arg(long, value_name = "FILE", hide = true)]
     pub ready_file: Option<PathBuf>,
+    /// Ask for the packets that events tell of, as many bytes of each at most.
+    #[arg(long, value_name = "BYTES", default_value = "0", hide = true)]
+    pub snaplen: u32,
 }
 
 /// Where the help lists what hides findings.

@@ -55,6 +55,7 @@ async fn watch(args: &Watch) -> Result<()> {
         root_is_given: args.host_root.is_some(),
         min_stall: u64::try_from(args.min_stall.as_nanos()).unwrap_or(u64::MAX),
         rungs: args.rungs.iter().map(|&rung| rung.into()).collect(),
+        snaplen: args.snaplen,
     };
     let (mut live, events) = live::start(&options)?;
     let mut pipeline = Pipeline::new(correlate::Options {
