@@ -38,6 +38,7 @@ mod tcp;
 mod time;
 mod wait;
 mod web;
+mod wire;
 
 use std::{io::Write, process::ExitCode};
 

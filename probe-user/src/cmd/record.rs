@@ -25,6 +25,7 @@ pub fn run(args: &Record) -> Result<()> {
         format: Format::Text,
         events: false,
         recorder: recording::begin(target, &args.recording)?,
+        snaplen: recording::snaplen(target, &args.recording),
         only_records: true,
         screen: recording::screen(target),
     })

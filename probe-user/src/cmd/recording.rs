@@ -33,6 +33,12 @@ pub fn begin(target: Option<&Path>, how: &Recording) -> Result<Option<Recorder>>
     Recorder::create(path, options, name()).map(Some)
 }
 
+/// Bytes of each packet to ask the kernel for: all there are, unless it is said, and none where nothing is
+/// recorded.
+pub fn snaplen(target: Option<&Path>, how: &Recording) -> u32 {
+    target.map_or(0, |_| how.snaplen.unwrap_or(u32::from(u16::MAX)))
+}
+
 /// The screen beside a recording: what goes to standard output must not be mixed with findings.
 pub fn screen(target: Option<&Path>) -> Screen {
     let mut screen = Screen::new();

@@ -38,6 +38,8 @@ pub struct Plan<'a> {
     pub format: Format,
     pub events: bool,
     pub recorder: Option<Recorder>,
+    /// Bytes of each packet that are asked of the kernel; 0: no packets.
+    pub snaplen: u32,
     /// Without a recording there is nothing to run for.
     pub only_records: bool,
     pub screen: Screen,
@@ -57,6 +59,7 @@ pub fn run(args: &Watch) -> Result<()> {
         format: args.output,
         events: args.events,
         recorder: recording::begin(target, &args.recording)?,
+        snaplen: recording::snaplen(target, &args.recording),
         only_records: false,
         screen: recording::screen(target),
     })
@@ -87,6 +90,7 @@ async fn watch(plan: Plan<'_>) -> Result<()> {
         root_is_given: source.host_root.is_some(),
         min_stall: u64::try_from(source.min_stall.as_nanos()).unwrap_or(u64::MAX),
         rungs: source.rungs.iter().map(|&rung| rung.into()).collect(),
+        snaplen: plan.snaplen,
     };
     let (mut live, events) = live::start(&options)?;
     let pipeline = Pipeline::new(correlate::Options {

@@ -8,8 +8,8 @@ pub mod decode;
 use std::net::{IpAddr, SocketAddr};
 
 use probe_common::event::{
-    Clash, Connect, CtEntry, Dns, Drop, Header, Ipvs, Listen, Probe, ProbeServer, Reject, SynAck,
-    TableFull,
+    Clash, Connect, CtEntry, Dns, Drop, Header, Ipvs, Listen, Packet, Probe, ProbeServer, Reject,
+    SynAck, TableFull,
 };
 use serde::{Deserialize, Serialize};
 
@@ -51,6 +51,7 @@ pub enum Body {
     Probe(Box<Probe>),
     #[serde(skip)]
     ProbeServer(Box<ProbeServer>),
+    Packet(Box<Packet>),
     // From the loader.
     /// All kernel events up to `Event::ts` have been delivered (the watermark).
     #[serde(skip)]
@@ -90,6 +91,7 @@ impl Event {
             Body::Reject(e) => &e.header,
             Body::Probe(e) => &e.header,
             Body::ProbeServer(e) => &e.header,
+            Body::Packet(e) => &e.header,
             _ => return None,
         })
     }
