@@ -300,7 +300,10 @@ mod tests {
         assert!(cli.command.is_none());
         assert_eq!(cli.watch.output, Format::Json);
         assert_eq!(cli.watch.source.min_stall, Duration::from_millis(300));
-        assert_eq!(cli.watch.source.rungs, [Rung::Fentry, Rung::Kprobe, Rung::Tracepoint, Rung::Snapshot]);
+        assert_eq!(
+            cli.watch.source.rungs,
+            [Rung::Fentry, Rung::Kprobe, Rung::Tracepoint, Rung::Snapshot]
+        );
     }
 
     #[test]
@@ -329,7 +332,8 @@ mod tests {
         assert_eq!(size("1GiB").unwrap(), 1 << 30);
         assert_eq!(size("500k").unwrap(), 512_000);
         assert_eq!(size("100000").unwrap(), 100_000);
-        for bad in ["", "MB", "99999", "1.5MB", "-1", "1TB", "99999999999999999999", "9999999999GB"] {
+        for bad in ["", "MB", "99999", "1.5MB", "-1", "1TB", "99999999999999999999", "9999999999GB"]
+        {
             assert!(size(bad).is_err(), "{bad}");
         }
     }
@@ -338,7 +342,9 @@ mod tests {
     fn recordings() {
         let parse = |line: &str| Cli::try_parse_from(line.split(' '));
         let Some(Command::Record(record)) =
-            parse("stallprobe record -o a.pcapng --max-size 1MB --rotate 3 --compress").unwrap().command
+            parse("stallprobe record -o a.pcapng --max-size 1MB --rotate 3 --compress")
+                .unwrap()
+                .command
         else {
             panic!("no record");
         };

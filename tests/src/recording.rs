@@ -77,7 +77,9 @@ fn replays(file: &Path, arguments: &[String], live: &str) -> Result<()> {
         return Ok(());
     }
     if let Some((live, replayed)) = first_difference(live, &replayed) {
-        anyhow::bail!("the replay says otherwise\n  live:   {live}\n  replay: {replayed}\n{stderr}");
+        anyhow::bail!(
+            "the replay says otherwise\n  live:   {live}\n  replay: {replayed}\n{stderr}"
+        );
     }
     Ok(())
 }

@@ -100,8 +100,10 @@ fn packets_with_comments(file: &Path) -> Result<usize> {
         .context("cannot start tshark: `cargo xtask setup` installs it")?;
     let stderr = String::from_utf8_lossy(&output.stderr);
     // It says so whenever it is run by root, whatever it reads.
-    let said: Vec<&str> =
-        stderr.lines().filter(|line| !line.is_empty() && !line.contains("as user \"root\"")).collect();
+    let said: Vec<&str> = stderr
+        .lines()
+        .filter(|line| !line.is_empty() && !line.contains("as user \"root\""))
+        .collect();
     if !output.status.success() || !said.is_empty() {
         bail!("tshark ended with {} and said: {}", output.status, said.join("; "));
     }

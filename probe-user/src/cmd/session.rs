@@ -80,7 +80,8 @@ impl Session {
             Ok(Room::Left) => {}
             Ok(Room::None) => {
                 let done = size(recorder.size());
-                self.printer.note(&format!("stallprobe: the recording ended: {done} were asked for"));
+                self.printer
+                    .note(&format!("stallprobe: the recording ended: {done} were asked for"));
                 self.recording = Recording::Full;
             }
             Err(err) => self.failed(&err),

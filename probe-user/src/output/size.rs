@@ -20,9 +20,8 @@ mod tests {
 
     #[test]
     fn sizes() {
-        let said: Vec<_> = [1, 999, 1000, 1250, 12_500, 999_999, 34_000_000, 2_100_000_000]
-            .map(size)
-            .to_vec();
+        let said: Vec<_> =
+            [1, 999, 1000, 1250, 12_500, 999_999, 34_000_000, 2_100_000_000].map(size).to_vec();
         let want =
             ["1 byte", "999 bytes", "1.0 kB", "1.2 kB", "12 kB", "999 kB", "34 MB", "2.1 GB"];
         assert_eq!(said, want);

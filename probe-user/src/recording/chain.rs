@@ -77,10 +77,13 @@ impl Chain {
             let Some(file) = self.files.front_mut() else { return Ok(None) };
             if !file.begun {
                 file.begun = true;
-                self.goes_on = self.read.is_some_and(|part| part.checked_add(1) == Some(file.head.part));
+                self.goes_on =
+                    self.read.is_some_and(|part| part.checked_add(1) == Some(file.head.part));
                 if let Some(part) = self.read.filter(|_| !self.goes_on) {
                     let path = file.path.display();
-                    return Ok(Some(Next::Notice(format!("{path}: parts before it, after part {part}, are missing"))));
+                    return Ok(Some(Next::Notice(format!(
+                        "{path}: parts before it, after part {part}, are missing"
+                    ))));
                 }
             }
             let item = file.reader.next().with_context(|| file.path.display().to_string())?;
@@ -96,7 +99,8 @@ impl Chain {
                     return Ok(Some(Next::Notice(format!("{}: {text}", file.path.display()))));
                 }
                 None => {
-                    let cut = file.reader.cut().map(|cut| format!("{}: {cut}", file.path.display()));
+                    let cut =
+                        file.reader.cut().map(|cut| format!("{}: {cut}", file.path.display()));
                     self.files.pop_front();
                     if let Some(cut) = cut {
                         return Ok(Some(Next::Notice(cut)));

@@ -99,7 +99,8 @@ impl Part {
                 if let Err(err) = file.write_all(bytes) {
                     // The end of a block that is missing would look like damage.
                     let cut = file.set_len(self.written);
-                    let cut = cut.err().map_or(String::new(), |err| format!(" (nor cut it: {err})"));
+                    let cut =
+                        cut.err().map_or(String::new(), |err| format!(" (nor cut it: {err})"));
                     let path = path.display();
                     return Err(err).with_context(|| format!("cannot write {path}{cut}"));
                 }
@@ -138,7 +139,10 @@ fn open(path: &Path) -> Result<File> {
     let file = match open {
         Ok(file) => file,
         Err(err) if err.raw_os_error() == Some(libc::ELOOP) => {
-            bail!("{} is a symbolic link: name the file itself, or - for standard output", path.display())
+            bail!(
+                "{} is a symbolic link: name the file itself, or - for standard output",
+                path.display()
+            )
         }
         Err(err) => return Err(err).with_context(|| format!("cannot create {}", path.display())),
     };
