@@ -14,6 +14,7 @@ pub mod order;
 pub mod output;
 pub mod pipeline;
 pub mod pods;
+pub mod recording;
 pub mod snapshot;
 
 #[cfg(test)]
