@@ -19,6 +19,11 @@ const CULPRITS: usize = 8;
 /// Findings kept for folding; one that is pushed out would be told anew.
 const CAPACITY: usize = 1024;
 
+/// [`Finding::id`] of a finding's number.
+pub fn name(id: u64) -> String {
+    format!("f{}", id + 1)
+}
+
 /// What makes two stalls the same finding.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Key {
@@ -110,7 +115,7 @@ impl Findings {
         if let Some(old) = self.all.get(&id) {
             self.by_key.remove(&old.key);
         }
-        let finding = Finding { id: format!("f{}", id + 1), ..finding };
+        let finding = Finding { id: name(id), ..finding };
         let out = Output::Update(Change::Named, Box::new(finding.clone()));
         // Repeats of a cause known already are counted there from now on.
         self.by_key.entry(key.clone()).or_insert(id);
@@ -154,7 +159,7 @@ impl Findings {
         }
         let id = self.next;
         self.next += 1;
-        let finding = Finding { id: format!("f{}", id + 1), ..finding };
+        let finding = Finding { id: name(id), ..finding };
         self.by_key.insert(key.clone(), id);
         let told = Told {
             key,

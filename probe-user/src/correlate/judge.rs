@@ -68,7 +68,9 @@ impl Correlator {
         if let Some(finding) = told {
             let verdict = verdict?;
             let (key, finding_now) = self.finding(id, verdict, Vec::new(), Vec::new())?;
+            let told = self.stalls.get(id)?.symptom.told(&finding_now);
             let (finding, out) = self.findings.rename(now, finding, key, finding_now);
+            self.told.push(told.of(finding));
             self.stalls.set_state(id, State::Told { finding, unknown: false });
             return out;
         }
@@ -108,7 +110,9 @@ impl Correlator {
         };
         let unknown = verdict.cause == Cause::Unknown;
         let (key, finding) = self.finding(id, verdict, ruled_out, not_seen)?;
+        let told = self.stalls.get(id)?.symptom.told(&finding);
         let (finding, out) = self.findings.tell(now, key, finding);
+        self.told.push(told.of(finding));
         self.stalls.set_state(id, State::Told { finding, unknown });
         out
     }
