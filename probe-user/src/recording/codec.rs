@@ -11,7 +11,7 @@ use thiserror::Error;
 
 use super::{
     block::{self, u16_at, u32_at, u64_at},
-    layout::Translator,
+    layout::{self, Translator},
 };
 use crate::{
     event::{
@@ -217,10 +217,9 @@ pub fn event(record: &Record<'_>, translator: &mut Translator) -> Result<Event, 
 
 fn wire(record: &Record<'_>, translator: &mut Translator) -> Result<Body, Skipped> {
     let kind = record.kind;
-    if !translator.knows(kind) {
-        return Err(Skipped::Kind(kind));
-    }
-    let bytes = translator.today(kind, record.payload).ok_or(Skipped::Record(kind))?;
+    let bytes = translator.today(kind, record.payload).ok_or_else(|| {
+        if layout::is_known(kind) { Skipped::Record(kind) } else { Skipped::Kind(kind) }
+    })?;
     let header: Option<Header> = bytes.get(..size_of::<Header>()).and_then(from_bytes);
     if header.is_none_or(|header| header.kind != kind) {
         return Err(Skipped::Record(kind));

@@ -133,6 +133,7 @@ proptest! {
 }
 
 /// Wireshark's own opinion, where it is installed.
+#[expect(clippy::print_stderr, reason = "a test that cannot run says so")]
 #[test]
 fn tshark_opens_it_without_a_warning() {
     let Ok(version) = Command::new("tshark").arg("--version").output() else {
