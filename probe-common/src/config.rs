@@ -28,10 +28,13 @@ wire! {
         pub dns_ports: [u16; DNS_PORTS],
         /// Number of arguments of the tracepoint `skb:kfree_skb`: 2 (5.10), 3, or 4 (6.11).
         pub kfree_skb_args: u32,
+        /// How many bytes of a packet are kept ([`crate::event::Packet`]); 0: packets are not wanted.
+        pub snaplen: u32,
         /// Value of `SKB_CONSUMED` in `enum skb_drop_reason`; [`u32::MAX`] when there is none.
         pub reason_consumed: u32,
         /// Value of `NETFILTER_DROP`; [`u32::MAX`] when there is none.
         pub reason_netfilter_drop: u32,
+        pub _pad: u32,
         /// Addresses of the variables `page_offset_base` and `vmemmap_base` (x86); 0 when not known, and
         /// then no page's bytes are read.
         pub page_offset_base: u64,

@@ -67,8 +67,11 @@ pub mod kind {
     pub const PROBE_SERVER: u16 = 25;
     /// What the server did with such a connection after that: [`super::ProbeServer`].
     pub const PROBE_SERVED: u16 = 26;
+    /// The bytes of the packet that another event tells of, beside it: [`super::Packet`]. Only when a
+    /// recording wants packets.
+    pub const PACKET: u16 = 27;
     /// One more than the highest kind.
-    pub const COUNT: usize = 27;
+    pub const COUNT: usize = 28;
 }
 
 wire! {
@@ -489,5 +492,40 @@ wire! {
         pub code: u32,
         /// Where the rule is: `NF_INET_*`.
         pub hook: u32,
+    }
+}
+
+/// How many bytes of a packet a [`Packet`] has room for, from the network header on. One less is used:
+/// the length is masked for the verifier.
+pub const CAPTURE_BYTES: usize = 256;
+
+wire! {
+    /// The packet that another event tells of. Its checksums may be left to the device, as any capture on
+    /// the same interface shows them.
+    pub struct Packet {
+        /// `kind` is [`kind::PACKET`]; the rest is that of the event beside it.
+        pub header: Header,
+        /// From the packet's own headers.
+        pub tuple: Tuple,
+        /// Its conntrack entry, where the event beside it has that too; else zero.
+        pub ct: Conntrack,
+        /// Address of the packet's `struct sk_buff`; equals [`Drop::skb`] of the same packet.
+        pub skb: u64,
+        /// Boot-time nanoseconds at which the packet came by: before `header.ts` where it lay in a queue.
+        pub at: u64,
+        /// Joins the packet across NAT: see [`Drop::ident`]; of a final ACK the client's ISN too.
+        pub ident: u32,
+        /// `skb->skb_iif`: interface on which the packet came in, 0 when it was made here.
+        pub iif: u32,
+        /// TCP flags byte, 0 for other protocols.
+        pub tcp_flags: u32,
+        /// The kind of the event beside it. [`kind::DNS_RETRY`] of a query that reached its server's
+        /// socket again: no other event tells of that.
+        pub with: u32,
+        /// Length by the IP header.
+        pub packet_len: u32,
+        /// How many bytes of `bytes` are filled.
+        pub captured: u32,
+        pub bytes: [u8; CAPTURE_BYTES],
     }
 }

@@ -8,6 +8,7 @@
 )]
 
 mod armed;
+mod capture;
 mod emit;
 mod hooks;
 mod maps;

@@ -29,8 +29,10 @@ static CONFIG: Config = Config {
     burst: 0,
     dns_ports: [0; 4],
     kfree_skb_args: 2,
+    snaplen: 0,
     reason_consumed: u32::MAX,
     reason_netfilter_drop: u32::MAX,
+    _pad: 0,
     page_offset_base: 0,
     vmemmap_base: 0,
 };

@@ -26,6 +26,10 @@ pub struct Cli {
 pub enum Command {
     /// Watch and explain, live; the default.
     Watch(Watch),
+    /// Watch, and write what is seen to a file: for Wireshark, and to be explained anywhere.
+    Record(Record),
+    /// Explain what was recorded: says what the live run said, without root, on any machine.
+    Replay(Replay),
     /// Explain a cause: what happened, how it is known, how to confirm and how to fix it.
     Explain(Explain),
     /// List the pods of this node: addresses, devices, processes, listeners and their queues.
@@ -54,13 +58,6 @@ pub struct Watch {
     /// Findings for a person, or JSON Lines for a program.
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
     pub output: Format,
-    /// Stop after this time, for example 30s or 10m; without it, run until Ctrl-C.
-    #[arg(long, value_name = "TIME", value_parser = duration)]
-    pub duration: Option<Duration>,
-    /// A lookup or handshake that takes this long is a stall. A health probe that was given up a
-    /// moment before is one too.
-    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "1s")]
-    pub min_stall: Duration,
     #[command(flatten)]
     pub filter: PodFilter,
     /// Findings of this cause.
@@ -69,6 +66,67 @@ pub struct Watch {
     /// Print the raw events as well.
     #[arg(long)]
     pub events: bool,
+    #[command(flatten)]
+    pub source: Source,
+    /// Write all that is seen to this file too; - is standard output, and findings are then not printed.
+    #[arg(long, value_name = "FILE", help_heading = RECORDING)]
+    pub record: Option<PathBuf>,
+    #[command(flatten)]
+    pub recording: Recording,
+}
+
+/// What `record` takes.
+#[derive(Clone, Debug, Args)]
+pub struct Record {
+    /// Where to; - is standard output, and findings are then not printed.
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+    #[command(flatten)]
+    pub filter: PodFilter,
+    #[command(flatten)]
+    pub source: Source,
+    #[command(flatten)]
+    pub recording: Recording,
+}
+
+/// What `replay` takes.
+#[derive(Clone, Debug, Args)]
+pub struct Replay {
+    /// Recordings; - is standard input. Those of several nodes become one stream, the parts of one
+    /// recording follow each other.
+    #[arg(value_name = "FILE", required = true)]
+    pub files: Vec<PathBuf>,
+    /// Findings for a person, or JSON Lines for a program.
+    #[arg(short, long, value_enum, default_value_t = Format::Text)]
+    pub output: Format,
+    /// Go on while the file is being written.
+    #[arg(short, long)]
+    pub follow: bool,
+    #[command(flatten)]
+    pub filter: PodFilter,
+    /// Findings of this cause.
+    #[arg(long = "cause", value_name = "ID", value_parser = cause, help_heading = FILTERS)]
+    pub causes: Vec<Cause>,
+    /// Print the raw events as well.
+    #[arg(long)]
+    pub events: bool,
+    /// Write a recording of the replay: with --redact one that may be given away.
+    #[arg(long, value_name = "FILE", help_heading = RECORDING)]
+    pub record: Option<PathBuf>,
+    #[command(flatten)]
+    pub recording: Recording,
+}
+
+/// How the node is watched.
+#[derive(Clone, Debug, Args)]
+pub struct Source {
+    /// Stop after this time, for example 30s or 10m; without it, run until Ctrl-C.
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub duration: Option<Duration>,
+    /// A lookup or handshake that takes this long is a stall. A health probe that was given up a
+    /// moment before is one too.
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "1s")]
+    pub min_stall: Duration,
     /// Attach by these ways only, the best that works: to see what a kernel without the others
     /// shows. `snapshot` alone loads nothing into the kernel; it stands in for what the others leave
     /// out.
@@ -86,6 +144,30 @@ pub struct Watch {
     /// Create this file once everything is attached.
     #[arg(long, value_name = "FILE", hide = true)]
     pub ready_file: Option<PathBuf>,
+}
+
+/// Where the help lists how a recording is written.
+const RECORDING: &str = "Recording";
+
+/// How a recording is written.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
+pub struct Recording {
+    /// End the recording at about this size, for example 100MB; with --rotate, begin the next part.
+    #[arg(long, value_name = "SIZE", value_parser = size, help_heading = RECORDING)]
+    pub max_size: Option<u64>,
+    /// Write parts, FILE.00001.pcapng and so on, and keep this many of them.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), requires = "max_size", help_heading = RECORDING)]
+    pub rotate: Option<u32>,
+    /// Keep this many bytes of each packet, from its IP header on.
+    #[arg(long, value_name = "BYTES", help_heading = RECORDING)]
+    pub snaplen: Option<u32>,
+    /// Compress it (zstd); Wireshark opens it as it is.
+    #[arg(long, help_heading = RECORDING)]
+    pub compress: bool,
+    /// Replace the names of pods, processes and hosts, addresses and DNS names; the same name or
+    /// address always by the same.
+    #[arg(long, help_heading = RECORDING)]
+    pub redact: bool,
 }
 
 /// Where the help lists what hides findings.
@@ -173,6 +255,31 @@ fn duration(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| format!("'{text}' is too short or too long"))
 }
 
+/// The least a recording may be limited to: what is known at its start takes some of it.
+const LEAST_SIZE: u64 = 100_000;
+
+/// `100MB`, `1GiB`, `500k` (1024 bytes), or plain bytes.
+fn size(text: &str) -> Result<u64, String> {
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let bytes: u64 = match unit.to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "kb" => 1000,
+        "mb" => 1_000_000,
+        "gb" => 1_000_000_000,
+        "k" | "kib" => 1 << 10,
+        "m" | "mib" => 1 << 20,
+        "g" | "gib" => 1 << 30,
+        _ => return Err(format!("'{unit}' is no unit of size; use kB, MB, GB, KiB, MiB or GiB")),
+    };
+    let number: u64 = number.parse().map_err(|_| format!("'{text}' is no size; try 100MB"))?;
+    let size = number.checked_mul(bytes).ok_or_else(|| format!("'{text}' is too much"))?;
+    if size < LEAST_SIZE {
+        return Err(format!("'{text}' is too little: 100kB is the least"));
+    }
+    Ok(size)
+}
+
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]
@@ -192,16 +299,19 @@ mod tests {
             Cli::try_parse_from(["stallprobe", "-o", "json", "--min-stall", "300ms"]).unwrap();
         assert!(cli.command.is_none());
         assert_eq!(cli.watch.output, Format::Json);
-        assert_eq!(cli.watch.min_stall, Duration::from_millis(300));
-        assert_eq!(cli.watch.rungs, [Rung::Fentry, Rung::Kprobe, Rung::Tracepoint, Rung::Snapshot]);
+        assert_eq!(cli.watch.source.min_stall, Duration::from_millis(300));
+        assert_eq!(
+            cli.watch.source.rungs,
+            [Rung::Fentry, Rung::Kprobe, Rung::Tracepoint, Rung::Snapshot]
+        );
     }
 
     #[test]
     fn rungs() {
         let cli = Cli::try_parse_from(["stallprobe", "--rungs", "kprobe,tracepoint"]).unwrap();
-        assert_eq!(cli.watch.rungs, [Rung::Kprobe, Rung::Tracepoint]);
+        assert_eq!(cli.watch.source.rungs, [Rung::Kprobe, Rung::Tracepoint]);
         let cli = Cli::try_parse_from(["stallprobe", "--rungs", "snapshot"]).unwrap();
-        assert_eq!(cli.watch.rungs, [Rung::Snapshot]);
+        assert_eq!(cli.watch.source.rungs, [Rung::Snapshot]);
         for bad in ["", "kprobe,", "uprobe"] {
             assert!(Cli::try_parse_from(["stallprobe", "--rungs", bad]).is_err(), "{bad:?}");
         }
@@ -215,5 +325,37 @@ mod tests {
         for bad in ["", "s", "1x", "0", "-1s", "1.2.3s", "99999999999999999999h", "NaN"] {
             assert!(duration(bad).is_err(), "{bad}");
         }
+    }
+    #[test]
+    fn sizes() {
+        assert_eq!(size("100MB").unwrap(), 100_000_000);
+        assert_eq!(size("1GiB").unwrap(), 1 << 30);
+        assert_eq!(size("500k").unwrap(), 512_000);
+        assert_eq!(size("100000").unwrap(), 100_000);
+        for bad in ["", "MB", "99999", "1.5MB", "-1", "1TB", "99999999999999999999", "9999999999GB"]
+        {
+            assert!(size(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn recordings() {
+        let parse = |line: &str| Cli::try_parse_from(line.split(' '));
+        let Some(Command::Record(record)) =
+            parse("stallprobe record -o a.pcapng --max-size 1MB --rotate 3 --compress")
+                .unwrap()
+                .command
+        else {
+            panic!("no record");
+        };
+        assert_eq!(record.output, PathBuf::from("a.pcapng"));
+        assert_eq!(record.recording.rotate, Some(3));
+        assert!(parse("stallprobe record").is_err());
+        assert!(parse("stallprobe record -o a --rotate 3").is_err());
+        assert!(parse("stallprobe record -o a --max-size 1MB --rotate 0").is_err());
+        assert!(parse("stallprobe replay").is_err());
+        assert!(parse("stallprobe replay a b -f -o json --record c --redact").is_ok());
+        let cli = parse("stallprobe --record a.pcapng").unwrap();
+        assert_eq!(cli.watch.record, Some(PathBuf::from("a.pcapng")));
     }
 }

@@ -15,6 +15,7 @@ pub mod output;
 pub mod pipeline;
 pub mod pods;
 pub mod recording;
+pub mod redact;
 pub mod snapshot;
 
 #[cfg(test)]

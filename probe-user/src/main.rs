@@ -14,6 +14,8 @@ fn main() -> ExitCode {
     init_log(cli.verbose);
     let result = match cli.command {
         Some(Command::Watch(args)) => cmd::watch::run(&args),
+        Some(Command::Record(args)) => cmd::record::run(&args),
+        Some(Command::Replay(args)) => cmd::replay::run(&args),
         Some(Command::Explain(args)) => cmd::explain::run(&args),
         Some(Command::Pods(args)) => cmd::pods::run(&args),
         Some(Command::Cat(args)) => cmd::cat::run(&args),

@@ -76,6 +76,8 @@ pub struct Header {
 #[derive(Debug)]
 pub struct Pipeline {
     order: Order,
+    /// Late and early events of a stream that was put in order before.
+    before: (u64, u64),
     correlator: Correlator,
     clock: WallClock,
     start: Option<u64>,
@@ -86,6 +88,7 @@ impl Pipeline {
     pub fn new(opts: Options) -> Self {
         Self {
             order: Order::default(),
+            before: (0, 0),
             correlator: Correlator::new(opts),
             clock: WallClock::default(),
             start: None,
@@ -93,43 +96,49 @@ impl Pipeline {
         }
     }
 
-    /// Takes one event. Findings come out with the [`Body::Tick`] that covers them.
-    pub fn push(&mut self, event: Event) -> Vec<Output> {
-        self.push_observed(event, |_, _| {})
+    /// Puts an event into the order of time; gives out what may now be taken.
+    pub fn order(&mut self, event: Event) -> Vec<Event> {
+        self.order.push(event)
     }
 
-    /// As [`Self::push`]; `observe` sees every event in order of time, before it is correlated.
-    pub fn push_observed(
-        &mut self,
-        event: Event,
-        mut observe: impl FnMut(&Self, &Event),
-    ) -> Vec<Output> {
-        let ordered = self.order.push(event);
-        let mut out = Vec::new();
-        for event in &ordered {
-            observe(self, event);
-            out.extend(self.take(event));
-        }
-        out
+    /// What still waits to be put in order: the stream is at its end.
+    pub fn rest(&mut self) -> Vec<Event> {
+        self.order.finish()
     }
 
-    /// The stream is at its end.
-    pub fn finish(&mut self) -> Vec<Output> {
-        let mut out = Vec::new();
-        for event in self.order.finish() {
-            out.extend(self.take(&event));
-        }
-        out.extend(self.correlator.finish());
-        out
-    }
-
-    fn take(&mut self, event: &Event) -> Vec<Output> {
+    /// Takes the next event in order of time. Findings come out with the [`Body::Tick`] that covers
+    /// them.
+    pub fn take(&mut self, event: &Event) -> Vec<Output> {
         self.now = self.now.max(event.ts);
         self.start.get_or_insert(event.ts);
         if let Body::Clock(clock) = &event.body {
             self.clock = WallClock::new(event.ts, clock.wall);
         }
         self.correlator.push(event)
+    }
+
+    /// How many events were late and early when the stream was put in order elsewhere.
+    pub fn was_ordered(&mut self, late: u64, early: u64) {
+        self.before = (late, early);
+    }
+
+    /// All events have been taken: what is to be said of stalls that are still open.
+    pub fn end(&mut self) -> Vec<Output> {
+        self.correlator.finish()
+    }
+
+    /// Puts an event in order and takes what may be.
+    pub fn push(&mut self, event: Event) -> Vec<Output> {
+        let ordered = self.order(event);
+        ordered.iter().flat_map(|event| self.take(event)).collect()
+    }
+
+    /// The stream is at its end.
+    pub fn finish(&mut self) -> Vec<Output> {
+        let rest = self.rest();
+        let mut out: Vec<_> = rest.iter().flat_map(|event| self.take(event)).collect();
+        out.extend(self.end());
+        out
     }
 
     /// Armed hooks that would help; only a live source can arm them.
@@ -178,8 +187,8 @@ impl Pipeline {
             by_cause: self.correlator.counts().by_cause.clone(),
             hidden: 0,
             left_out: self.correlator.left_out(),
-            late: self.order.late,
-            early: self.order.early,
+            late: self.order.late + self.before.0,
+            early: self.order.early + self.before.1,
         }
     }
 }

@@ -10,6 +10,7 @@ use crate::{
     finding::ORDER,
     netns::Pod,
     probe::{Heed, Probe, STALLPROBE},
+    recording::Recording,
     rung::Rung,
     sysctl,
 };
@@ -76,18 +77,28 @@ impl Lab {
         fs::write(&path, text).with_context(|| format!("cannot write {path}"))
     }
 
-    /// Starts `stallprobe watch -o json` on the node and waits until it watches. With
+    /// Starts `stallprobe watch -o json` on the node and waits until it watches. It records, too: when it
+    /// is stopped, the replay must say the same. With
     /// `--faults-only`, gives a probe that agrees with everything.
     pub fn probe(&self, args: &[&str]) -> Result<Rc<Probe>> {
-        self.probe_by(Command::new(STALLPROBE), args)
+        self.begin(Command::new(STALLPROBE), args, Recording::of_watch(args))
     }
 
     /// The same by a command that becomes stallprobe.
     pub fn probe_by(&self, command: Command, args: &[&str]) -> Result<Rc<Probe>> {
+        self.begin(command, args, None)
+    }
+
+    fn begin(
+        &self,
+        command: Command,
+        args: &[&str],
+        recording: Option<Recording>,
+    ) -> Result<Rc<Probe>> {
         let all = [self.rung.arguments().as_slice(), args].concat();
         let probe = Rc::new(match self.heed {
             Heed::Absent => Probe::absent(),
-            heed => Probe::start(command, &all, heed, self.taken_for)?,
+            heed => Probe::start(command, &all, heed, self.taken_for, recording)?,
         });
         *self.probe.borrow_mut() = Some(Rc::clone(&probe));
         Ok(probe)

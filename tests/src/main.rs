@@ -27,6 +27,7 @@ mod probe;
 mod process;
 mod race;
 mod raw;
+mod recording;
 mod rung;
 mod runner;
 mod scenarios;
@@ -37,6 +38,7 @@ mod tcp;
 mod time;
 mod wait;
 mod web;
+mod wire;
 
 use std::{io::Write, process::ExitCode};
 

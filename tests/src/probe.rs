@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-use crate::{finding::Finding, wait};
+use crate::{finding::Finding, recording::Recording, wait};
 
 /// Name of the binary, found on PATH.
 pub const STALLPROBE: &str = "stallprobe";
@@ -26,7 +26,9 @@ const BLIND: Duration = Duration::from_secs(8);
 
 #[derive(Default)]
 struct Seen {
-    /// Its standard output so far.
+    /// Its standard output so far, as it came.
+    text: String,
+    /// And by lines.
     lines: Vec<Value>,
     /// Lines that are no JSON object.
     odd: Vec<String>,
@@ -67,13 +69,15 @@ pub struct Probe {
     heed: Heed,
     /// What the fault is named on this rung, though it is another.
     taken_for: Option<&'static str>,
+    /// What it writes besides, to be replayed when it has ended.
+    recording: Option<Recording>,
 }
 
 impl Probe {
     /// A probe that agrees with everything.
     pub fn absent() -> Self {
         let (child, shared) = (RefCell::new(None), Arc::default());
-        Self { child, shared, heed: Heed::Absent, taken_for: None }
+        Self { child, shared, heed: Heed::Absent, taken_for: None, recording: None }
     }
 
     /// Starts stallprobe by this command and waits until it watches.
@@ -82,10 +86,12 @@ impl Probe {
         args: &[&str],
         heed: Heed,
         taken_for: Option<&'static str>,
+        recording: Option<Recording>,
     ) -> Result<Self> {
         let mut child = command
             .args(["watch", "-o", "json"])
             .args(args)
+            .args(recording.iter().flat_map(Recording::arguments))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -102,7 +108,8 @@ impl Probe {
                 reader.lock().stderr.push_str(&format!("{line}\n"));
             }
         });
-        let probe = Self { child: RefCell::new(Some(child)), shared, heed, taken_for };
+        let child = RefCell::new(Some(child));
+        let probe = Self { child, shared, heed, taken_for, recording };
         probe.wait_line("stallprobe says that it watches", START, |line| {
             line["type"] == "status" && line["state"] == "watching"
         })?;
@@ -334,7 +341,11 @@ impl Probe {
             bail!("stallprobe wrote a line that is no JSON object: {odd}");
         }
         let summary = seen.lines.iter().rfind(|line| line["type"] == "summary");
-        Ok(summary.context("stallprobe wrote no summary")?.clone())
+        let summary = summary.context("stallprobe wrote no summary")?.clone();
+        if let Some(recording) = &self.recording {
+            recording.says(&seen.text)?;
+        }
+        Ok(summary)
     }
 
     /// Sends a signal and waits for the end of the process and of its output.
@@ -397,6 +408,8 @@ impl Drop for Probe {
 fn read_lines(stdout: impl Read, shared: &Shared) {
     for line in BufReader::new(stdout).lines().map_while(Result::ok) {
         let mut seen = shared.lock();
+        seen.text.push_str(&line);
+        seen.text.push('\n');
         match serde_json::from_str(&line) {
             Ok(value @ Value::Object(_)) => seen.lines.push(value),
             _ => seen.odd.push(line),
@@ -416,7 +429,7 @@ mod tests {
     /// A probe that has said this and ended.
     fn said(lines: &[Value], heed: Heed, taken_for: Option<&'static str>) -> Probe {
         let (child, shared) = (RefCell::new(None), Arc::default());
-        let probe = Probe { child, shared, heed, taken_for };
+        let probe = Probe { child, shared, heed, taken_for, recording: None };
         probe.shared.lock().lines = lines.to_vec();
         probe.shared.lock().closed = true;
         probe

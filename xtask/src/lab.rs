@@ -14,6 +14,7 @@ use crate::{
     kernels::Series,
     ladder::Rung,
     progress::note,
+    recordings,
     tally::Tally,
     vm::{self, MachineOptions},
 };
@@ -35,6 +36,8 @@ pub struct Job {
     pub append: &'static str,
     /// Whether it is the machine with container runtimes, and their cases.
     pub runtimes: bool,
+    /// Whether the recordings of its cases are wanted here.
+    pub recordings: bool,
     /// Which part of the lab that is, for a reader.
     pub part: &'static str,
 }
@@ -43,7 +46,7 @@ impl Job {
     /// A run on a kernel as it is.
     pub fn on(series: &'static Series, arguments: Vec<String>, part: &'static str) -> Self {
         let (name, rung) = (series.name.to_owned(), Rung::Fentry);
-        Self { name, series, rung, arguments, append: "", runtimes: false, part }
+        Self { name, series, rung, arguments, append: "", runtimes: false, recordings: false, part }
     }
 
     /// The cases of pods that container runtimes make; a short run has no node full of them.
@@ -111,7 +114,9 @@ pub fn run(
 fn one(job: &Job, artifacts: &Artifacts, machine: &MachineOptions, labelled: bool) -> Result<Done> {
     let start = Instant::now();
     let name = job.name.as_str();
-    let words = [["lab", "test"].map(str::to_owned).as_slice(), &job.arguments].concat();
+    let env: &[&str] = if job.recordings { &["env", recordings::WANTED] } else { &[] };
+    let words = env.iter().chain(&["lab", "test"]).map(|&word| word.to_owned());
+    let words: Vec<_> = words.chain(job.arguments.iter().cloned()).collect();
     note(&format!("kernel {name}: {}", words.join(" ")));
     let mut guest = Guest::prepare(job.series.name, artifacts)?;
     if job.runtimes {
@@ -164,6 +169,9 @@ impl Lines {
         let whole = std::mem::replace(&mut self.part, rest);
         let mut out = Vec::new();
         for line in whole.split_inclusive(|&byte| byte == b'\n') {
+            if recordings::is_line(line) {
+                continue;
+            }
             out.extend_from_slice(self.label.as_bytes());
             out.extend_from_slice(line);
         }

@@ -45,6 +45,7 @@ pub fn jobs(series: &'static Series, short: bool) -> [Job; 3] {
             .collect(),
         append,
         runtimes: false,
+        recordings: false,
         part,
     };
     [

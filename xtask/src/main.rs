@@ -20,6 +20,7 @@ mod oci;
 mod progress;
 mod qemu;
 mod readme;
+mod recordings;
 mod run;
 mod runtimes;
 mod setup;

@@ -17,7 +17,7 @@ use crate::{
     lab::{self, Done, Job},
     ladder::{self, MAIN},
     progress::note,
-    readme,
+    readme, recordings,
     setup::{self, Kernels},
     tables::Tables,
     tally::Tally,
@@ -92,6 +92,9 @@ pub fn run(options: Options) -> Result<ExitCode> {
             Ok(done) => row(job, done, !options.filters.is_empty()),
             Err(error) => broken(&job.name, error),
         });
+        if let (Ok(done), true) = (done, job.recordings) {
+            rows.push(recordings(job, done));
+        }
     }
     for (series, why) in left_out {
         tables.add_left_out(series);
@@ -196,7 +199,8 @@ fn jobs(mut ready: Vec<&'static Series>, options: &Options) -> Vec<Job> {
         let part = Part::on(series, options);
         let part_of = part.arguments().iter().map(|&argument| argument.to_owned());
         let arguments = part_of.chain(options.filters.iter().cloned()).collect();
-        Job::on(series, arguments, part.remark(options))
+        let recordings = series.name == MAIN;
+        Job { recordings, ..Job::on(series, arguments, part.remark(options)) }
     };
     let ladder = |series| ladder::jobs(series, !options.everything);
     let runtimes = main.into_iter().map(|series| Job::with_runtimes(series, !options.everything));
@@ -253,6 +257,20 @@ fn row(job: &Job, done: &Done, filtered: bool) -> Row {
         trouble: trouble.clone().or_else(|| lab_trouble(told, *status, filtered)),
         remarks: [part, other, remark.clone()].into_iter().flatten().collect(),
     }
+}
+
+/// What tshark says of the recordings of a job's cases.
+fn recordings(job: &Job, done: &Done) -> Row {
+    let (start, name) = (Instant::now(), "recordings".to_owned());
+    let files = match recordings::save(&job.name, &done.report.output) {
+        Ok(files) => files,
+        Err(error) => return broken(&name, &error),
+    };
+    let (tally, wrong) = recordings::read_by_tshark(&files);
+    wrong.iter().for_each(|wrong| note(wrong));
+    let trouble = wrong.first().cloned();
+    let remarks = vec![format!("of {}, read by tshark", job.name)];
+    Row { name, tally, trouble, remarks, time: start.elapsed(), ..Row::default() }
 }
 
 /// A kernel whose run could not be started or followed.

@@ -28,6 +28,7 @@ use probe_common::event::{Clash, TableFull, VERDICT_DROP, kind};
 
 use super::skb_drop::MARK_AGE;
 use crate::{
+    capture::{self, Beside},
     emit,
     maps::{
         CLASH_MARK, CLASH_SCRATCH, CLASHES, CONNECTED, EARLY_DROPS, INSERT_FAILED_MARK,
@@ -165,6 +166,9 @@ fn clash_return(stack: u64, ret: u64) -> Option<()> {
         // SAFETY: the entry is reserved for exactly this type and written whole.
         unsafe { event.write(*clash) };
     });
+    let beside = Beside { ct: Some(&clash.loser), ..Beside::event(clash.header, pod) };
+    // As NAT has left it: this is the last thing before it goes.
+    capture::skb(clash.skb, None, beside);
     let _ = CLASHES.remove(&stack);
     Some(())
 }

@@ -22,7 +22,9 @@ use super::{
     skb_drop::namespace,
 };
 use crate::{
-    armed, emit,
+    armed,
+    capture::{self, Beside},
+    emit,
     maps::{CT_ENTRY_SCRATCH, TRACKING, offset, seen},
     packet,
     read::{Ptr, at, field},
@@ -142,9 +144,11 @@ fn returned(armed: &Armed, stack: u64, ret: u64) -> Option<()> {
     to.verdict = ret as u32;
     to.info = u32::from(info);
     to.iif = field(skb, offset!(skb_iif));
-    emit::send(kind::CT_ENTRY, socket::source_key(&armed.flow), ts, |event: *mut CtEntry| {
+    let pod = socket::source_key(&armed.flow);
+    emit::send(kind::CT_ENTRY, pod, ts, |event: *mut CtEntry| {
         // SAFETY: the entry is reserved for exactly this type and written whole.
         unsafe { event.write(*scratch) };
     });
+    capture::send(skb, &packet, Beside { ct: Some(&to.ct), ..Beside::event(to.header, pod) });
     Some(())
 }

@@ -17,7 +17,7 @@ use aya_ebpf::{
     programs::{ProbeContext, RetProbeContext},
 };
 use probe_common::{
-    event::{IPVS_GONE, IPVS_NO_DEST, Ipvs, kind},
+    event::{Header, IPVS_GONE, IPVS_NO_DEST, Ipvs, kind},
     ipvs::Layout,
     net::{FAMILY_V4, IPPROTO_TCP},
     offsets::ABSENT,
@@ -28,6 +28,7 @@ use super::{
     skb_drop::namespace,
 };
 use crate::{
+    capture::{self, Beside},
     emit,
     maps::{IPVS_LAYOUT, IPVS_SCRATCH, SCHEDULING, Scheduling, offset, seen},
     packet::{self, Packet, TCP_ACK, TCP_SYN},
@@ -169,6 +170,8 @@ fn tell(kind: u16, skb: Ptr, packet: &Packet, cp: Ptr, svc: Ptr) -> Option<()> {
         unsafe { address(svc, layout.svc_addr, v4, &raw mut to.service) };
     }
     send(kind, to);
+    let beside = Beside::event(Header { kind, ..to.header }, socket::source_key(&to.tuple));
+    capture::send(skb, packet, beside);
     Some(())
 }
 

@@ -28,6 +28,7 @@ use probe_common::{
 };
 
 use crate::{
+    capture::{self, Beside},
     emit,
     maps::{HALF_OPEN, HalfOpen, offset, seen},
     packet,
@@ -63,28 +64,28 @@ pub fn listen_syn_krp(_ctx: RetProbeContext) -> u32 {
 
 #[fentry]
 pub fn listen_ack4_fe(ctx: FEntryContext) -> i32 {
-    ack(ctx.arg(0), ctx.arg(2), false);
+    ack(ctx.arg(0), ctx.arg(1), ctx.arg(2), false);
     0
 }
 
 #[kprobe]
 pub fn listen_ack4_kp(ctx: ProbeContext) -> u32 {
-    if let (Some(sk), Some(req)) = (ctx.arg(0), ctx.arg(2)) {
-        ack(sk, req, false);
+    if let (Some(sk), Some(skb), Some(req)) = (ctx.arg(0), ctx.arg(1), ctx.arg(2)) {
+        ack(sk, skb, req, false);
     }
     0
 }
 
 #[fentry]
 pub fn listen_ack6_fe(ctx: FEntryContext) -> i32 {
-    ack(ctx.arg(0), ctx.arg(2), true);
+    ack(ctx.arg(0), ctx.arg(1), ctx.arg(2), true);
     0
 }
 
 #[kprobe]
 pub fn listen_ack6_kp(ctx: ProbeContext) -> u32 {
-    if let (Some(sk), Some(req)) = (ctx.arg(0), ctx.arg(2)) {
-        ack(sk, req, true);
+    if let (Some(sk), Some(skb), Some(req)) = (ctx.arg(0), ctx.arg(1), ctx.arg(2)) {
+        ack(sk, skb, req, true);
     }
     0
 }
@@ -98,7 +99,10 @@ fn syn(sk: Ptr, skb: Ptr) -> Option<()> {
     seen(kind::LISTEN_DROP);
     let packet = packet::parse(skb)?;
     let qlen = field(sk, offset!(icsk_qlen));
-    send(sk, packet.tuple, packet.ident, Refusal { stage: STAGE_SYN, backlog, max, qlen })
+    let refusal = Refusal { stage: STAGE_SYN, backlog, max, qlen };
+    let beside = send(sk, packet.tuple, packet.ident, refusal);
+    capture::send(skb, &packet, beside);
+    Some(())
 }
 
 /// Remembers a SYN that finds too many half-open connections.
@@ -151,13 +155,15 @@ fn syn_return() -> Option<()> {
         max: syn.max_ack_backlog,
         qlen: syn.qlen,
     };
-    send(syn.sk, packet.tuple, packet.ident, refusal)
+    let beside = send(syn.sk, packet.tuple, packet.ident, refusal);
+    capture::send(syn.skb, &packet, beside);
+    Some(())
 }
 
 /// `is_v6`: called for the IPv6 function, which hands IPv4 connections of its sockets over to the
 /// IPv4 one; those are reported there.
 #[inline(always)]
-fn ack(sk: Ptr, req: Ptr, is_v6: bool) -> Option<()> {
+fn ack(sk: Ptr, skb: Ptr, req: Ptr, is_v6: bool) -> Option<()> {
     let (backlog, max) = socket::accept_queue(sk);
     if backlog <= max {
         return None;
@@ -170,7 +176,9 @@ fn ack(sk: Ptr, req: Ptr, is_v6: bool) -> Option<()> {
     seen(kind::LISTEN_DROP);
     let isn = field(req, offset!(req_rcv_isn));
     let qlen = field(sk, offset!(icsk_qlen));
-    send(sk, socket::reversed(&tuple), isn, Refusal { stage: STAGE_ACK, backlog, max, qlen })
+    let refusal = Refusal { stage: STAGE_ACK, backlog, max, qlen };
+    let beside = send(sk, socket::reversed(&tuple), isn, refusal);
+    capture::skb(skb, Some(isn), beside)
 }
 
 /// Why it was refused, as it was then.
@@ -182,7 +190,7 @@ struct Refusal {
 }
 
 #[inline(always)]
-fn send(sk: Ptr, tuple: Tuple, isn: u32, refusal: Refusal) -> Option<()> {
+fn send(sk: Ptr, tuple: Tuple, isn: u32, refusal: Refusal) -> Beside<'static> {
     let net = read::sock_net(sk);
     let ts = emit::now();
     let header = emit::header(kind::LISTEN_DROP, ts, net);
@@ -190,7 +198,8 @@ fn send(sk: Ptr, tuple: Tuple, isn: u32, refusal: Refusal) -> Option<()> {
     let somaxconn = field(net, offset!(net_somaxconn));
     let max_syn_backlog = field(net, offset!(net_max_syn_backlog));
     let syncookies: u8 = field(net, offset!(net_syncookies));
-    emit::send(kind::LISTEN_DROP, u64::from(header.netns), ts, |event: *mut Listen| {
+    let beside = Beside::event(header, u64::from(header.netns));
+    emit::send(kind::LISTEN_DROP, beside.pod, ts, |event: *mut Listen| {
         // SAFETY: the entry is reserved for exactly this type and written whole.
         unsafe {
             event.write(Listen {
@@ -209,5 +218,5 @@ fn send(sk: Ptr, tuple: Tuple, isn: u32, refusal: Refusal) -> Option<()> {
             });
         }
     });
-    Some(())
+    beside
 }

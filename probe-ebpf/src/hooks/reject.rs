@@ -13,6 +13,7 @@ use probe_common::event::{Reject, kind};
 
 use super::skb_drop::namespace;
 use crate::{
+    capture::{self, Beside},
     emit,
     maps::{REJECT_SCRATCH, offset, seen},
     packet,
@@ -64,5 +65,6 @@ fn rejected(skb: Ptr, code: u64, hook: u64) -> Option<()> {
         // SAFETY: the entry is reserved for exactly this type and written whole.
         unsafe { event.write(*scratch) };
     });
+    capture::send(skb, &packet, Beside { ct: Some(&to.ct), ..Beside::event(to.header, pod) });
     Some(())
 }

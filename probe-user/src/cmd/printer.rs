@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result};
 
 use super::screen::Screen;
 use crate::{
-    cli::{Format, Watch},
+    cli::Format,
     event::Event,
     finding::Output,
     output::{
@@ -33,41 +33,39 @@ pub struct Printer {
 }
 
 impl Printer {
-    pub fn new(args: &Watch, filter: Filter, screen: Screen) -> Self {
+    pub fn new(format: Format, events: bool, filter: Filter, screen: Screen) -> Self {
         Self {
             text: Text::new(screen.width, screen.colour),
             json: Json { node: String::new() },
             screen,
-            format: args.output,
-            events: args.events,
+            format,
+            events,
             filtered: Filtered::new(filter),
             told: 0,
             lost: 0,
         }
     }
 
-    /// Passes an event on and prints what follows from it.
+    /// Prints an event, if events are asked for, before it is correlated.
     ///
     /// # Errors
     /// When stdout cannot be written.
-    pub fn take(&mut self, pipeline: &mut Pipeline, event: Event) -> Result<()> {
-        let (show, format, json) = (self.events, self.format, &self.json);
-        let mut seen = Vec::new();
-        let outputs = pipeline.push_observed(event, |pipeline, event| {
-            if show {
-                seen.extend(match format {
-                    Format::Text => event::text(event, pipeline),
-                    Format::Json => event::json(event, pipeline, json),
-                });
-            }
-        });
-        for line in seen {
-            self.out(&line)?;
+    pub fn event(&mut self, pipeline: &Pipeline, event: &Event) -> Result<()> {
+        if !self.events {
+            return Ok(());
         }
-        self.outputs(pipeline, &outputs)
+        let line = match self.format {
+            Format::Text => event::text(event, pipeline),
+            Format::Json => event::json(event, pipeline, &self.json),
+        };
+        line.map_or(Ok(()), |line| self.out(&line))
     }
 
-    fn outputs(&mut self, pipeline: &Pipeline, outputs: &[Output]) -> Result<()> {
+    /// Prints what was concluded, as far as the filter shows it.
+    ///
+    /// # Errors
+    /// When stdout cannot be written.
+    pub fn outputs(&mut self, pipeline: &Pipeline, outputs: &[Output]) -> Result<()> {
         for output in outputs {
             if !self.filtered.shows(output) {
                 continue;
@@ -98,15 +96,20 @@ impl Printer {
         Ok(())
     }
 
-    /// How it goes: in place on a terminal, now and then elsewhere; and at once when events are
+    /// Says something to whoever runs it.
+    pub fn note(&mut self, text: &str) {
+        self.screen.note(text);
+    }
+
+    /// How it goes, and in text `beside` it what else does: in place on a terminal, now and then elsewhere; and at once when events are
     /// lost.
     ///
     /// # Errors
     /// When stdout cannot be written.
-    pub fn status(&mut self, pipeline: &Pipeline) -> Result<()> {
+    pub fn status(&mut self, pipeline: &Pipeline, beside: &str) -> Result<()> {
         let status = pipeline.status();
         match self.format {
-            Format::Text => self.screen.status(&status_line(&status)),
+            Format::Text => self.screen.status(&format!("{}{beside}", status_line(&status))),
             Format::Json => {
                 if status.lost > self.lost {
                     self.lost = status.lost;
@@ -121,13 +124,11 @@ impl Printer {
         Ok(())
     }
 
-    /// What was still open, and the summary.
+    /// How the run went.
     ///
     /// # Errors
     /// When stdout cannot be written.
-    pub fn end(&mut self, pipeline: &mut Pipeline) -> Result<()> {
-        let outputs = pipeline.finish();
-        self.outputs(pipeline, &outputs)?;
+    pub fn summary(&mut self, pipeline: &Pipeline) -> Result<()> {
         let summary = Summary { hidden: self.filtered.hidden(), ..pipeline.summary() };
         match self.format {
             Format::Text => self.screen.note(&self.text.summary(&summary)),

@@ -17,6 +17,8 @@ const WIDTH: usize = 80;
 pub struct Screen {
     pub colour: bool,
     pub width: usize,
+    /// Standard output is for something else: findings are not printed.
+    pub quiet: bool,
     /// stderr is a terminal: the status line stays in place.
     in_place: bool,
     /// The status line stands at the bottom now.
@@ -31,6 +33,7 @@ impl Screen {
         Self {
             colour: terminal && !dumb && std::env::var_os("NO_COLOR").is_none(),
             width: columns(),
+            quiet: false,
             in_place: io::stderr().is_terminal() && !dumb,
             shown: false,
             last: Instant::now(),
@@ -43,6 +46,9 @@ impl Screen {
     /// When stdout cannot be written.
     pub fn out(&mut self, text: &str) -> io::Result<()> {
         self.clear();
+        if self.quiet {
+            return Ok(());
+        }
         let mut out = io::stdout().lock();
         writeln!(out, "{}", text.trim_end_matches('\n'))?;
         out.flush()

@@ -3,6 +3,8 @@
 
 use std::collections::VecDeque;
 
+use probe_common::event::kind;
+
 use crate::event::Totals;
 
 /// Samples kept. The loader sends one with each status, so these reach back further than any stall.
@@ -16,6 +18,11 @@ struct Sample {
     unpaired: u64,
     unreadable: u64,
     limited: Vec<u64>,
+}
+
+/// A packet's bytes are for the recording: nothing is concluded from them.
+fn packets_lost(totals: &Totals) -> u64 {
+    totals.lost.get(usize::from(kind::PACKET)).copied().unwrap_or(0)
 }
 
 /// Recent samples of the loss counters, and the latest totals as a whole.
@@ -33,7 +40,7 @@ impl Losses {
         }
         self.samples.push_back(Sample {
             ts,
-            lost: sum(&totals.lost),
+            lost: sum(&totals.lost).saturating_sub(packets_lost(totals)),
             missed: totals.missed,
             unpaired: totals.unpaired,
             unreadable: totals.dns_unreadable,
@@ -119,5 +126,19 @@ mod tests {
         assert_eq!(losses.since(25, &[1]), None);
         losses.note(40, &totals(5, 7, 6));
         assert!(losses.since(35, &[1]).is_some_and(|why| why.contains("missed 1 calls")));
+    }
+
+    #[test]
+    fn packets_lost_to_the_recording_are_no_lost_evidence() {
+        let mut losses = Losses::default();
+        let mut lost = vec![0; kind::COUNT];
+        losses.note(10, &Totals { lost: lost.clone(), ..Totals::default() });
+        lost[usize::from(kind::PACKET)] = 3;
+        losses.note(20, &Totals { lost: lost.clone(), ..Totals::default() });
+        assert_eq!(losses.since(15, &[kind::DROP]), None);
+        lost[usize::from(kind::DROP)] = 1;
+        losses.note(30, &Totals { lost, ..Totals::default() });
+        let why = losses.since(25, &[kind::DROP]);
+        assert!(why.is_some_and(|why| why.starts_with("1 events were lost")));
     }
 }

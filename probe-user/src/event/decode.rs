@@ -57,6 +57,7 @@ pub fn decode(record: &[u8]) -> Result<Event, DecodeError> {
         kind::REJECT => Body::Reject(exactly(header.kind, record)?),
         kind::PROBE_END => Body::Probe(exactly(header.kind, record)?),
         kind::PROBE_SERVER | kind::PROBE_SERVED => Body::ProbeServer(exactly(header.kind, record)?),
+        kind::PACKET => Body::Packet(exactly(header.kind, record)?),
         kind => return Err(DecodeError::UnknownKind { kind }),
     };
     Ok(Event { ts: header.ts, body })
@@ -82,6 +83,7 @@ pub fn record(event: &Event) -> Option<&[u8]> {
         Body::Reject(e) => bytes_of(&**e),
         Body::Probe(e) => bytes_of(&**e),
         Body::ProbeServer(e) => bytes_of(&**e),
+        Body::Packet(e) => bytes_of(&**e),
         _ => return None,
     })
 }
@@ -113,8 +115,8 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]
 
     use probe_common::event::{
-        Clash, Connect, CtEntry, Dns, Drop, Ipvs, Listen, Probe, ProbeServer, Reject, SynAck,
-        TableFull,
+        Clash, Connect, CtEntry, Dns, Drop, Ipvs, Listen, Packet, Probe, ProbeServer, Reject,
+        SynAck, TableFull,
     };
     use proptest::prelude::*;
 
@@ -147,6 +149,7 @@ mod tests {
         (kind::PROBE_END, size_of::<Probe>()),
         (kind::PROBE_SERVER, size_of::<ProbeServer>()),
         (kind::PROBE_SERVED, size_of::<ProbeServer>()),
+        (kind::PACKET, size_of::<Packet>()),
     ];
 
     fn bytes_of_kind(kind: u16, len: usize) -> Vec<u8> {

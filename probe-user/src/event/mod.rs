@@ -8,8 +8,8 @@ pub mod decode;
 use std::net::{IpAddr, SocketAddr};
 
 use probe_common::event::{
-    Clash, Connect, CtEntry, Dns, Drop, Header, Ipvs, Listen, Probe, ProbeServer, Reject, SynAck,
-    TableFull,
+    Clash, Connect, CtEntry, Dns, Drop, Header, Ipvs, Listen, Packet, Probe, ProbeServer, Reject,
+    SynAck, TableFull,
 };
 use serde::{Deserialize, Serialize};
 
@@ -51,6 +51,7 @@ pub enum Body {
     Probe(Box<Probe>),
     #[serde(skip)]
     ProbeServer(Box<ProbeServer>),
+    Packet(Box<Packet>),
     // From the loader.
     /// All kernel events up to `Event::ts` have been delivered (the watermark).
     #[serde(skip)]
@@ -58,6 +59,7 @@ pub enum Body {
     Clock(Clock),
     Node(Box<Node>),
     Hooks(Vec<Hook>),
+    Sysctls(Sysctls),
     Pod(PodChange),
     Symbol(Symbol),
     Listener(Listener),
@@ -89,6 +91,7 @@ impl Event {
             Body::Reject(e) => &e.header,
             Body::Probe(e) => &e.header,
             Body::ProbeServer(e) => &e.header,
+            Body::Packet(e) => &e.header,
             _ => return None,
         })
     }
@@ -109,6 +112,9 @@ pub struct Node {
     pub name: String,
     /// `uname -r`.
     pub kernel: String,
+    /// `uname -m`; empty in a stream that does not tell.
+    #[serde(default)]
+    pub machine: String,
     /// "iptables", "ipvs", "nftables", or empty when no kube-proxy was recognised.
     pub kube_proxy: String,
     /// Inode number of the namespace stallprobe runs in (the host's).
@@ -128,6 +134,15 @@ pub struct Node {
     /// are loaded.
     #[serde(default)]
     pub no_ebpf: String,
+}
+
+/// Settings of the kernel as they were at the start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sysctls {
+    /// Of this namespace, as far as they are a namespace's own.
+    pub netns: u32,
+    /// `net.core.somaxconn` and its value; lists are separated by spaces. Printable.
+    pub values: Vec<(String, String)>,
 }
 
 /// How a hook is attached, best first.

@@ -42,6 +42,8 @@ pub struct Options {
     pub min_stall: u64,
     /// The ways of attaching that may be used.
     pub rungs: Vec<Rung>,
+    /// How many bytes of a packet are kept; 0: packets are not wanted, nothing is recorded.
+    pub snaplen: u32,
 }
 
 /// Events of one kind that a pod may send at once, and per second.
@@ -129,6 +131,7 @@ pub fn start(options: &Options) -> Result<(Live, Vec<Event>)> {
         Event { ts: now, body: Body::Clock(clock) },
         Event { ts: now, body: Body::Node(Box::new(node)) },
         Event { ts: now, body: Body::Hooks(hooks) },
+        Event { ts: now, body: Body::Sysctls(live.sources.sysctls(live.netns)) },
     ];
     live.scan_pods(now, true, &mut events);
     for counters in live.sources.counters(&live.pods.targets(), super::COUNTERS_BUDGET) {
@@ -158,7 +161,7 @@ fn load(
     for absent in &resolved.absent {
         info!("{}: {}", absent.field, absent.reason);
     }
-    let config = config(&btf, symbols, options.min_stall);
+    let config = config(&btf, symbols, options);
     info!("{config:?}");
     let layout = if has_module("ip_vs") {
         ipvs::layout(root, &facts.release, facts.machine)
@@ -186,7 +189,7 @@ fn refused(err: &anyhow::Error, rights: &Rights) -> String {
     }
 }
 
-fn config(btf: &Btf, symbols: Option<&Symbols>, min_stall: u64) -> Config {
+fn config(btf: &Btf, symbols: Option<&Symbols>, options: &Options) -> Config {
     let range = symbols.and_then(|symbols| symbols.range("nf_hook_slow")).unwrap_or(0..0);
     let args = btf.tracepoint_args("kfree_skb").unwrap_or(2);
     let reason = |name| {
@@ -195,15 +198,17 @@ fn config(btf: &Btf, symbols: Option<&Symbols>, min_stall: u64) -> Config {
     };
     let variable = |name| symbols.and_then(|symbols| symbols.variable(name)).unwrap_or(0);
     Config {
-        min_stall,
-        min_given_up: given_up_after(min_stall),
+        min_stall: options.min_stall,
+        min_given_up: given_up_after(options.min_stall),
         nf_hook_slow: [range.start, range.end],
         burst: BURST,
         token_ns: 1_000_000_000 / RATE,
         dns_ports: DNS_PORTS,
         kfree_skb_args: u32::try_from(args).unwrap_or(2),
+        snaplen: options.snaplen,
         reason_consumed: reason("SKB_CONSUMED"),
         reason_netfilter_drop: reason("SKB_DROP_REASON_NETFILTER_DROP"),
+        _pad: 0,
         page_offset_base: variable("page_offset_base"),
         vmemmap_base: variable("vmemmap_base"),
     }

@@ -1,12 +1,13 @@
 //! The raw events, one line each: for people who want to see what findings are made from.
 
-use std::net::SocketAddr;
+use std::{fmt::Write, net::SocketAddr};
 
 use probe_common::{
     event::{
         CT_INVALID, CT_UNTRACKED, Clash, Connect, CtEntry, DROP_INSERT_FAILED, DROP_TABLE_FULL,
         Dns, Drop, IPVS_GONE, IPVS_NO_DEST, Ipvs, Listen, PROBE_CLOSED, PROBE_GAVE_UP, PROBE_LATE,
-        Probe, ProbeServer, Reject, STAGE_ACK, STAGE_SYN_PRESSURE, STAGE_SYN_QUEUE, SynAck, kind,
+        Packet, Probe, ProbeServer, Reject, STAGE_ACK, STAGE_SYN_PRESSURE, STAGE_SYN_QUEUE, SynAck,
+        kind,
     },
     net::{Conntrack, Tuple},
 };
@@ -56,6 +57,7 @@ pub const fn kind_name(kind: u16) -> &'static str {
         kind::PROBE_END => "probe-end",
         kind::PROBE_SERVER => "probe-server",
         kind::PROBE_SERVED => "probe-served",
+        kind::PACKET => "packet",
         _ => "unknown",
     }
 }
@@ -100,6 +102,7 @@ fn words(event: &Event, names: &Correlator) -> Option<(&'static str, Option<Stri
         Body::Reject(e) => reject(e),
         Body::Probe(e) => probe(e),
         Body::ProbeServer(e) => probe_server(e),
+        Body::Packet(e) => packet(e),
         _ => return None,
     };
     Some((kind_name(header.kind), Some(place), words))
@@ -179,6 +182,11 @@ fn loader_words(body: &Body) -> Option<(&'static str, Option<String>, String)> {
             let name = s.name.as_deref().map(sanitize::text).unwrap_or_default();
             let proto = crate::correlate::flow::proto_name(s.proto);
             ("service", None, format!("{proto} {} {name} pid={}", s.address, s.pid))
+        }
+        Body::Sysctls(s) => {
+            let pairs = s.values.iter().map(|(name, value)| format!(" {name}={value:?}"));
+            let words = format!("netns={}{}", s.netns, pairs.collect::<String>());
+            ("sysctls", None, sanitize::text(&words))
         }
         Body::Hooks(hooks) => ("hooks", None, format!("{} hooks", hooks.len())),
         _ => return None,
@@ -407,6 +415,30 @@ fn probe_server(e: &ProbeServer) -> String {
     )
 }
 
+fn packet(e: &Packet) -> String {
+    let with = u16::try_from(e.with).map_or("unknown", kind_name);
+    let captured = usize::try_from(e.captured).unwrap_or(usize::MAX);
+    let bytes = e.bytes.get(..captured).unwrap_or(&e.bytes);
+    format!(
+        "{} flags={:#04x} ident={:#x} with={with} at={} len={} captured={} skb={:#x} {}",
+        Flow::of(&e.tuple),
+        e.tcp_flags,
+        e.ident,
+        relative(e.header.ts, e.at),
+        e.packet_len,
+        e.captured,
+        e.skb,
+        hex(bytes)
+    )
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
 /// The flow as fields, for filters; of an arming also what came of it.
 fn fields(event: &Event) -> Option<Value> {
     let tuple: &Tuple = match &event.body {
@@ -421,6 +453,7 @@ fn fields(event: &Event) -> Option<Value> {
         Body::Reject(e) => &e.tuple,
         Body::Probe(e) => &e.tuple,
         Body::ProbeServer(e) => &e.tuple,
+        Body::Packet(e) => &e.tuple,
         Body::Armed(e) => {
             let (mut all, more) = (flow_fields(e.flow()), serde_json::to_value(&e.step).ok()?);
             if let (Value::Object(all), Value::Object(more)) = (&mut all, more) {

@@ -7,10 +7,13 @@ mod header;
 pub mod json;
 pub mod pods;
 pub mod sanitize;
+mod size;
 pub mod text;
 pub mod time;
 
 pub mod wrap;
+
+pub use self::size::size;
 
 #[cfg(test)]
 mod tests;

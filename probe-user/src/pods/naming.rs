@@ -6,7 +6,7 @@ use super::{
 };
 use crate::event::NamedBy;
 
-const BEFORE_HOSTNAME: &str = " (host name ";
+pub const BEFORE_HOSTNAME: &str = " (host name ";
 
 /// The pod's name first; then what a person called it with `ip netns`; then the container's; then what
 /// a program made up for `/run/netns`; then its number. All but the pod's name may still give way to a

@@ -6,9 +6,14 @@
 //! and says so.
 
 pub mod block;
+pub mod chain;
 pub mod codec;
+pub mod file;
 pub mod layout;
+pub mod memory;
+pub mod open;
 pub mod reader;
+pub mod recorder;
 pub mod writer;
 
 #[cfg(test)]
@@ -34,12 +39,12 @@ pub struct Head {
     pub node: String,
     pub kernel: String,
     pub machine: String,
+    /// The same in all parts of a recording, and in no other.
+    pub run: String,
     /// 1, and more where a recording goes on in another file.
     pub part: u32,
     /// What the run was told, by the names of the command line.
     pub options: BTreeMap<String, serde_json::Value>,
-    /// Settings of the node's own network namespace, as below `/proc/sys`.
-    pub sysctls: BTreeMap<String, String>,
     /// What the records of kernel events look like. The writer fills it in.
     pub layouts: Vec<layout::Layout>,
 }

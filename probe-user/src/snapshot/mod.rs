@@ -13,11 +13,12 @@ pub mod netstat;
 pub mod node;
 pub mod round;
 pub mod sockets;
+pub mod sysctls;
 
 use std::{path::PathBuf, time::Duration};
 
 use crate::{
-    event::{Clock, Counters, Node},
+    event::{Clock, Counters, Node, Sysctls},
     pods::Target,
 };
 
@@ -45,6 +46,11 @@ impl Sources {
     /// Passes over all processes to find kube-proxy: once at the start.
     pub fn node(&self) -> Node {
         node::read(&self.root)
+    }
+
+    /// Settings of the namespace stallprobe runs in.
+    pub fn sysctls(&self, netns: u32) -> Sysctls {
+        sysctls::read(&self.root, netns)
     }
 
     /// The modules that matter and are there now; see [`modules::MATTER`].

@@ -21,6 +21,7 @@ pub fn read(root: &Path) -> Node {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         name: name(root),
         kernel: first_line(root, "proc/sys/kernel/osrelease"),
+        machine: std::env::consts::ARCH.to_owned(),
         kube_proxy: kube_proxy::read(root),
         netns: netns::host(root).unwrap_or(0),
         modules: modules::read(root),

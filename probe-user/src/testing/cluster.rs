@@ -10,6 +10,7 @@ pub fn node() -> Node {
         version: "0.1.0".to_owned(),
         name: "ip-10-0-3-17".to_owned(),
         kernel: "6.12.117".to_owned(),
+        machine: "x86_64".to_owned(),
         kube_proxy: "iptables".to_owned(),
         netns: HOST,
         drop_reasons: reasons.map(|(n, name)| (n, name.to_owned())).collect(),

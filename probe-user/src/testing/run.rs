@@ -8,6 +8,19 @@ pub struct Run {
     pub out: Vec<Output>,
     queued: Vec<Event>,
     ticked: u64,
+    played: Played,
+}
+
+/// What was played. At its end the same stream, redacted, must give the same findings.
+#[derive(Default)]
+struct Played(Vec<Event>);
+
+impl std::ops::Drop for Played {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            crate::redact::tests::check(&self.0);
+        }
+    }
 }
 
 impl Run {
@@ -18,7 +31,13 @@ impl Run {
 
     pub fn with(node: Node, hooks: Vec<Hook>) -> Self {
         let pipeline = Pipeline::new(Options::default());
-        let mut run = Self { pipeline, out: Vec::new(), queued: Vec::new(), ticked: 0 };
+        let mut run = Self {
+            pipeline,
+            out: Vec::new(),
+            queued: Vec::new(),
+            ticked: 0,
+            played: Played::default(),
+        };
         run.at(0, Body::Clock(Clock { wall: NOON }));
         run.at(0, Body::Node(Box::new(node)));
         run.at(0, Body::Hooks(hooks));
@@ -59,13 +78,23 @@ impl Run {
         while self.ticked <= ms {
             let tick = START + self.ticked * MS;
             while let Some(event) = events.next_if(|e| e.ts <= tick) {
-                self.out.extend(self.pipeline.push(event));
+                self.push(event);
             }
-            self.out.extend(self.pipeline.push(Event { ts: tick, body: Body::Tick }));
+            self.push(Event { ts: tick, body: Body::Tick });
             self.ticked += 100;
         }
         self.queued = events.collect();
         self
+    }
+
+    fn push(&mut self, event: Event) {
+        self.played.0.push(event.clone());
+        self.out.extend(self.pipeline.push(event));
+    }
+
+    /// All events so far, ticks too.
+    pub fn played(&self) -> &[Event] {
+        &self.played.0
     }
 
     /// The pipeline alone.

@@ -27,6 +27,7 @@ mod module_reload;
 mod nginx;
 mod no_listener;
 mod not_translated;
+mod packets;
 mod pod_names;
 pub mod podman;
 mod pods_command;
@@ -352,6 +353,7 @@ pub const ALL: &[Case] = &[
     Case::new("folding", folding::run_case).same_everywhere(),
     Case::new("flood", flood::run_case).same_everywhere().limit(300),
     Case::new("module_reload", module_reload::run_case).same_everywhere().limit(300),
+    Case::new("packets_on_the_wire", packets::as_on_the_wire),
     Case::new("sigkill_leaves_nothing", manners::sigkill_leaves_nothing),
     Case::new("no_rights", manners::no_rights).same_everywhere(),
     Case::new("rights_dropped", debug_pod::rights_dropped).same_everywhere(),

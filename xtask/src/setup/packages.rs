@@ -24,6 +24,7 @@ const PACKAGES: &[&str] = &[
     "musl-tools",
     "nftables",
     "qemu-system-x86",
+    "tshark",
     "util-linux",
     "xz-utils",
     "zstd",

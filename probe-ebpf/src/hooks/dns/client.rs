@@ -11,14 +11,16 @@ use super::{
     send,
 };
 use crate::{
+    capture::{self, Beside},
     emit,
     maps::{ASKING, Arrival, DnsScratch, QUERIES, QueryKey, UNREADABLE, seen, setting, stats},
+    packet::Packet,
     read::{self, Ptr},
     socket,
 };
 
 /// Time after which the same question to the same server is a retry rather than a burst.
-const RETRY_AFTER: u64 = 200_000_000;
+pub const RETRY_AFTER: u64 = 200_000_000;
 
 /// A client asks. `scratch.dns.question` is filled.
 #[inline(always)]
@@ -116,7 +118,15 @@ fn outstanding(sk: Ptr, by: i32) -> bool {
 
 /// An answer arrived at a client's socket.
 #[inline(always)]
-pub fn answered(sk: Ptr, tuple: &Tuple, id: u16, flags: u16, last: *mut Arrival) -> Option<()> {
+pub fn answered(
+    sk: Ptr,
+    skb: Ptr,
+    packet: &Packet,
+    id: u16,
+    flags: u16,
+    last: *mut Arrival,
+) -> Option<()> {
+    let tuple = &packet.tuple;
     let now = emit::now();
     let key = QueryKey { sk, id, _pad: [0; 3] };
     // SAFETY: a live map value; arrivals at one socket are one at a time.
@@ -141,6 +151,7 @@ pub fn answered(sk: Ptr, tuple: &Tuple, id: u16, flags: u16, last: *mut Arrival)
                 (*event).tuple.dport = port;
             }
         });
+        capture::send(skb, packet, Beside::event(header, u64::from(header.netns)));
         return None;
     }
     known.answered = now;
@@ -164,7 +175,8 @@ pub fn answered(sk: Ptr, tuple: &Tuple, id: u16, flags: u16, last: *mut Arrival)
     outstanding(sk, -1);
     if took >= setting!(min_stall) || known.attempts > 1 {
         seen(kind::DNS_ANSWER);
-        send(kind::DNS_ANSWER, known, now, net);
+        let beside = send(kind::DNS_ANSWER, known, now, net);
+        capture::send(skb, packet, beside);
     }
     Some(())
 }
@@ -189,7 +201,12 @@ pub fn consumed(sk: Ptr, skb: Ptr) -> Option<()> {
     let now = emit::now();
     if now.saturating_sub(known.answered) >= setting!(min_stall) {
         seen(kind::DNS_READ);
-        send(kind::DNS_READ, known, now, read::sock_net(sk));
+        let beside = send(kind::DNS_READ, known, now, read::sock_net(sk));
+        // A late answer's packet was sent when it arrived.
+        let at = known.answered;
+        if known.attempts == 1 && at.saturating_sub(known.first) < setting!(min_stall) {
+            capture::skb(skb, None, Beside { at, ..beside });
+        }
     }
     let _ = QUERIES.remove(&key);
     Some(())

@@ -26,6 +26,7 @@ use probe_common::{
 
 use self::message::{HEADER, OPCODE, QR, is_multicast, message, payload, question};
 use crate::{
+    capture::Beside,
     emit,
     maps::{DNS_SCRATCH, LAST_ARRIVAL, SCRATCH_SEND4, SCRATCH_SEND6, SERVED, offset, setting},
     packet,
@@ -158,9 +159,9 @@ fn arrive(sk: Ptr, skb: Ptr) -> Option<()> {
     }
     let (id, flags) = message(start, linear)?;
     if flags & QR != 0 {
-        if from_server { client::answered(sk, &packet.tuple, id, flags, last) } else { None }
+        if from_server { client::answered(sk, skb, &packet, id, flags, last) } else { None }
     } else if to_server && flags & OPCODE == 0 && !is_multicast(&packet.tuple) {
-        server::served(sk, &packet.tuple, start, linear, id, last)
+        server::served(sk, skb, &packet, (start, linear, id), last)
     } else {
         None
     }
@@ -201,13 +202,15 @@ fn fill(dns: &mut Dns, header: Header, tuple: &Tuple, sk: Ptr) {
 
 /// Sends what is known of a question.
 #[inline(always)]
-fn send(kind: u16, known: &Dns, now: u64, net: Ptr) {
+fn send(kind: u16, known: &Dns, now: u64, net: Ptr) -> Beside<'static> {
     let header = emit::header(kind, now, net);
-    emit::send(kind, u64::from(header.netns), now, |event: *mut Dns| {
+    let beside = Beside::event(header, u64::from(header.netns));
+    emit::send(kind, beside.pod, now, |event: *mut Dns| {
         // SAFETY: the entry is reserved for exactly this type and written whole.
         unsafe {
             event.write(*known);
             (*event).header = header;
         }
     });
+    beside
 }

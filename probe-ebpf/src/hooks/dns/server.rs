@@ -1,11 +1,16 @@
 //! The server's side: which questions reached a server's socket, and when it answered them.
 
-use probe_common::{event::kind, net::Tuple};
+use probe_common::{
+    event::{Header, kind},
+    net::Tuple,
+};
 
-use super::{fill, message::question, send};
+use super::{client::RETRY_AFTER, fill, message::question, send};
 use crate::{
+    capture::{self, Beside},
     emit,
     maps::{Arrival, DNS_SCRATCH, SCRATCH_ARRIVE, SERVED, ServedKey, offset, seen, setting, stats},
+    packet::Packet,
     read::{self, Ptr, field},
     socket,
 };
@@ -14,12 +19,12 @@ use crate::{
 #[inline(always)]
 pub fn served(
     sk: Ptr,
-    tuple: &Tuple,
-    start: Ptr,
-    linear: u64,
-    id: u16,
+    skb: Ptr,
+    packet: &Packet,
+    (start, linear, id): (Ptr, u64, u16),
     last: *mut Arrival,
 ) -> Option<()> {
+    let tuple = &packet.tuple;
     let now = emit::now();
     let scratch = DNS_SCRATCH.get_ptr_mut(SCRATCH_ARRIVE)?;
     // SAFETY: this CPU's own value, which only this hook uses.
@@ -41,6 +46,10 @@ pub fn served(
         // SAFETY: a live map value.
         let known = unsafe { &mut *known };
         if known.question.hash == dns.question.hash && known.question.qtype == dns.question.qtype {
+            if now.saturating_sub(known.last) >= RETRY_AFTER {
+                let header = Header { kind: kind::DNS_RETRY, ..dns.header };
+                capture::send(skb, packet, Beside::event(header, u64::from(header.netns)));
+            }
             known.last = now;
             known.attempts += 1;
             return None;

@@ -112,6 +112,7 @@ fn node() -> impl Strategy<Value = Node> {
         .prop_map(|(words, netns, drop_reasons, min_stall, dns_ports, modules)| Node {
             version: words.0,
             name: words.1,
+            machine: words.2.clone(),
             kernel: words.2,
             kube_proxy: words.3,
             no_ebpf: words.4,

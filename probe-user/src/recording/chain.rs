@@ -1,0 +1,137 @@
+//! The files of one recording as one stream. Parts follow each other by their numbers, whatever order
+//! they were named in; what a part tells of the time before it is left out when that was read.
+
+use std::{
+    collections::VecDeque,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use super::{
+    End, Head,
+    open::Input,
+    reader::{Item, Reader},
+};
+use crate::event::Event;
+
+/// What comes next.
+#[derive(Debug)]
+pub enum Next {
+    Event(Event),
+    /// A file's last words.
+    End(End),
+    /// What a person should know.
+    Notice(String),
+}
+
+/// One recording.
+pub struct Chain {
+    files: VecDeque<File>,
+    /// The part that was read to its proper end last.
+    read: Option<u32>,
+    /// Whether what is being read goes on where that ended.
+    goes_on: bool,
+}
+
+struct File {
+    path: PathBuf,
+    head: Head,
+    reader: Reader<Input>,
+    begun: bool,
+}
+
+impl Chain {
+    /// Sorts files into recordings, in the order in which they were named.
+    ///
+    /// # Errors
+    /// When one is no recording, or cannot be read.
+    pub fn all(inputs: Vec<(PathBuf, Input)>) -> Result<Vec<Self>> {
+        let mut chains: Vec<(String, Vec<File>)> = Vec::new();
+        for (path, input) in inputs {
+            let file = File::begin(path, input)?;
+            let same = chains.iter_mut().find(|(run, _)| !run.is_empty() && *run == file.head.run);
+            match same {
+                Some((_, files)) => files.push(file),
+                None => chains.push((file.head.run.clone(), vec![file])),
+            }
+        }
+        let chain = |(_, mut files): (String, Vec<File>)| {
+            files.sort_by_key(|file| file.head.part);
+            Self { files: files.into(), read: None, goes_on: false }
+        };
+        Ok(chains.into_iter().map(chain).collect())
+    }
+
+    /// What the first of its files says of itself.
+    pub fn head(&self) -> Option<&Head> {
+        self.files.front().map(|file| &file.head)
+    }
+
+    /// `None` at the end.
+    ///
+    /// # Errors
+    /// When a file is damaged, or cannot be read on.
+    pub fn next(&mut self) -> Result<Option<Next>> {
+        loop {
+            let Some(file) = self.files.front_mut() else { return Ok(None) };
+            if !file.begun {
+                file.begun = true;
+                self.goes_on =
+                    self.read.is_some_and(|part| part.checked_add(1) == Some(file.head.part));
+                if let Some(part) = self.read.filter(|_| !self.goes_on) {
+                    let path = file.path.display();
+                    return Ok(Some(Next::Notice(format!(
+                        "{path}: parts before it, after part {part}, are missing"
+                    ))));
+                }
+            }
+            let item = file.reader.next().with_context(|| file.path.display().to_string())?;
+            match item {
+                Some(Item::Event { state: true, .. }) if self.goes_on => {}
+                Some(Item::Event { event, .. }) => return Ok(Some(Next::Event(event))),
+                Some(Item::Head(_)) => {}
+                Some(Item::End(end)) => {
+                    self.read = Some(file.head.part);
+                    return Ok(Some(Next::End(end)));
+                }
+                Some(Item::Notice(text)) => {
+                    return Ok(Some(Next::Notice(format!("{}: {text}", file.path.display()))));
+                }
+                None => {
+                    let cut =
+                        file.reader.cut().map(|cut| format!("{}: {cut}", file.path.display()));
+                    self.files.pop_front();
+                    if let Some(cut) = cut {
+                        return Ok(Some(Next::Notice(cut)));
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl File {
+    /// Reads as far as its head.
+    fn begin(path: PathBuf, input: Input) -> Result<Self> {
+        let mut reader = Reader::new(input);
+        let name = || path.display().to_string();
+        let head = loop {
+            match reader.next().with_context(name)? {
+                Some(Item::Head(head)) => break *head,
+                Some(_) => {}
+                None => bail!("{}", no_recording(&path, &reader)),
+            }
+        };
+        Ok(Self { path, head, reader, begun: false })
+    }
+}
+
+fn no_recording(path: &Path, reader: &Reader<Input>) -> String {
+    let what = match reader.cut() {
+        Some(cut) if cut.at == 0 && cut.left_over == 0 => "is empty",
+        Some(cut) if cut.at == 0 => "is too short for a recording",
+        _ => "is pcapng, but no recording of stallprobe: there are packets in it only",
+    };
+    format!("{} {what}", path.display())
+}
