@@ -1,11 +1,13 @@
 //! What the commands that can write a recording have in common.
 
 use std::{
+    fs::File,
+    io::Read as _,
     path::Path,
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 use super::screen::Screen;
 use crate::{
@@ -29,8 +31,19 @@ pub fn begin(target: Option<&Path>, how: &Recording) -> Result<Option<Recorder>>
         rotate: how.rotate,
         snaplen: how.snaplen.unwrap_or(0),
         compress: how.compress,
+        redact: how.redact.then(secret).transpose()?,
     };
     Recorder::create(path, options, name()).map(Some)
+}
+
+/// Drawn anew for each recording: who has two of them cannot tell what is the same in both.
+fn secret() -> Result<Vec<u8>> {
+    let path = "/dev/urandom";
+    let mut secret = vec![0; 32];
+    File::open(path)
+        .and_then(|mut file| file.read_exact(&mut secret))
+        .with_context(|| format!("cannot read {path}"))?;
+    Ok(secret)
 }
 
 /// Bytes of each packet to ask the kernel for: all there are, unless it is said, and none where nothing is

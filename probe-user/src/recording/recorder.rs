@@ -15,9 +15,11 @@ use super::{
     writer::Writer,
 };
 use crate::{
+    correlate,
     event::{Body, Event},
     finding::Output,
     pipeline::{Pipeline, Summary},
+    redact::Redactor,
 };
 
 /// What was seen is in the file after this many nanoseconds of the stream.
@@ -33,6 +35,14 @@ pub struct Options {
     /// Bytes of each packet; 0: all there are.
     pub snaplen: u32,
     pub compress: bool,
+    /// With what names are replaced; `None`: they are not.
+    pub redact: Option<Vec<u8>>,
+}
+
+/// The stream with other names, and what follows from that: in words with those names.
+struct Redacted {
+    redactor: Redactor,
+    pipeline: Pipeline,
 }
 
 /// Whether there is room for more.
@@ -49,6 +59,7 @@ pub struct Recorder {
     target: Target,
     /// Begun with the first event that says what the node is.
     writer: Option<Writer<Part>>,
+    redacted: Option<Box<Redacted>>,
     /// Opened before anything else is done: what cannot be written is said at once.
     opened: Option<Part>,
     /// Tells the parts of one recording from those of another.
@@ -73,7 +84,14 @@ impl Recorder {
         if options.rotate.is_some() && target == Target::Stdout {
             bail!("standard output has no parts: --rotate needs a file");
         }
+        let redacted = options.redact.as_deref().map(|secret| {
+            Box::new(Redacted {
+                redactor: Redactor::new(secret),
+                pipeline: Pipeline::new(correlate::Options::default()),
+            })
+        });
         let mut recorder = Self {
+            redacted,
             options,
             target,
             writer: None,
@@ -100,6 +118,17 @@ impl Recorder {
     /// # Errors
     /// When the file cannot be written: the recording is over, and what is in the file can be read.
     pub fn take(&mut self, event: &Event, outputs: &[Output], pipeline: &Pipeline) -> Result<Room> {
+        let Some(mut redacted) = self.redacted.take() else {
+            return self.write(event, outputs, pipeline);
+        };
+        let event = redacted.redactor.event(event.clone());
+        let outputs = redacted.pipeline.take(&event);
+        let room = self.write(&event, &outputs, &redacted.pipeline);
+        self.redacted = Some(redacted);
+        room
+    }
+
+    fn write(&mut self, event: &Event, outputs: &[Output], pipeline: &Pipeline) -> Result<Room> {
         self.memory.note(event);
         match (&mut self.writer, &event.body) {
             (None, Body::Node(_)) => {

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use probe_common::{
     event::{
-        Clash, Connect, CtEntry, Dns, Drop, Ipvs, Listen, Probe, ProbeServer, QNAME_BYTES,
+        Clash, Connect, CtEntry, Dns, Drop, Ipvs, Listen, Packet, Probe, ProbeServer, QNAME_BYTES,
         Question, Reject, SynAck,
     },
     net::{Conntrack, FAMILY_V4, FAMILY_V6, Tuple},
@@ -216,6 +216,30 @@ impl Redactor {
         } = &mut *e;
         self.conntrack(loser);
         self.conntrack(winner);
+        e
+    }
+
+    pub(super) fn captured(&mut self, mut e: Box<Packet>) -> Box<Packet> {
+        let Packet {
+            header: _,
+            tuple,
+            ct,
+            skb: _,
+            at: _,
+            ident: _,
+            iif: _,
+            tcp_flags: _,
+            with: _,
+            packet_len: _,
+            captured,
+            bytes,
+        } = &mut *e;
+        self.tuple(tuple);
+        self.conntrack(ct);
+        let captured = usize::try_from(*captured).unwrap_or(usize::MAX).min(bytes.len());
+        let (packet, behind) = bytes.split_at_mut(captured);
+        behind.fill(0);
+        self.packet(packet);
         e
     }
 
