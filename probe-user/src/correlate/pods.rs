@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    event::{Pod, PodChange, Sandbox},
+    event::{Container, Pod, PodChange, Sandbox},
     output::sanitize,
 };
 
@@ -17,6 +17,8 @@ const REMEMBERED: u64 = 300_000_000_000;
 const REPORT_DELAY: u64 = 5_000_000_000;
 /// Spans of names kept, over all pods.
 const CAPACITY: usize = 8192;
+/// Bytes of them: a recording that nobody's stallprobe wrote may have pods of any size.
+const ROOM: usize = 64 << 20;
 /// Addresses of one pod that are looked up.
 const ADDRESSES: usize = 64;
 
@@ -50,6 +52,13 @@ impl Span {
     }
 }
 
+/// Bytes of what is kept of it, more or less.
+fn size_of_pod(pod: &Pod) -> usize {
+    let lists = size_of_val(&pod.addresses[..]) + size_of_val(&pod.veth[..]);
+    let of = |c: &Container| c.id.len() + c.name.as_ref().map_or(0, String::len) + size_of_val(c);
+    size_of::<Span>() + pod.name.len() + lists + pod.containers.iter().map(of).sum::<usize>()
+}
+
 /// The pod table with its recent past.
 #[derive(Debug, Default)]
 pub struct Pods {
@@ -59,6 +68,8 @@ pub struct Pods {
     /// By the index of the node's end of a veth pair.
     by_veth: HashMap<u32, Vec<u32>>,
     count: usize,
+    /// Bytes of all spans, more or less.
+    size: usize,
     /// Pods there was no room for.
     pub left_out: u64,
 }
@@ -78,18 +89,26 @@ impl Pods {
     fn up(&mut self, ts: u64, pod: &Pod) {
         let containers = pod.containers.iter().map(sanitize::container).collect();
         let pod = Pod { name: sanitize::text(&pod.name), containers, ..pod.clone() };
+        let size = size_of_pod(&pod);
         if let Some(last) = self.spans.get_mut(&pod.netns).and_then(VecDeque::back_mut) {
             if last.gone.is_none() && is_same(&last.pod, &pod) {
+                let others = self.size - size_of_pod(&last.pod);
+                if others + size > ROOM {
+                    self.left_out += 1;
+                    return;
+                }
+                self.size = others + size;
                 last.renew(ts, &pod);
                 self.index(&pod);
                 return;
             }
             last.gone.get_or_insert(ts);
         }
-        if self.count >= CAPACITY {
+        if self.count >= CAPACITY || self.size + size > ROOM {
             self.left_out += 1;
             return;
         }
+        self.size += size;
         self.index(&pod);
         self.spans.entry(pod.netns).or_default().push_back(Span {
             pod,
@@ -140,7 +159,8 @@ impl Pods {
         let before = self.count;
         self.spans.retain(|_, spans| {
             while spans.front().and_then(|s| s.gone).is_some_and(|t| t + REMEMBERED < now) {
-                spans.pop_front();
+                let span = spans.pop_front();
+                self.size -= span.map_or(0, |span| size_of_pod(&span.pod));
                 self.count -= 1;
             }
             !spans.is_empty()

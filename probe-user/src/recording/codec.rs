@@ -11,7 +11,7 @@ use thiserror::Error;
 
 use super::{
     block::{self, u16_at, u32_at, u64_at},
-    layout::Translator,
+    layout::{self, Translator},
 };
 use crate::{
     event::{
@@ -98,7 +98,7 @@ pub fn json_block(out: &mut Vec<u8>, kind: u16, value: &impl Serialize) -> Resul
 
 /// More JSON than a reader takes, or none at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("more than {} MB for one event", LONGEST_JSON >> 20)]
+#[error("too long for a recording")]
 pub struct TooLong;
 
 /// Appends one event's record.
@@ -121,7 +121,7 @@ pub fn push(out: &mut Vec<u8>, event: &Event) -> Result<(), TooLong> {
         out.extend(record);
     } else if tag == tag::JSON
         && (serde_json::to_writer(&mut *out, &event.body).is_err()
-            || out.len() - start > LONGEST_JSON)
+            || out.len() - start > longest(&event.body))
     {
         out.truncate(at);
         return Err(TooLong);
@@ -217,10 +217,9 @@ pub fn event(record: &Record<'_>, translator: &mut Translator) -> Result<Event, 
 
 fn wire(record: &Record<'_>, translator: &mut Translator) -> Result<Body, Skipped> {
     let kind = record.kind;
-    if !translator.knows(kind) {
-        return Err(Skipped::Kind(kind));
-    }
-    let bytes = translator.today(kind, record.payload).ok_or(Skipped::Record(kind))?;
+    let bytes = translator.today(kind, record.payload).ok_or_else(|| {
+        if layout::is_known(kind) { Skipped::Record(kind) } else { Skipped::Kind(kind) }
+    })?;
     let header: Option<Header> = bytes.get(..size_of::<Header>()).and_then(from_bytes);
     if header.is_none_or(|header| header.kind != kind) {
         return Err(Skipped::Record(kind));
@@ -229,10 +228,23 @@ fn wire(record: &Record<'_>, translator: &mut Translator) -> Result<Body, Skippe
 }
 
 fn json_body(payload: &[u8]) -> Result<Body, Skipped> {
-    from_json(payload).map_err(|_| {
+    let body: Result<Body, _> = from_json(payload);
+    body.ok().filter(|body| payload.len() <= longest(body)).ok_or_else(|| {
         let name = name_of(payload).unwrap_or_default();
         if is_known(&name) { Skipped::Body(name) } else { Skipped::Name(name) }
     })
+}
+
+/// The longest JSON of an event, in bytes: correlation keeps thousands of most kinds, but only the
+/// latest of those that are long.
+fn longest(body: &Body) -> usize {
+    match body {
+        Body::Node(_) | Body::Hooks(_) => LONGEST_JSON,
+        // Their sum is bounded where they are kept.
+        Body::Pod(_) => 1 << 20,
+        Body::ListenQueues(_) | Body::LocalPorts(_) => 64 << 10,
+        _ => 16 << 10,
+    }
 }
 
 /// The name of the variant, fit to be printed; `None` when it has not even that.

@@ -2,7 +2,7 @@
 //! structs had other fields is read by the names of its fields: what it lacks is zero, what is not
 //! known today is skipped.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::OnceLock};
 
 use probe_common::{
     event::{
@@ -37,6 +37,13 @@ pub struct Layout {
     /// In bytes.
     pub size: u32,
     pub fields: Vec<Field>,
+}
+
+/// Whether records of this kind have a struct today.
+pub fn is_known(kind: u16) -> bool {
+    static KINDS: OnceLock<Vec<u16>> = OnceLock::new();
+    let known = KINDS.get_or_init(|| ours().into_iter().flat_map(|layout| layout.kinds).collect());
+    known.contains(&kind)
 }
 
 /// Why a layout in a recording is of no use.
@@ -174,12 +181,8 @@ impl Translator {
         Ok(Self { ways, bytes: Vec::new() })
     }
 
-    /// Whether the recording says what records of this kind look like, and it is a kind of today.
-    pub fn knows(&self, kind: u16) -> bool {
-        self.ways.contains_key(&kind)
-    }
-
-    /// The record as today's struct; `None` of an unknown kind, or when it has not its struct's size.
+    /// The record as today's struct; `None` of a kind that the recording has no layout of, or that is
+    /// not known today, and when it has not its struct's size.
     pub fn today<'a>(&'a mut self, kind: u16, record: &'a [u8]) -> Option<&'a [u8]> {
         match self.ways.get(&kind)? {
             Way::Same => Some(record),

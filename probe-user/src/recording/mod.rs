@@ -63,6 +63,7 @@ pub struct End {
     pub lost: u64,
     pub limited: u64,
     pub missed: u64,
-    /// Packets in the file.
+    /// Packets in the file, and events that were too long for one. The writer fills them in.
     pub packets: u64,
+    pub left_out: u64,
 }

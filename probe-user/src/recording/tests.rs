@@ -4,7 +4,11 @@
 
 mod any;
 mod damage;
+mod hostile;
 mod newer;
+mod render;
+mod speed;
+mod versions;
 mod whole;
 
 use std::io::Cursor;

@@ -47,8 +47,9 @@ pub struct Writer<W> {
     snaplen: u32,
     /// Bytes handed to `out`.
     written: u64,
-    /// Packets so far.
+    /// Packets so far, and events that were too long.
     packets: u64,
+    left_out: u64,
 }
 
 impl<W: Write> Writer<W> {
@@ -67,6 +68,7 @@ impl<W: Write> Writer<W> {
             snaplen,
             written: 0,
             packets: 0,
+            left_out: 0,
         };
         let os = format!("Linux {}", head.kernel);
         let application = format!("stallprobe {}", head.version);
@@ -86,7 +88,9 @@ impl<W: Write> Writer<W> {
         if self.open.is_none() {
             self.open = Some(codec::begin(&mut self.pending, codec::kind::EVENTS));
         }
-        codec::push(&mut self.pending, event).map_err(io::Error::other)?;
+        if codec::push(&mut self.pending, event).is_err() {
+            self.left_out += 1;
+        }
         self.write_when_full()
     }
 
@@ -100,7 +104,9 @@ impl<W: Write> Writer<W> {
         for event in events {
             let at =
                 *open.get_or_insert_with(|| codec::begin(&mut self.pending, codec::kind::STATE));
-            codec::push(&mut self.pending, event).map_err(io::Error::other)?;
+            if codec::push(&mut self.pending, event).is_err() {
+                self.left_out += 1;
+            }
             if self.pending.len() - at >= BATCH {
                 codec::finish(&mut self.pending, at);
                 open = None;
@@ -155,7 +161,7 @@ impl<W: Write> Writer<W> {
     /// When it cannot be written.
     pub fn end(&mut self, end: &End) -> io::Result<()> {
         self.close();
-        let end = End { packets: self.packets, ..end.clone() };
+        let end = End { packets: self.packets, left_out: self.left_out, ..end.clone() };
         codec::json_block(&mut self.pending, codec::kind::END, &end).map_err(io::Error::other)?;
         self.flush()
     }

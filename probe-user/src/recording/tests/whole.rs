@@ -84,10 +84,20 @@ fn a_full_disk_is_told_and_nothing_is_written_after_it() {
     }
     let mut writer = Writer::new(Full(20_000), &head(), 0).unwrap();
     let before = writer.written();
-    let symbol = Symbol { address: 1, name: "x".repeat(30_000) };
-    writer.event(&Event { ts: 1, body: Body::Symbol(symbol) }).unwrap();
+    for ts in 0..1000 {
+        writer.event(&Event { ts, body: Body::Tick }).unwrap();
+    }
     let err = writer.flush().unwrap_err();
     assert_eq!((err.kind(), writer.written()), (std::io::ErrorKind::StorageFull, before));
+}
+
+/// Live never sees such a thing; a recording that held it would take memory without bound.
+#[test]
+fn what_is_too_long_is_counted() {
+    let symbol = |length| Body::Symbol(Symbol { address: 1, name: "x".repeat(length) });
+    let events = [symbol(30_000), Body::Tick, symbol(300)].map(|body| Event { ts: 1, body });
+    let read = read(&file(&events, 1));
+    assert_eq!((&read.events[..], read.ends[0].left_out), (&events[1..], 1));
 }
 
 /// Names in a recording were printable when live told them; whoever wrote another file may have put
@@ -133,6 +143,7 @@ proptest! {
 }
 
 /// Wireshark's own opinion, where it is installed.
+#[expect(clippy::print_stderr, reason = "a test that cannot run says so")]
 #[test]
 fn tshark_opens_it_without_a_warning() {
     let Ok(version) = Command::new("tshark").arg("--version").output() else {
