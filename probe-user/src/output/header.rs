@@ -28,8 +28,7 @@ impl Text {
             let causes = sight.by_snapshot.join(", ");
             line.push_str(&format!(" By snapshots of /proc alone, never certain: {causes}."));
         }
-        for (heading, groups) in
-            [("Cannot see", &sight.unseen), ("Not in use here", &sight.unused)]
+        for (heading, groups) in [("Cannot see", &sight.unseen), ("Not in use here", &sight.unused)]
         {
             if let Some(text) = groups.text() {
                 line.push_str(&format!(" {heading}: {text}."));

@@ -111,6 +111,11 @@ impl Told {
         self.finding = finding.clone();
     }
 
+    /// The end of the last of its stalls that is known.
+    pub fn end(&self) -> u64 {
+        self.shown().last().map_or(self.finding.last, |span| span.1)
+    }
+
     /// When its stalls were; the length of a single one is known.
     pub fn shown(&self) -> Vec<(u64, u64)> {
         let f = &self.finding;

@@ -211,7 +211,9 @@ mod tests {
             let inner: Vec<char> = word.chars().collect();
             let links = inner.windows(3).any(|w| {
                 let is = |c: char| c.is_alphanumeric();
-                is(w[0]) && matches!(w[1], '.' | ':' | '/') && is(w[2])
+                is(w[0])
+                    && matches!(w[1], '.' | ':' | '/')
+                    && is(w[2])
                     && !(w[0].is_ascii_digit() && w[2].is_ascii_digit() && w[1] != '/')
             });
             prop_assert!(!links, "{word} in {line:?}");
@@ -228,7 +230,10 @@ mod tests {
             ("`conntrack -S` (rises)", "`conntrack -S` (rises)"),
             ("udp a:1 -> b:2", "udp `a:1` -> `b:2`"),
             ("nf_ct_resolve_clash", "`nf_ct_resolve_clash`"),
-            ("1 stall at 12:00:00 UTC, 100% (by accept()).", "1 stall at 12:00:00 UTC, 100% (by `accept()`)."),
+            (
+                "1 stall at 12:00:00 UTC, 100% (by accept()).",
+                "1 stall at 12:00:00 UTC, 100% (by `accept()`).",
+            ),
         ] {
             assert_eq!(markdown(text), wanted);
         }
@@ -237,11 +242,49 @@ mod tests {
     #[test]
     fn nothing_of_markdown_survives() {
         for text in [
-            "# heading", "- item", "+ item", "1. item", "1) item", "> quote", "    code", "***", "---",
-            "===", "[a](http://x)", "![a](b)", "<b>x</b>", "<!-- x", "&lt;b&gt;", "a|b", "http://x.de",
-            "www.x.de", "me@x.de", "@team", "#12", "GH-12", "a/b#1", ":bug:", "*a*", "_a_", "~~a~~",
-            "$a$", "\\", "`", "``", "```", "a`b", "a``b`c", "` `", "`a", "x\ny", "\u{202e}x", "`\n`",
-            "javascript:alert(1)", "\t- x", "fd00::1", "a `` b ` c",
+            "# heading",
+            "- item",
+            "+ item",
+            "1. item",
+            "1) item",
+            "> quote",
+            "    code",
+            "***",
+            "---",
+            "===",
+            "[a](http://x)",
+            "![a](b)",
+            "<b>x</b>",
+            "<!-- x",
+            "&lt;b&gt;",
+            "a|b",
+            "http://x.de",
+            "www.x.de",
+            "me@x.de",
+            "@team",
+            "#12",
+            "GH-12",
+            "a/b#1",
+            ":bug:",
+            "*a*",
+            "_a_",
+            "~~a~~",
+            "$a$",
+            "\\",
+            "`",
+            "``",
+            "```",
+            "a`b",
+            "a``b`c",
+            "` `",
+            "`a",
+            "x\ny",
+            "\u{202e}x",
+            "`\n`",
+            "javascript:alert(1)",
+            "\t- x",
+            "fd00::1",
+            "a `` b ` c",
         ] {
             check(&markdown(text)).unwrap_or_else(|err| panic!("{text:?}: {err}"));
             assert!(!cell(text).contains('|'), "{text:?}");

@@ -13,7 +13,8 @@ use crate::{
 /// Names and what they are.
 pub fn facts(node: &Node) -> Vec<(&'static str, String)> {
     let facts = &node.header.node;
-    let or_unknown = |text: &str| if text.is_empty() { "not known".to_owned() } else { text.to_owned() };
+    let or_unknown =
+        |text: &str| if text.is_empty() { "not known".to_owned() } else { text.to_owned() };
     let kube_proxy = match facts.kube_proxy.as_str() {
         "" => "none was recognised".to_owned(),
         mode => mode.to_owned(),
@@ -45,7 +46,8 @@ fn hooks(node: &Node) -> String {
         return format!("none, /proc was read instead: {}", node.header.node.no_ebpf);
     }
     let by = |wanted: Rung| {
-        let is = |state: &HookState| matches!(state, HookState::Watched { rung } if *rung == wanted);
+        let is =
+            |state: &HookState| matches!(state, HookState::Watched { rung } if *rung == wanted);
         hooks.iter().filter(|hook| is(&hook.state)).count()
     };
     let rungs = [
@@ -86,10 +88,9 @@ fn lines(groups: &Groups) -> Vec<(String, String)> {
 pub fn lost(node: &Node) -> Vec<String> {
     let mut all = node.notices.clone();
     all.extend(gaps(&node.summary));
-    for (n, what) in [
-        (node.summary.hidden, "hidden by filters"),
-        (node.more, "not kept for this report"),
-    ] {
+    for (n, what) in
+        [(node.summary.hidden, "hidden by filters"), (node.more, "not kept for this report")]
+    {
         if n > 0 {
             all.push(format!("{} {what}", counted(n, "finding")));
         }

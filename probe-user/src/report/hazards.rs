@@ -20,8 +20,8 @@ const COUNTS: usize = 20;
 const TABLES: usize = 5;
 /// Settings that are shown: all that are read, and more from a file that nobody should believe.
 const SETTINGS: usize = 100;
-/// From how many per cent on a table is a hazard.
-const NEARLY_FULL: u64 = 80;
+/// From how many thousandths of its limit on a table is a hazard.
+const NEARLY_FULL: u64 = 800;
 
 /// What is known of each namespace.
 #[derive(Debug, Default)]
@@ -56,7 +56,9 @@ pub struct Count {
 impl Hazards {
     pub fn note(&mut self, known: &Correlator, event: &Event) {
         match &event.body {
-            Body::Counters(now) if self.seen.len() < NETNS || self.seen.contains_key(&now.netns) => {
+            Body::Counters(now)
+                if self.seen.len() < NETNS || self.seen.contains_key(&now.netns) =>
+            {
                 let place = known.place(now.netns, 0, event.ts);
                 let seen = self.seen.entry(now.netns).or_insert_with(|| Seen {
                     place: String::new(),
@@ -90,18 +92,20 @@ impl Hazards {
             .seen
             .values()
             .filter(|seen| seen.max > 0)
-            .map(|seen| (seen.entries.saturating_mul(100) / seen.max, seen))
+            .map(|seen| (seen.entries.saturating_mul(1000) / seen.max, seen))
             .collect();
-        all.sort_by(|a, b| b.0.cmp(&a.0).then_with(|| a.1.place.cmp(&b.1.place)));
+        all.sort_by(|a, b| (b.0, b.1.entries).cmp(&(a.0, a.1.entries)).then(a.1.place.cmp(&b.1.place)));
         // One is enough to show that none is full.
-        let shown = all.iter().filter(|(percent, _)| *percent >= NEARLY_FULL).count().clamp(1, TABLES);
-        let sentence = |(percent, seen): &(u64, &Seen)| {
-            let is_hazard = *percent >= NEARLY_FULL;
-            let least = if *percent == 0 && seen.entries > 0 { "less than 1".to_owned() } else { percent.to_string() };
+        let shown =
+            all.iter().filter(|(full, _)| *full >= NEARLY_FULL).count().clamp(1, TABLES);
+        let sentence = |(full, seen): &(u64, &Seen)| {
+            let is_hazard = *full >= NEARLY_FULL;
             let then = if is_hazard { "; in a full table no new connection is entered" } else { "" };
             let text = format!(
-                "conntrack table of {}: at most {least} % full ({} of {} entries){then}",
+                "conntrack table of {}: at most {}.{} % full ({} of {} entries){then}",
                 seen.place,
+                full / 10,
+                full % 10,
                 number(seen.entries),
                 number(seen.max)
             );
@@ -146,7 +150,10 @@ fn counts(seen: &Seen) -> Vec<Count> {
         [
             ("ListenOverflows: connections refused, accept queue full", counters.listen_overflows),
             ("ListenDrops: SYNs and ACKs that listeners dropped", counters.listen_drops),
-            ("TCPReqQFullDrop: SYNs dropped, half-open connections at the limit", counters.reqq_full_drop),
+            (
+                "TCPReqQFullDrop: SYNs dropped, half-open connections at the limit",
+                counters.reqq_full_drop,
+            ),
             ("conntrack insert_failed: new entries not entered", Some(ct.insert_failed)),
             ("conntrack drop: packets of connections not entered", Some(ct.drop)),
             ("conntrack early_drop: entries removed from a full table", Some(ct.early_drop)),
@@ -162,4 +169,65 @@ fn counts(seen: &Seen) -> Vec<Count> {
         (before > 0 || during > 0).then_some(count)
     };
     both.filter_map(count).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{event::ConntrackCounters, testing::*};
+
+    fn counters(netns: u32, entries: u64, drop: u64) -> Counters {
+        let conntrack =
+            ConntrackCounters { entries, max: 1000, drop, ..ConntrackCounters::default() };
+        Counters { netns, conntrack: Some(conntrack), ..Counters::default() }
+    }
+
+    fn noted(all: &[Body]) -> Hazards {
+        let mut run = Run::new();
+        run.until(1000);
+        let mut hazards = Hazards::default();
+        for body in all {
+            let event = Event { ts: START + 1000 * MS, body: body.clone() };
+            hazards.note(run.pipeline.correlator(), &event);
+        }
+        hazards
+    }
+
+    #[test]
+    fn the_fullest_moment_of_a_table_counts() {
+        let tables = |all: &[(u32, u64)]| {
+            let all: Vec<Body> =
+                all.iter().map(|&(ns, n)| Body::Counters(counters(ns, n, 0))).collect();
+            noted(&all).tables()
+        };
+        let calm = tables(&[(HOST, 3), (HOST, 2), (CLIENT, 1)]);
+        assert_eq!(calm.len(), 1, "{calm:?}");
+        assert!(!calm[0].0 && calm[0].1.contains("host: at most 0.3 % full (3 of 1 000"));
+        let full = tables(&[(CLIENT, 799), (HOST, 990), (HOST, 10), (WEB, 800)]);
+        assert!(full.iter().all(|(is_hazard, _)| *is_hazard) && full.len() == 2, "{full:?}");
+        assert!(full[0].1.contains("host: at most 99.0 %") && full[1].1.contains("web"), "{full:?}");
+        assert_eq!(tables(&[]), []);
+    }
+
+    #[test]
+    fn counters_before_the_run_and_in_it() {
+        let of = |netns, drop| Body::Counters(counters(netns, 0, drop));
+        // The pod's namespace gives way to another of its number, whose counters begin at zero.
+        let hazards = noted(&[of(HOST, 5), of(HOST, 7), of(CLIENT, 9), of(CLIENT, 1), of(WEB, 0)]);
+        let (counts, more) = hazards.counts();
+        let told: Vec<_> = counts.iter().map(|c| (&*c.place, c.before, c.during)).collect();
+        assert_eq!((told, more), (vec![("host", 5, 2), ("client", 0, 1)], 0));
+        let many: Vec<Body> = (0..30).map(|n| of(5000 + n, 1)).collect();
+        let (counts, more) = noted(&many).counts();
+        assert_eq!((counts.len(), more), (COUNTS, 10));
+    }
+
+    #[test]
+    fn source_ports_that_can_be_node_ports() {
+        let ports = |low, high, reserved: &[_]| noted(&[local_ports(low, high, reserved)]).ports();
+        assert_eq!(ports(32_768, 60_999, &[]), [""; 0]);
+        assert_eq!(ports(1024, 65_535, &[(30_000, 31_000), (31_001, 32_767)]), [""; 0]);
+        let meets = ports(1024, 65_535, &[(30_000, 31_000)]);
+        assert!(meets.len() == 1 && meets[0].contains("source ports of host are 1024-65535"));
+    }
 }

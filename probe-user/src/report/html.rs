@@ -2,9 +2,7 @@
 //! the network, and a policy that lets a browser fetch and run nothing.
 
 use super::{
-    CauseLine, Node, Report, Told, entry, facts, svg,
-    tags::Html,
-    timeline::timeline,
+    CauseLine, Look, Node, Report, Told, entry, facts, svg, tags::Html, timeline::timeline,
 };
 use crate::{
     explain,
@@ -14,7 +12,7 @@ use crate::{
 
 /// The style sheet, which is all that the policy allows, by this hash.
 pub const STYLE: &str = include_str!("style.css");
-pub const STYLE_HASH: &str = "sha256-0";
+pub const STYLE_HASH: &str = "sha256-3XxS+kQHMOO9Q8AkBEciW2J4YRc5hHdkSUdGtQBHiJw=";
 /// Findings of a node that are shown whole.
 const WHOLE: usize = 200;
 /// Findings a cause links to.
@@ -59,7 +57,8 @@ fn head(html: &mut Html, title: &str) {
 fn top(html: &mut Html, report: &Report) {
     html.leaf("h1", &[], &report.title());
     for node in &report.nodes {
-        let name = if report.nodes.len() > 1 { format!("{}: ", node.name()) } else { String::new() };
+        let name =
+            if report.nodes.len() > 1 { format!("{}: ", node.name()) } else { String::new() };
         html.leaf("p", &[("class", "soft")], &format!("{name}{}", node.times()));
     }
     html.leaf("p", &[("class", "outcome")], &format!("{}.", report.outcome()));
@@ -83,10 +82,10 @@ fn overview(html: &mut Html, report: &Report, causes: &[CauseLine<'_>]) {
             html.tag("tbody", &[], |html| {
                 for cause in causes {
                     html.tag("tr", &[], |html| {
-                        html.tag("th", &[], |html| key(html, cause));
+                        html.tag("th", &[("class", "key")], |html| key(html, cause));
                         html.leaf("td", &[("class", "n")], &number(cause.stalls));
                         html.leaf("td", &[], explain::title(cause.cause));
-                        html.tag("td", &[], |html| links(html, report, cause));
+                        html.tag("td", &[("class", "links")], |html| links(html, report, cause));
                     });
                 }
             });
@@ -125,10 +124,13 @@ fn when(html: &mut Html, report: &Report, causes: &[CauseLine<'_>]) {
     html.tag("div", &region, |html| {
         html.tag("div", &[("class", "lines")], |html| svg::rows(html, &timeline));
     });
-    html.tag("p", &[("class", "soft")], |html| {
+    html.tag("p", &[("class", "soft legend")], |html| {
         for cause in causes {
-            html.tag("span", &[("class", "key")], |html| key(html, cause));
-            html.text(&format!(" ({}) \u{a0} ", number(cause.stalls)));
+            html.tag("span", &[("class", "key")], |html| {
+                key(html, cause);
+                html.text(&format!(" ({})", number(cause.stalls)));
+            });
+            html.text(" ");
         }
         html.text("\u{25b6} had not ended. Stalls of a finding within 30 seconds are one bar.");
     });
@@ -144,19 +146,30 @@ fn when(html: &mut Html, report: &Report, causes: &[CauseLine<'_>]) {
 
 fn of_node(html: &mut Html, report: &Report, causes: &[CauseLine<'_>], n: usize, node: &Node) {
     let of = if report.nodes.len() > 1 { format!(" of {}", node.name()) } else { String::new() };
-    let all = || causes.iter().flat_map(|cause| cause.findings.iter().filter(|(of, _)| *of == n));
+    let all = || {
+        causes.iter().flat_map(|cause| {
+            let here = cause.findings.iter().filter(|(of, _)| *of == n);
+            here.map(move |(_, told)| (cause, *told))
+        })
+    };
     if node.findings.is_empty() {
         html.leaf("h2", &[], &format!("Node {}", node.name()));
         html.leaf("p", &[], "No stalls were found.");
     } else {
         html.leaf("h2", &[], &format!("Findings{of}"));
     }
-    for (_, told) in all().take(WHOLE) {
-        finding(html, node, told, &report.name(n, told));
+    for (cause, told) in all().take(WHOLE) {
+        finding(html, node, told, cause.look, &report.name(n, told));
     }
     if let Some(more @ 1..) = all().count().checked_sub(WHOLE) {
         let more = number(more as u64);
-        html.leaf("p", &[], &format!("{more} more findings are left out of this page; stallprobe replay shows them all."));
+        html.leaf(
+            "p",
+            &[],
+            &format!(
+                "{more} more findings are left out of this page; stallprobe replay shows them all."
+            ),
+        );
     }
     html.leaf("h2", &[], &format!("What could not be seen{of}"));
     unseen(html, node);
@@ -164,10 +177,13 @@ fn of_node(html: &mut Html, report: &Report, causes: &[CauseLine<'_>], n: usize,
     about(html, node);
 }
 
-fn finding(html: &mut Html, node: &Node, told: &Told, name: &str) {
+fn finding(html: &mut Html, node: &Node, told: &Told, look: Look, name: &str) {
     let f = &told.finding;
     html.tag("article", &[("id", name)], |html| {
-        html.leaf("h3", &[], &format!("{name} \u{b7} {} \u{b7} {}", f.symptom.id(), f.cause));
+        html.tag("h3", &[], |html| {
+            svg::swatch(html, look);
+            html.text(&format!("{name} \u{b7} {} \u{b7} {}", f.symptom.id(), f.cause));
+        });
         html.tag("p", &[("class", "who")], |html| html.prose(&f.headline));
         html.tag("dl", &[], |html| {
             entry(html, "Cause", |html| {
@@ -176,11 +192,11 @@ fn finding(html: &mut Html, node: &Node, told: &Told, name: &str) {
                 html.prose(&f.title);
             });
             entry(html, "Stalls", |html| html.text(&entry::times(told, node.clock)));
-            for fix in &f.fix {
-                for (label, text) in entry::fix(fix) {
-                    entry(html, &format!("Fix: {label}"), |html| html.prose(text));
-                }
-            }
+            let fixes: Vec<_> = f.fix.iter().flat_map(entry::fix).collect();
+            list(html, "Fix", "fix", &fixes, |html, (label, text)| {
+                html.leaf("b", &[], &format!("{label}: "));
+                html.prose(text);
+            });
             list(html, "Evidence", "steps", &entry::evidence(told), |html, (at, text)| {
                 html.leaf("span", &[("class", "at")], at);
                 html.tag("span", &[], |html| html.prose(text));

@@ -17,7 +17,7 @@ use crate::{
     },
 };
 
-/// Findings of a node that are shown whole: a ticket holds 65 536 characters.
+/// Findings that are shown whole, over all nodes: a ticket holds 65 536 characters.
 const WHOLE: usize = 15;
 /// Lines of the table of findings.
 const LINES: usize = 60;
@@ -71,7 +71,7 @@ fn overview(out: &mut String, report: &Report, causes: &[CauseLine<'_>]) {
             0 | 1 => cell(&entry::victim(told)),
             _ => format!("{}: {}", cell(node.name()), cell(&entry::victim(told))),
         };
-        let (from, to) = (short(node.clock, f.first), short(node.clock, f.last));
+        let (from, to) = (short(node.clock, f.first), short(node.clock, told.end()));
         let open = if f.open { ", not ended" } else { "" };
         let _ = writeln!(
             out,
@@ -99,11 +99,15 @@ fn of_node(out: &mut String, report: &Report, causes: &[CauseLine<'_>], n: usize
     } else {
         let _ = writeln!(out, "## Findings{of}\n");
     }
-    for (_, told) in all().take(WHOLE) {
+    let whole = (WHOLE / report.nodes.len().max(1)).max(1);
+    for (_, told) in all().take(whole) {
         finding(out, node, told, &report.name(n, told));
     }
-    if let Some(more @ 1..) = all().count().checked_sub(WHOLE) {
-        let _ = writeln!(out, "{more} more findings are left out here; `stallprobe replay` shows them all.\n");
+    if let Some(more @ 1..) = all().count().checked_sub(whole) {
+        let _ = writeln!(
+            out,
+            "{more} more findings are left out here; `stallprobe replay` shows them all.\n"
+        );
     }
     let _ = writeln!(out, "## What could not be seen{of}\n");
     unseen(out, node);
@@ -191,10 +195,17 @@ fn about(out: &mut String, node: &Node) {
         return;
     }
     out.push_str("The kernel's own counters that are not zero:\n\n");
-    out.push_str("| Counter | Namespace of | Before | In this run |\n| --- | --- | ---: | ---: |\n");
+    out.push_str(
+        "| Counter | Namespace of | Before | In this run |\n| --- | --- | ---: | ---: |\n",
+    );
     for count in &counts {
         let (before, during) = (number(count.before), number(count.during));
-        let _ = writeln!(out, "| {} | {} | {before} | {during} |", cell(count.what), cell(&count.place));
+        let _ = writeln!(
+            out,
+            "| {} | {} | {before} | {during} |",
+            cell(count.what),
+            cell(&count.place)
+        );
     }
     if more > 0 {
         let _ = writeln!(out, "\n{more} more that grew less.");

@@ -149,14 +149,24 @@ fn draw_bar(html: &mut Html, bar: &Bar, top: usize) {
         let (from, to) = (percent(bar.from()), percent(bar.to()));
         let middle = (top + LANE - BAR / 2 - 4).to_string();
         if bar.spans.len() > 1 {
-            let line =
-                [("class", "between"), ("x1", &*from), ("x2", &*to), ("y1", &*middle), ("y2", &*middle)];
+            let line = [
+                ("class", "between"),
+                ("x1", &*from),
+                ("x2", &*to),
+                ("y1", &*middle),
+                ("y2", &*middle),
+            ];
             html.tag("line", &line, |_| {});
         }
         for (from, to) in &bar.spans {
             let (x, width) = (percent(*from), percent(to - from));
-            let rect =
-                [("x", &*x), ("y", &*y), ("width", &*width), ("height", &*height), ("fill", bar.look.fill())];
+            let rect = [
+                ("x", &*x),
+                ("y", &*y),
+                ("width", &*width),
+                ("height", &*height),
+                ("fill", bar.look.fill()),
+            ];
             html.tag("rect", &rect, |_| {});
             // However short it was, its beginning can be seen.
             let foot = (top + LANE - 4).to_string();

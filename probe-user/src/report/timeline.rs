@@ -125,19 +125,16 @@ pub fn timeline(report: &Report, causes: &[CauseLine<'_>]) -> Timeline {
 fn axis(is_wall: bool, placed: &[Placed<'_>], runs: Vec<(u64, u64)>) -> (Axis, bool) {
     let first = |all: &mut dyn Iterator<Item = u64>| all.min().unwrap_or(0);
     let last = |all: &mut dyn Iterator<Item = u64>| all.max().unwrap_or(0);
-    let stalls = (
-        first(&mut placed.iter().map(Placed::from)),
-        last(&mut placed.iter().map(Placed::to)),
-    );
-    let run = (
-        first(&mut runs.iter().map(|run| run.0)),
-        last(&mut runs.iter().map(|run| run.1)),
-    );
+    let stalls =
+        (first(&mut placed.iter().map(Placed::from)), last(&mut placed.iter().map(Placed::to)));
+    let run = (first(&mut runs.iter().map(|run| run.0)), last(&mut runs.iter().map(|run| run.1)));
     let margin = (stalls.1.saturating_sub(stalls.0) / 20).max(NS);
     let (from, to) = if placed.is_empty() {
         run
     } else {
-        (stalls.0.saturating_sub(margin), stalls.1.saturating_add(margin))
+        // Nothing was watched before the run and after it.
+        let from = stalls.0.saturating_sub(margin).max(run.0).min(stalls.0);
+        (from, stalls.1.saturating_add(margin).min(run.1).max(stalls.1))
     };
     let is_part = (to - from).max(LEAST).saturating_mul(4) < run.1.saturating_sub(run.0);
     let (from, to) = if is_part { (from, to) } else { (from.min(run.0), to.max(run.1)) };
@@ -286,6 +283,143 @@ impl Bar {
             (self.from().min(self.to() - self.label_width()), self.to())
         } else {
             (self.from(), self.to().max(self.from() + self.label_width()))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+    use crate::{
+        finding::Party,
+        output::filter::Filter,
+        report::{Collector, Node},
+        testing::*,
+    };
+
+    const SECOND: u64 = 1000 * MS;
+
+    /// A run of an hour with one stall.
+    fn node() -> Node {
+        let mut run = Run::new();
+        run.at(1500, unanswered(7, AAAA, 500));
+        let mut collector = Collector::new(Filter::default());
+        run.events(9000).iter().for_each(|event| collector.take(event));
+        let mut node = collector.finish("x", Vec::new());
+        node.summary.status.elapsed = 3600 * SECOND;
+        node.summary.status.now = START + 3600 * SECOND;
+        node
+    }
+
+    /// These findings in seconds of the run: victim, from, to, stalls.
+    fn with(node: &mut Node, all: &[(&str, u64, u64, u64)]) {
+        let told = node.findings[0].clone();
+        node.findings.clear();
+        for (n, &(pod, from, to, count)) in all.iter().enumerate() {
+            let mut told = told.clone();
+            let f = &mut told.finding;
+            (f.first, f.last) = (START + from * SECOND, START + to * SECOND);
+            (f.count, f.waited, f.open) = (count, (to - from) * SECOND, false);
+            f.id = format!("f{}", n + 1);
+            f.victim = Party { pod: Some(pod.to_owned()), ..Party::default() };
+            told.spans = vec![(f.first, f.last)];
+            node.findings.push(told);
+        }
+    }
+
+    fn drawn(all: &[(&str, u64, u64, u64)]) -> Timeline {
+        let mut node = node();
+        with(&mut node, all);
+        let report = Report { nodes: vec![node] };
+        timeline(&report, &report.causes())
+    }
+
+    #[test]
+    fn of_a_long_run_the_part_with_stalls() {
+        let part = drawn(&[("a", 600, 610, 1), ("a", 690, 700, 1)]);
+        assert_eq!(
+            part.caption,
+            "Where stalls were: 2025-11-21 12:09:55 to 2025-11-21 12:11:45 UTC (1m50s)"
+        );
+        let labels: Vec<&str> = part.ticks.iter().map(|tick| &*tick.label).collect();
+        assert_eq!(
+            labels,
+            [
+                "12:10:00", "12:10:15", "12:10:30", "12:10:45", "12:11:00", "12:11:15", "12:11:30",
+                "12:11:45"
+            ]
+        );
+        assert_eq!(part.rows[0].lanes.len(), 1);
+        let bars = &part.rows[0].lanes[0];
+        assert_eq!((bars[0].spans[0], bars[1].spans[0].1), ((4.55, 13.64), 95.45));
+        let whole = drawn(&[("a", 0, 10, 1), ("a", 3000, 3599, 2)]);
+        assert_eq!(whole.caption, "2025-11-21 12:00:00 to 2025-11-21 13:00:00 UTC (1h00m)");
+        let labels: Vec<&str> = whole.ticks.iter().map(|tick| &*tick.label).collect();
+        assert_eq!(labels, ["12:00", "12:10", "12:20", "12:30", "12:40", "12:50", "13:00"]);
+    }
+
+    #[test]
+    fn bars_and_labels_do_not_meet() {
+        let timeline = drawn(&[
+            ("a", 600, 900, 1),
+            ("a", 601, 602, 1),
+            ("a", 602, 603, 1),
+            ("a", 1200, 1201, 1),
+            ("a", 3599, 3600, 30),
+            ("b", 600, 601, 1),
+        ]);
+        assert_eq!(timeline.rows.len(), 2);
+        assert_eq!(timeline.rows[0].stalls, 34);
+        for lane in &timeline.rows[0].lanes {
+            for pair in lane.windows(2) {
+                assert!(pair[0].extent().1 <= pair[1].extent().0, "{pair:?}");
+            }
+        }
+        assert_eq!(timeline.rows[0].lanes.len(), 3);
+        let last = timeline.rows[0].lanes[0].last().unwrap();
+        assert!(last.is_label_left() && last.label == "? f5 \u{d7}30", "{last:?}");
+    }
+
+    #[test]
+    fn rows_and_lanes_are_bounded() {
+        let pods: Vec<String> = (0..50).map(|n| format!("pod-{n}")).collect();
+        let all: Vec<_> =
+            pods.iter().map(|pod| (&**pod, 5, 6, 2)).chain([("z", 7, 8, 9)]).collect();
+        let timeline = drawn(&all);
+        assert_eq!((timeline.rows.len(), timeline.more), (ROWS, 11));
+        assert!(timeline.rows.iter().any(|row| row.victim == "z"), "it has most stalls");
+        let timeline = drawn(&[("a", 5, 6, 1); 40]);
+        assert_eq!(timeline.rows[0].lanes.len(), LANES);
+        assert_eq!(timeline.rows[0].lanes.iter().map(Vec::len).sum::<usize>(), 40);
+    }
+
+    #[test]
+    fn a_clock_that_is_not_known() {
+        let mut alone = node();
+        alone.clock = WallClock::default();
+        let report = Report { nodes: vec![alone] };
+        let timeline = super::timeline(&report, &report.causes());
+        assert!(timeline.caption.contains("boot+1000s to "), "{}", timeline.caption);
+        assert!(timeline.ticks.iter().all(|tick| tick.label.starts_with("boot+")));
+        let mut beside = node();
+        beside.clock = WallClock::default();
+        let report = Report { nodes: vec![node(), beside] };
+        let timeline = super::timeline(&report, &report.causes());
+        assert_eq!((timeline.rows.len(), timeline.unplaced), (1, 1));
+    }
+
+    #[test]
+    fn any_times_have_ticks_in_the_picture() {
+        for (from, to) in [(0, 0), (0, u64::MAX), (u64::MAX - 5, u64::MAX), (5, 5 + LEAST)] {
+            for is_wall in [true, false] {
+                let axis = Axis { is_wall, from, to };
+                let ticks = axis.ticks();
+                assert!(ticks.len() <= 10, "{from} {to}: {}", ticks.len());
+                assert!(ticks.iter().all(|tick| (0.0..=100.0).contains(&tick.at)));
+                assert!((0.0..=100.0).contains(&axis.percent(u64::MAX)));
+            }
         }
     }
 }
