@@ -16,6 +16,7 @@ pub mod pipeline;
 pub mod pods;
 pub mod recording;
 pub mod redact;
+pub mod report;
 pub mod snapshot;
 
 #[cfg(test)]

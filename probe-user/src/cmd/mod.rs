@@ -8,6 +8,7 @@ mod printer;
 pub mod record;
 mod recording;
 pub mod replay;
+pub mod report;
 mod screen;
 mod session;
 pub mod watch;
