@@ -10,6 +10,7 @@ pub mod explain;
 pub mod finding;
 pub mod kernel;
 pub mod live;
+pub mod nodes;
 pub mod order;
 pub mod output;
 pub mod pipeline;

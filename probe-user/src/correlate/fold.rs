@@ -7,7 +7,7 @@ use super::{
     rules::{accept_queue_overflow, conntrack_table_full, syn_queue_overflow},
     world::World,
 };
-use crate::finding::{Cause, Change, Details, Finding, Output};
+use crate::finding::{Cause, Change, Details, Finding, Output, Stalled};
 
 /// Least time between two outputs of the same finding, in nanoseconds.
 const PAUSE: u64 = 10_000_000_000;
@@ -105,6 +105,13 @@ impl Findings {
         if !alone {
             if let Some(told) = self.all.get_mut(&id) {
                 told.finding.count -= 1;
+                let is_it = |a: &Stalled| {
+                    finding
+                        .stalls
+                        .iter()
+                        .any(|b| (a.flow, a.isn, a.from) == (b.flow, b.isn, b.from))
+                };
+                told.finding.stalls.retain(|stalled| !is_it(stalled));
             }
             if let Some(id) = self.fold_in(&key, &finding) {
                 return (id, None);
@@ -145,6 +152,9 @@ impl Findings {
         old.waited = old.waited.max(finding.waited);
         old.confidence = old.confidence.max(finding.confidence);
         old.details = finding.details.clone();
+        old.stalls.extend_from_slice(&finding.stalls);
+        let too_many = old.stalls.len().saturating_sub(Finding::STALLS);
+        old.stalls.drain(..too_many);
         told.dirty = true;
         Some(id)
     }
