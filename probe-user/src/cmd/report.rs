@@ -137,9 +137,10 @@ mod tests {
         stream.at(1500, unanswered(7, AAAA, 500));
         let mut recorder = Recorder::create(path, Options::default(), run.to_owned()).unwrap();
         let mut pipeline = Pipeline::new(correlate::Options::default());
-        for event in stream.events(9000) {
-            let outputs = pipeline.take(&event);
-            recorder.take(&event, &outputs, &pipeline).unwrap();
+        stream.until(9000);
+        for event in stream.played() {
+            let outputs = pipeline.take(event);
+            recorder.take(event, &outputs, &pipeline).unwrap();
         }
         recorder.last(&pipeline.finish());
         recorder.end("it was over", &pipeline.summary()).unwrap();

@@ -94,13 +94,15 @@ impl Hazards {
             .filter(|seen| seen.max > 0)
             .map(|seen| (seen.entries.saturating_mul(1000) / seen.max, seen))
             .collect();
-        all.sort_by(|a, b| (b.0, b.1.entries).cmp(&(a.0, a.1.entries)).then(a.1.place.cmp(&b.1.place)));
+        all.sort_by(|a, b| {
+            (b.0, b.1.entries).cmp(&(a.0, a.1.entries)).then(a.1.place.cmp(&b.1.place))
+        });
         // One is enough to show that none is full.
-        let shown =
-            all.iter().filter(|(full, _)| *full >= NEARLY_FULL).count().clamp(1, TABLES);
+        let shown = all.iter().filter(|(full, _)| *full >= NEARLY_FULL).count().clamp(1, TABLES);
         let sentence = |(full, seen): &(u64, &Seen)| {
             let is_hazard = *full >= NEARLY_FULL;
-            let then = if is_hazard { "; in a full table no new connection is entered" } else { "" };
+            let then =
+                if is_hazard { "; in a full table no new connection is entered" } else { "" };
             let text = format!(
                 "conntrack table of {}: at most {}.{} % full ({} of {} entries){then}",
                 seen.place,
@@ -205,7 +207,10 @@ mod tests {
         assert!(!calm[0].0 && calm[0].1.contains("host: at most 0.3 % full (3 of 1 000"));
         let full = tables(&[(CLIENT, 799), (HOST, 990), (HOST, 10), (WEB, 800)]);
         assert!(full.iter().all(|(is_hazard, _)| *is_hazard) && full.len() == 2, "{full:?}");
-        assert!(full[0].1.contains("host: at most 99.0 %") && full[1].1.contains("web"), "{full:?}");
+        assert!(
+            full[0].1.contains("host: at most 99.0 %") && full[1].1.contains("web"),
+            "{full:?}"
+        );
         assert_eq!(tables(&[]), []);
     }
 

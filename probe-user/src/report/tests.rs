@@ -7,7 +7,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{Collector, Node, Report, html::STYLE, html::STYLE_HASH, markdown, page};
 use crate::{
-    event::{Body, ConntrackCounters, Counters, HookState, Rung, Sandbox, Sysctls},
+    event::{Body, ConntrackCounters, Counters, Event, HookState, Rung, Sandbox, Sysctls},
     finding::{Cause, Evidence, Finding, Fix, NotNamed, Party, Place},
     output::filter::Filter,
     testing::*,
@@ -43,8 +43,9 @@ fn node(source: &str) -> Node {
     run.at(4020, host_syn_again(3000, 1));
     run.at(9000, counters(250_000, 15));
     let mut collector = Collector::new(Filter::default());
-    for event in run.events(20_000) {
-        collector.take(&event);
+    run.until(20_000);
+    for event in run.played() {
+        collector.take(event);
     }
     collector
         .finish(source, vec!["the recording was cut off: its last 1.2 s are missing".to_owned()])
@@ -119,8 +120,9 @@ fn what_was_filtered_is_counted() {
     let mut collector = Collector::new(filter);
     let mut run = Run::new();
     run.at(1500, unanswered(ID, AAAA, 500));
-    for event in run.events(9000) {
-        collector.take(&event);
+    run.until(9000);
+    for event in run.played() {
+        collector.take(event);
     }
     let node = collector.finish("x", Vec::new());
     assert_eq!((node.findings.len(), node.summary.hidden), (0, 1));
@@ -275,12 +277,12 @@ fn hostile(with: &str) -> Report {
     node.header.sandboxed = vec![(text(), Sandbox::Kata)];
     node.notices = vec![text()];
     let mut other = Collector::new(Filter::default());
-    let mut run = Run::new();
-    run.at(100, up(HOST, with, "10.0.3.17"));
-    run.at(200, counters(262_000, 7));
-    run.at(300, Body::Sysctls(Sysctls { netns: HOST, values: vec![(text(), text())] }));
-    for event in run.events(1000) {
-        other.take(&event);
+    for body in [
+        up(HOST, with, "10.0.3.17"),
+        counters(262_000, 7),
+        Body::Sysctls(Sysctls { netns: HOST, values: vec![(text(), text())] }),
+    ] {
+        other.take(&Event { ts: START, body });
     }
     node.hazards = other.finish("x", Vec::new()).hazards;
     Report { nodes: vec![node] }

@@ -306,7 +306,8 @@ mod tests {
         let mut run = Run::new();
         run.at(1500, unanswered(7, AAAA, 500));
         let mut collector = Collector::new(Filter::default());
-        run.events(9000).iter().for_each(|event| collector.take(event));
+        run.until(9000);
+        run.played().iter().for_each(|event| collector.take(event));
         let mut node = collector.finish("x", Vec::new());
         node.summary.status.elapsed = 3600 * SECOND;
         node.summary.status.now = START + 3600 * SECOND;
@@ -400,14 +401,14 @@ mod tests {
         let mut alone = node();
         alone.clock = WallClock::default();
         let report = Report { nodes: vec![alone] };
-        let timeline = super::timeline(&report, &report.causes());
-        assert!(timeline.caption.contains("boot+1000s to "), "{}", timeline.caption);
-        assert!(timeline.ticks.iter().all(|tick| tick.label.starts_with("boot+")));
+        let drawn = timeline(&report, &report.causes());
+        assert!(drawn.caption.contains("boot+1000s to "), "{}", drawn.caption);
+        assert!(drawn.ticks.iter().all(|tick| tick.label.starts_with("boot+")));
         let mut beside = node();
         beside.clock = WallClock::default();
         let report = Report { nodes: vec![node(), beside] };
-        let timeline = super::timeline(&report, &report.causes());
-        assert_eq!((timeline.rows.len(), timeline.unplaced), (1, 1));
+        let drawn = timeline(&report, &report.causes());
+        assert_eq!((drawn.rows.len(), drawn.unplaced), (1, 1));
     }
 
     #[test]
