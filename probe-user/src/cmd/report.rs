@@ -139,11 +139,11 @@ mod tests {
         let mut pipeline = Pipeline::new(correlate::Options::default());
         stream.until(9000);
         for event in stream.played() {
-            let outputs = pipeline.take(event);
-            recorder.take(event, &outputs, &pipeline).unwrap();
+            pipeline.take(event);
+            recorder.take(event, &pipeline).unwrap();
         }
-        recorder.last(&pipeline.finish());
-        recorder.end("it was over", &pipeline.summary()).unwrap();
+        pipeline.end();
+        recorder.end("it was over", &pipeline).unwrap();
     }
 
     /// What is written for these words; `{}` is the folder.
