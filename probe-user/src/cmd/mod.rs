@@ -11,4 +11,5 @@ pub mod replay;
 pub mod report;
 mod screen;
 mod session;
+mod several;
 pub mod watch;

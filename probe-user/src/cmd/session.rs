@@ -67,6 +67,7 @@ impl Session {
         }
         if !self.pipeline.header().hooks.is_empty() {
             self.begun = true;
+            self.printer.speak_of(&self.pipeline.header().node.name);
             self.printer.header(&self.pipeline)?;
         }
         Ok(())
