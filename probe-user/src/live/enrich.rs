@@ -44,6 +44,9 @@ const REST: u64 = 10;
 const PATIENCE: u64 = 1_000_000_000;
 /// The longest time between two searches for an unknown address.
 const LONGEST_PATIENCE: u64 = 64_000_000_000;
+/// How long events wait for the search for their namespace's name: a finding waits longer for its evidence
+/// (`correlate::judge`), so this is for a machine that is busy.
+const LONGEST_HOLD: u64 = 400_000_000;
 /// When to search again for a process that was not found in time.
 const TRY_AGAIN: u64 = 10_000_000_000;
 
@@ -52,6 +55,15 @@ struct Wanted {
     ino: u64,
     netns: u32,
     tries: u32,
+}
+
+/// Events that wait for a search.
+#[derive(Clone, Copy)]
+struct Waiting {
+    /// The time of the first.
+    ts: u64,
+    /// When it was read.
+    since: u64,
 }
 
 /// Names looked up so far.
@@ -80,8 +92,10 @@ pub struct Known {
     addresses: HashSet<IpAddr>,
     /// Namespaces without a name that events came from since the last search: the next one is theirs.
     asked: BTreeSet<u32>,
-    /// A namespace without a name was seen since the last search.
-    unknown_netns: bool,
+    /// Those that the search is for that is being made.
+    sought: BTreeSet<u32>,
+    /// The first event that waits for the next search.
+    waiting: Option<Waiting>,
     /// An address without a name was seen since the last search. Most such addresses are not pods'
     /// at all but the internet's.
     unknown_address: bool,
@@ -128,11 +142,13 @@ impl Known {
             PodChange::Up(pod) => {
                 if pod.is_named() {
                     self.nameless.remove(&pod.netns);
+                    self.no_longer_asked(pod.netns);
                 } else {
                     let searched = self.nameless.entry(pod.netns).or_default();
                     // Until now it was searched for as one that nobody knows.
                     *searched = (*searched && self.pods.contains_key(&pod.netns))
-                        || self.asked.contains(&pod.netns);
+                        || self.asked.contains(&pod.netns)
+                        || self.sought.contains(&pod.netns);
                 }
                 if self.pods.insert(pod.netns, pod.addresses.clone()).is_none() {
                     self.fresh.insert(pod.netns);
@@ -142,6 +158,7 @@ impl Known {
                 self.pods.remove(netns);
                 self.nameless.remove(netns);
                 self.counted.remove(netns);
+                self.no_longer_asked(*netns);
             }
         }
         self.addresses = self.pods.values().flatten().copied().collect();
@@ -154,8 +171,21 @@ impl Known {
         self.pods.iter().find(|(_, all)| of(all)).map(|(netns, _)| *netns)
     }
 
-    /// A namespace in which something happened.
-    pub fn netns(&mut self, netns: u32) {
+    /// Nothing waits for its name any more.
+    fn no_longer_asked(&mut self, netns: u32) {
+        if self.asked.remove(&netns) && self.asked.is_empty() {
+            self.waiting = None;
+        }
+    }
+
+    /// Whether it is known by a number only, or not at all.
+    pub fn is_nameless(&self, netns: u32) -> bool {
+        !self.pods.contains_key(&netns) || self.nameless.contains_key(&netns)
+    }
+
+    /// A namespace in which something happened at `ts`, as was read at `now`. Whether it is to be searched
+    /// for.
+    pub fn netns(&mut self, netns: u32, (ts, now): (u64, u64)) -> bool {
         let is_new = match self.nameless.get_mut(&netns) {
             Some(searched) => !std::mem::replace(searched, true),
             None if netns == 0 || self.pods.contains_key(&netns) => false,
@@ -169,8 +199,23 @@ impl Known {
         };
         if is_new && self.asked.len() < MOST {
             self.asked.insert(netns);
+            let waiting = self.waiting.get_or_insert(Waiting { ts, since: now });
+            waiting.ts = waiting.ts.min(ts);
         }
-        self.unknown_netns |= is_new;
+        is_new
+    }
+
+    /// From which time on events wait for the name of their namespace. There is one wait for each search,
+    /// and that has an end: who makes namespaces all the time makes findings late, and no more.
+    pub fn held(&self, now: u64) -> Option<u64> {
+        let waiting = self.waiting?;
+        (now.saturating_sub(waiting.since) < LONGEST_HOLD).then_some(waiting.ts)
+    }
+
+    /// The next search needs not wait its turn.
+    pub fn hurry(&mut self) {
+        self.took = 0;
+        self.searched_at = 0;
     }
 
     /// The namespace that has this address.
@@ -194,26 +239,36 @@ impl Known {
         }
     }
 
-    /// Whether to search now; the answer is yes once.
-    pub fn due(&mut self, now: u64) -> bool {
+    /// What to search for now; the answer is given once.
+    pub fn due(&mut self, now: u64) -> Option<Search> {
         let since = now.saturating_sub(self.searched_at);
-        let due = (self.unknown_netns && since >= HASTE.max(self.took.saturating_mul(REST)))
-            || (self.unknown_address && since >= self.patience.max(PATIENCE));
-        if due {
-            self.unknown_netns = false;
-            self.unknown_address = false;
-            self.searched_at = now;
+        let address = self.unknown_address && since >= self.patience.max(PATIENCE);
+        let netns = !self.asked.is_empty() && since >= HASTE.max(self.took.saturating_mul(REST));
+        if !address && !netns {
+            return None;
         }
-        due
+        self.unknown_address &= !address;
+        self.sought = std::mem::take(&mut self.asked);
+        self.waiting = None;
+        self.searched_at = now;
+        Some(if address { Search::Addresses } else { Search::Namespaces })
     }
 
-    /// A search was made; `found`: it brought something new.
+    /// A search was made; `found`: it brought something new. `took`: of a processor's time.
     pub fn searched(&mut self, found: bool, took: Duration) {
-        self.asked.clear();
+        self.sought.clear();
         self.took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         let longer = self.patience.max(PATIENCE) * 2;
         self.patience = if found { PATIENCE } else { longer.min(LONGEST_PATIENCE) };
     }
+}
+
+/// What a search is for: all do a pass over `/proc`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Search {
+    Namespaces,
+    /// All namespaces' addresses are read again too.
+    Addresses,
 }
 
 /// The namespace an event happened in.
@@ -352,6 +407,10 @@ impl Live {
             return;
         }
         *left -= 1;
+        if !is_node && self.known.is_nameless(netns) {
+            let changes = self.pods.meet(netns, pid);
+            self.tell_pods(changes, ts, events);
+        }
         let owner = self.pods.owner_of(pid);
         let role = kubelet::role(&self.root, pid, owner.as_ref(), is_node);
         let process = Process {
@@ -429,47 +488,72 @@ mod tests {
     #[test]
     fn each_namespace_is_searched_for_once() {
         let mut known = Known::default();
-        assert!(!known.due(10 * S), "nothing is unknown");
-        known.netns(7);
-        assert!(known.due(10 * S));
+        assert!(known.due(10 * S).is_none(), "nothing is unknown");
+        known.netns(7, (0, 0));
+        assert!(known.due(10 * S).is_some());
         known.pod(&up(7, "netns:7"));
         known.searched(true, Duration::ZERO);
-        known.netns(7);
-        assert!(!known.due(20 * S), "the search would have found its name");
+        known.netns(7, (0, 0));
+        assert!(known.due(20 * S).is_none(), "the search would have found its name");
 
         known.pod(&up(8, "netns:cni-0b8a"));
-        known.netns(8);
-        assert!(known.due(30 * S), "it is known by a name from a list only");
-        known.netns(8);
-        assert!(!known.due(40 * S));
+        known.netns(8, (0, 0));
+        assert!(known.due(30 * S).is_some(), "it is known by a name from a list only");
+        known.netns(8, (0, 0));
+        assert!(known.due(40 * S).is_none());
         known.pod(&up(8, "shop/web-0"));
         known.pod(&PodChange::Gone { netns: 8 });
-        known.netns(8);
-        assert!(known.due(50 * S), "another one under the same number");
+        known.netns(8, (0, 0));
+        assert!(known.due(50 * S).is_some(), "another one under the same number");
 
         known.searched(false, Duration::ZERO);
         // Found by a pass for something else, when it had no process yet.
         known.pod(&up(9, "netns:cni-5d4c"));
-        known.netns(9);
-        assert!(known.due(60 * S), "its pod has processes now");
+        known.netns(9, (0, 0));
+        assert!(known.due(60 * S).is_some(), "its pod has processes now");
         known.pod(&up(9, "netns:9"));
         known.searched(false, Duration::ZERO);
-        known.netns(9);
-        assert!(!known.due(70 * S));
+        known.netns(9, (0, 0));
+        assert!(known.due(70 * S).is_none());
+    }
+
+    #[test]
+    fn events_wait_for_one_search_and_not_for_long() {
+        let mut known = Known::default();
+        assert!(known.due(10 * S).is_none());
+        known.netns(7, (9 * S, 10 * S));
+        assert_eq!(known.due(10 * S), Some(Search::Namespaces));
+        known.searched(true, Duration::from_millis(100));
+        assert_eq!(known.held(10 * S), None, "it was searched for at once");
+        known.netns(8, (10 * S + 7, 10 * S + 8));
+        known.netns(9, (10 * S + 6, 10 * S + 8));
+        assert!(known.due(10 * S + 8).is_none(), "searches rest");
+        assert_eq!(known.held(10 * S + 8), Some(10 * S + 6));
+        assert_eq!(known.held(10 * S + 7 + LONGEST_HOLD), Some(10 * S + 6));
+        assert_eq!(known.held(10 * S + 8 + LONGEST_HOLD), None);
+        known.netns(6, (10 * S + LONGEST_HOLD, 10 * S + LONGEST_HOLD));
+        assert_eq!(known.held(10 * S + 8 + LONGEST_HOLD), None, "no other wait before a search");
+        assert!(known.due(11 * S).is_some());
+        known.searched(true, Duration::ZERO);
+        known.netns(5, (11 * S, 11 * S));
+        assert_eq!(known.held(11 * S), Some(11 * S));
+        known.pod(&up(5, "shop/web-0"));
+        assert_eq!(known.held(11 * S), None, "its own process told its name");
+        assert!(known.due(12 * S).is_none());
     }
 
     #[test]
     fn searches_rest_longer_than_they_take() {
         let mut known = Known::default();
-        known.netns(7);
-        assert!(known.due(10 * S));
+        known.netns(7, (0, 0));
+        assert!(known.due(10 * S).is_some());
         known.searched(true, Duration::from_millis(100));
-        known.netns(8);
-        assert!(!known.due(10 * S + S / 2));
-        assert!(known.due(11 * S));
+        known.netns(8, (0, 0));
+        assert!(known.due(10 * S + S / 2).is_none());
+        assert!(known.due(11 * S).is_some());
         known.searched(true, Duration::from_millis(1));
-        known.netns(9);
-        assert!(!known.due(11 * S + HASTE - 1));
-        assert!(known.due(11 * S + HASTE));
+        known.netns(9, (0, 0));
+        assert!(known.due(11 * S + HASTE - 1).is_none());
+        assert!(known.due(11 * S + HASTE).is_some());
     }
 }

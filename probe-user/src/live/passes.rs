@@ -18,9 +18,9 @@ fn passes(namespaces: &[u32], finds: impl Fn(u32) -> Option<PodChange>) -> usize
     let mut passes = 0;
     for now in (1000 * MS..61_000 * MS).step_by(1_000_000) {
         for &netns in namespaces {
-            known.netns(netns);
+            known.netns(netns, (now, now));
         }
-        if known.due(now) {
+        if known.due(now).is_some() {
             passes += 1;
             for &netns in namespaces {
                 if let Some(change) = finds(netns) {
@@ -45,8 +45,8 @@ fn one_for_each_new_namespace_at_most() {
     for now in 1..=60_u64 {
         let netns = u32::try_from(now).unwrap_or(0);
         for _ in 0..1000 {
-            known.netns(netns);
-            if known.due(now * 1000 * MS) {
+            known.netns(netns, (now, now));
+            if known.due(now * 1000 * MS).is_some() {
                 passes += 1;
                 known.pod(&up(netns, "shop/web-0"));
                 known.searched(true, Duration::ZERO);
