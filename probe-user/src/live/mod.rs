@@ -2,6 +2,7 @@
 //! into one sequence that a recording could hold as well.
 
 mod armed;
+mod asked;
 mod enrich;
 mod ipvs;
 mod kubelet;
@@ -20,7 +21,8 @@ use probe_common::event::{DROP_INSERT_FAILED, OUTCOME_FAILED, kind};
 pub use self::start::{DNS_PORTS, NoRung, Options, start};
 use self::{
     armed::Arming,
-    enrich::{Known, Search},
+    asked::{Asked, Search},
+    enrich::Known,
     ipvs::Ipvs,
     poll::Poller,
     services::Services,
@@ -72,6 +74,7 @@ pub struct Live {
     pods: PodTable,
     sources: Sources,
     known: Known,
+    asked: Asked,
     ipvs: Ipvs,
     arming: Arming,
     pulled: u64,
@@ -153,7 +156,7 @@ impl Live {
         self.look_into_ipvs(now, &mut events);
         self.follow_armed(now, &mut events);
         // A name stands in the stream before what is told of its namespace.
-        let held = self.known.held(now).map_or(self.edge, |ts| ts.saturating_sub(1).min(self.edge));
+        let held = self.asked.held(now).map_or(self.edge, |ts| ts.saturating_sub(1).min(self.edge));
         self.told = self.told.max(held);
         events.push(Event { ts: self.told, body: Body::Tick });
         Ok(events)
@@ -166,7 +169,7 @@ impl Live {
     pub fn finish(&mut self) -> Result<Vec<Event>> {
         self.swept = 0;
         self.looked = 0;
-        self.known.hurry();
+        self.asked.hurry();
         let mut events = Vec::new();
         self.arming.forget();
         self.let_go(self.pulled, Outcome::Ended, &mut events);
@@ -266,7 +269,8 @@ impl Live {
         }
         self.changed = self.changed.max(ts.clamp(self.told, self.edge));
         for change in changes {
-            self.known.pod(&change);
+            let is_new = self.asked.pod(&change);
+            self.known.pod(&change, is_new);
             if let PodChange::Gone { netns } = &change {
                 self.poller.forget(*netns);
             }
@@ -277,7 +281,7 @@ impl Live {
     /// An event named a namespace or an address that nobody has a name for: look again, for each
     /// namespace once, for addresses ever more seldom while it is in vain.
     fn look_for_unknown(&mut self, now: u64, events: &mut Vec<Event>) {
-        let Some(search) = self.known.due(now) else { return };
+        let Some(search) = self.asked.due(now) else { return };
         let (before, start) = (events.len(), self.sources.spent());
         self.scan_pods(now, true, events);
         if search == Search::Addresses {
@@ -285,7 +289,7 @@ impl Live {
             self.tell_pods(changes, self.edge, events);
         }
         let took = self.sources.spent().saturating_sub(start);
-        self.known.searched(events.len() > before, took);
+        self.asked.searched(search, events.len() > before, took);
     }
 
     /// Adds what the loader knows to what the kernel told, before it.
@@ -317,16 +321,16 @@ impl Live {
                 if drop.flags & DROP_INSERT_FAILED != 0 {
                     self.recount.insert(drop.header.netns);
                 }
-                self.known.address(&drop.tuple);
+                self.asked.address(&drop.tuple);
                 self.ipvs.dropped(drop);
                 self.name_place(drop.location, ts, events);
             }
             Body::Ipvs(ipvs) => {
-                self.known.address(&ipvs.tuple);
+                self.asked.address(&ipvs.tuple);
                 self.ipvs.decided(ipvs);
             }
             Body::Reject(reject) => {
-                self.known.address(&reject.tuple);
+                self.asked.address(&reject.tuple);
                 self.name_service(reject, now, events);
             }
             Body::Dns(dns) => self.name_process(dns.pid, dns.header.netns, (ts, now), events),
@@ -338,12 +342,12 @@ impl Live {
             Body::ProbeServer(server) if server.header.kind == kind::PROBE_SERVER => {
                 self.name_server(server, (ts, now), events);
             }
-            Body::Clash(clash) => self.known.address(&clash.loser.orig),
-            Body::CtEntry(entry) => self.known.address(&entry.tuple),
+            Body::Clash(clash) => self.asked.address(&clash.loser.orig),
+            Body::CtEntry(entry) => self.asked.address(&entry.tuple),
             _ => {}
         }
         if let Some(netns) = enrich::netns(&event.body)
-            && self.known.netns(netns, (ts, now))
+            && self.asked.netns(netns, (ts, now))
         {
             self.pods.hurry(netns);
         }

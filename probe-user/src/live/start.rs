@@ -7,7 +7,9 @@ use log::{info, warn};
 use probe_common::config::Config;
 use thiserror::Error;
 
-use super::{Live, armed::Arming, enrich::Known, ipvs::Ipvs, poll::Poller, services::Services};
+use super::{
+    Live, armed::Arming, asked::Asked, enrich::Known, ipvs::Ipvs, poll::Poller, services::Services,
+};
 use crate::{
     bpf::Probes,
     correlate::given_up_after,
@@ -108,6 +110,7 @@ pub fn start(options: &Options) -> Result<(Live, Vec<Event>)> {
         modules,
         sources,
         known: Known::default(),
+        asked: Asked::default(),
         ipvs: Ipvs::default(),
         arming: Arming::default(),
         pulled: now,
