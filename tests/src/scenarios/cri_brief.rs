@@ -1,11 +1,7 @@
 //! Pods that are gone when somebody reads of them: the name is that of the pod that did it, and no other
 //! pod has it after it.
 
-use std::{
-    fs,
-    net::SocketAddr,
-    time::Instant,
-};
+use std::{fs, net::SocketAddr, time::Instant};
 
 use anyhow::{Context, Result, ensure};
 
