@@ -129,9 +129,10 @@ fn late(
     probe.only(&["server-slow"])
 }
 
-/// Look-alikes: probes that are answered in time and whose connection is kept, probes that only connect, other programs of the node
-/// that wait for the same server, a pod's program that is called so, and the kubelet's own connection to
-/// a server that is no pod's. The stall that comes last shows that all were seen.
+/// Look-alikes: probes that are answered in time and whose connection is kept, probes that only connect,
+/// other programs of the node that wait for the same server, a pod's program that is called so, and the
+/// kubelet's own connection to a server that is no pod's. The stall that comes last shows that all were
+/// seen.
 pub fn no_failure(lab: &Lab) -> Result<()> {
     let slow = Slow::new(lab, false, Server::Accepts)?;
     let (quick, node) = (lab.pod("quick")?, lab.pod("far")?);

@@ -29,7 +29,7 @@ pub fn judge(case: &Case<'_>) -> Option<Verdict> {
     let carried = case.symptom.probe.as_deref()?;
     why_not(case, carried).is_none().then_some(())?;
     let (late, confidence) = match carried.outcome {
-        PROBE_GAVE_UP => given_up(case, carried)?,
+        PROBE_GAVE_UP => given_up(case)?,
         PROBE_CLOSED => (Late::Answer, Confidence::Likely),
         // Its answer may have been sent in time, lost on its way, and sent again.
         PROBE_LATE => (Late::Unknown, Confidence::Possible),
@@ -63,11 +63,8 @@ pub fn why_not(case: &Case<'_>, carried: &Probe) -> Option<&'static str> {
 /// The server's socket tells the step. What it sends after the FIN need not be an answer: TLS and
 /// HTTP/2 take their leave by a record or a frame. So does the client, right before its FIN, which the
 /// program may not have read: that it has not read anything at all is sure.
-fn given_up(case: &Case<'_>, carried: &Probe) -> Option<(Late, Confidence)> {
+fn given_up(case: &Case<'_>) -> Option<(Late, Confidence)> {
     let server = &*case.probe_server(kind::PROBE_SERVER)?.event;
-    if carried.received > 0 {
-        return None;
-    }
     Some(match (server.accepted, u64::from(server.unread)) {
         (0, _) => (Late::Accept, Confidence::Certain),
         (_, unread) if unread > 0 && unread == server.received => (Late::Read, Confidence::Certain),
