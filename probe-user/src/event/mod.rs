@@ -51,6 +51,7 @@ pub enum Body {
     Probe(Box<Probe>),
     #[serde(skip)]
     ProbeServer(Box<ProbeServer>),
+    #[serde(skip)]
     Packet(Box<Packet>),
     // From the loader.
     /// All kernel events up to `Event::ts` have been delivered (the watermark).

@@ -6,8 +6,8 @@ use std::{collections::HashMap, sync::OnceLock};
 
 use probe_common::{
     event::{
-        Clash, Connect, CtEntry, Dns, Drop, Ipvs, Listen, Probe, ProbeServer, Reject, SynAck,
-        TableFull, kind,
+        Clash, Connect, CtEntry, Dns, Drop, Ipvs, Listen, Packet, Probe, ProbeServer, Reject,
+        SynAck, TableFull, kind,
     },
     layout::{Shape, Shaped},
 };
@@ -84,6 +84,7 @@ pub fn ours() -> Vec<Layout> {
             kind::IPVS_VERDICT,
         ]),
         of::<CtEntry>(&[kind::CT_ENTRY]),
+        of::<Packet>(&[kind::PACKET]),
         of::<Reject>(&[kind::REJECT]),
         of::<Probe>(&[kind::PROBE_END]),
         of::<ProbeServer>(&[kind::PROBE_SERVER, kind::PROBE_SERVED]),

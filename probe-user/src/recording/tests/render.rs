@@ -41,21 +41,20 @@ pub fn render(bytes: &[u8]) -> Shown {
             }
         };
         shown.events += 1;
-        let mut seen = Vec::new();
-        let outputs = pipeline.push_observed(event, |pipeline, event| {
-            seen.extend(event::text(event, pipeline).map(|line| (line, false)));
-            seen.extend(event::json(event, pipeline, &json).map(|line| (line, true)));
-        });
-        for (line, is_json) in &seen {
-            if *is_json { shown.json(line) } else { shown.line(line) }
+        if let Some(line) = event::text(&event, &pipeline) {
+            shown.line(&line);
         }
+        if let Some(line) = event::json(&event, &pipeline, &json) {
+            shown.json(&line);
+        }
+        let outputs = pipeline.take(&event);
         shown.outputs(&pipeline, &outputs, text, &json);
         if shown.events % 16 == 0 {
             json.node = pipeline.header().node.name;
             shown.state(&pipeline, text, &json);
         }
     }
-    let outputs = pipeline.finish();
+    let outputs = pipeline.end();
     shown.outputs(&pipeline, &outputs, text, &json);
     shown.state(&pipeline, text, &json);
     if let Some(cut) = reader.cut() {

@@ -82,9 +82,9 @@ fn findings(events: &[Event]) -> (String, String) {
     let (text, json) = (Text::new(100, false), Json { node: "ip-10-0-3-17".to_owned() });
     let mut outputs = Vec::new();
     for event in events {
-        outputs.extend(pipeline.push(event.clone()));
+        outputs.extend(pipeline.take(event));
     }
-    outputs.extend(pipeline.finish());
+    outputs.extend(pipeline.end());
     let clock = pipeline.clock();
     let lines = |show: &dyn Fn(&_) -> String| outputs.iter().map(show).collect::<Vec<_>>().join("");
     (lines(&|o| text.output(o, clock)), lines(&|o| json.output(o, clock)))
