@@ -2,13 +2,17 @@
 
 use std::{fs, path::PathBuf};
 
-use probe_common::event::{OUTCOME_ESTABLISHED, OUTCOME_FAILED, kind};
+use probe_common::{
+    event::{CAPTURE_BYTES, OUTCOME_ESTABLISHED, OUTCOME_FAILED, Packet, kind},
+    net::Conntrack,
+};
 
 use super::*;
 use crate::{
     correlate::Options,
     event::{
-        Body, Clock, ConntrackCounters, Counters, HookState, Listener, Rung, Symbol, armed::Outcome,
+        Body, Clock, ConntrackCounters, Counters, HookState, Listener, Rung, Symbol, Sysctls,
+        armed::Outcome,
     },
     output::{json::Json, text::Text},
     pipeline::Pipeline,
@@ -70,10 +74,33 @@ fn stream() -> Vec<Event> {
     at(20_009, server_queue(2));
     at(20_010, probed(probe(1, 100, 0)));
     at(20_011, serving(probe_server(kind::PROBE_SERVER, b"GET /healthz HTTP/1.1\r\n", 23, 0)));
+    at(20_012, beside());
+    let values = vec![("net.core.somaxconn".to_owned(), "4096".to_owned())];
+    at(20_013, Body::Sysctls(Sysctls { netns: HOST, values }));
     (0..300).for_each(|n| at(n * 100, Body::Tick));
     // A tick comes after what it covers.
     events.sort_by_key(|event| event.ts);
     events
+}
+
+/// The packet of a drop.
+fn beside() -> Body {
+    let mut bytes = [0; CAPTURE_BYTES];
+    bytes[0] = 0x45;
+    Body::Packet(Box::new(Packet {
+        header: header(kind::PACKET, HOST),
+        tuple: tcp(CLIENT_END, WEB_END),
+        ct: Conntrack::default(),
+        skb: 0xffff_8880_0000_9000,
+        at: START + 20_000 * MS,
+        ident: 7,
+        iif: 7,
+        tcp_flags: 2,
+        with: u32::from(kind::DROP),
+        packet_len: 60,
+        captured: 60,
+        bytes,
+    }))
 }
 
 /// Text and JSON of all findings.
