@@ -30,6 +30,8 @@ pub enum Command {
     Record(Record),
     /// Explain what was recorded: says what the live run said, without root, on any machine.
     Replay(Replay),
+    /// What recordings say, in one piece: Markdown for a ticket, or a page for a browser.
+    Report(Report),
     /// Explain a cause: what happened, how it is known, how to confirm and how to fix it.
     Explain(Explain),
     /// List the pods of this node: addresses, devices, processes, listeners and their queues.
@@ -115,6 +117,29 @@ pub struct Replay {
     pub record: Option<PathBuf>,
     #[command(flatten)]
     pub recording: Recording,
+}
+
+/// What `report` takes.
+#[derive(Clone, Debug, Args)]
+pub struct Report {
+    /// Recordings; - is standard input. Each node gets a section, and all share one timeline; the parts of
+    /// one recording follow each other.
+    #[arg(value_name = "FILE", required = true)]
+    pub files: Vec<PathBuf>,
+    /// Markdown, for a ticket; the default, unless --output ends in .html.
+    #[arg(long, conflicts_with = "html")]
+    pub md: bool,
+    /// One page that needs nothing else, with a timeline.
+    #[arg(long)]
+    pub html: bool,
+    /// Write it to this file, which only its owner may read; without it, to standard output.
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    #[command(flatten)]
+    pub filter: PodFilter,
+    /// Findings of this cause.
+    #[arg(long = "cause", value_name = "ID", value_parser = cause, help_heading = FILTERS)]
+    pub causes: Vec<Cause>,
 }
 
 /// How the node is watched.

@@ -173,6 +173,30 @@ pub struct Finding {
     pub confirm: Vec<String>,
     pub ruled_out: Vec<NotNamed>,
     pub not_seen: Vec<NotNamed>,
+    /// The latest of the stalls folded into it, [`Finding::STALLS`] at most: by these another node's
+    /// recording knows them again. Not for people.
+    pub stalls: Vec<Stalled>,
+}
+
+impl Finding {
+    /// More are forgotten; what is folded in is said again within ten seconds, so those that are new
+    /// then are still there unless more than three a second are.
+    pub const STALLS: usize = 32;
+}
+
+/// One stall as every node that its packets cross sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stalled {
+    pub flow: Flow,
+    /// TCP: the client's initial sequence number, 0 when not known.
+    pub isn: u32,
+    /// DNS: id, and hash of the name.
+    pub question: Option<(u16, u64)>,
+    /// How sure the cause of this very stall is.
+    pub confidence: Confidence,
+    /// Boot-time nanoseconds from its beginning to its end or to when it was judged.
+    pub from: u64,
+    pub to: u64,
 }
 
 /// Why a finding is said again.

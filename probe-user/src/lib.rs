@@ -10,12 +10,14 @@ pub mod explain;
 pub mod finding;
 pub mod kernel;
 pub mod live;
+pub mod nodes;
 pub mod order;
 pub mod output;
 pub mod pipeline;
 pub mod pods;
 pub mod recording;
 pub mod redact;
+pub mod report;
 pub mod snapshot;
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ fn main() -> ExitCode {
         Some(Command::Watch(args)) => cmd::watch::run(&args),
         Some(Command::Record(args)) => cmd::record::run(&args),
         Some(Command::Replay(args)) => cmd::replay::run(&args),
+        Some(Command::Report(args)) => cmd::report::run(&args),
         Some(Command::Explain(args)) => cmd::explain::run(&args),
         Some(Command::Pods(args)) => cmd::pods::run(&args),
         Some(Command::Cat(args)) => cmd::cat::run(&args),

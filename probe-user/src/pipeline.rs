@@ -21,6 +21,11 @@ impl WallClock {
         Self { offset: Some(i128::from(wall) - i128::from(boot)) }
     }
 
+    /// The boot time at that wall time; `None` while no clock is known, or when it was before boot.
+    pub fn boot(self, wall: u64) -> Option<u64> {
+        u64::try_from(i128::from(wall) - self.offset?).ok()
+    }
+
     /// Nanoseconds since the Unix epoch, UTC; `None` while no clock is known.
     pub fn wall(self, boot: u64) -> Option<u64> {
         u64::try_from(i128::from(boot) + self.offset?).ok()

@@ -5,7 +5,7 @@ use std::{cell::RefCell, fs, process::Command, rc::Rc};
 use anyhow::{Context, Result, ensure};
 
 use crate::{
-    case::{is_of, kernel_release},
+    case::{Skip, is_of, kernel_release},
     counters,
     finding::ORDER,
     netns::Pod,
@@ -41,6 +41,14 @@ impl Lab {
     /// Whether the scenario has no findings to look at: stallprobe is not there, or blind.
     pub fn faults_only(&self) -> bool {
         matches!(self.heed, Heed::Absent | Heed::Blind)
+    }
+
+    /// Skips a scenario that looks at stallprobe itself.
+    pub fn needs_stallprobe(&self) -> Result<()> {
+        if self.faults_only() {
+            return Err(Skip("looks at stallprobe itself".to_owned()).into());
+        }
+        Ok(())
     }
 
     /// Whether stallprobe tells of stalls of this kind: of lookups only hooks on functions do.

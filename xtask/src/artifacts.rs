@@ -72,7 +72,7 @@ fn build(arch: Arch) -> Result<Vec<PathBuf>> {
 /// What an earlier build left, which may be nothing.
 fn as_built(arch: Arch) -> Result<Vec<PathBuf>> {
     let target = target_dir();
-    let across = target.join("cross").join(arch.target()).join("release");
+    let across = cross_dir().join(arch.target()).join("release");
     let places = match arch {
         Arch::X86_64 => {
             [target.join(arch.target()).join("release/stallprobe"), target.join("release/lab")]
@@ -115,6 +115,12 @@ pub fn target_dir() -> PathBuf {
         Some(path) => root().join(path),
         None => root().join("target"),
     }
+}
+
+/// What is built for other machines: RUSTC_BOOTSTRAP, which that may need, makes cargo build everything
+/// anew that is for this machine.
+pub fn cross_dir() -> PathBuf {
+    target_dir().join("cross")
 }
 
 /// Runs cargo in the workspace, its messages passed on.

@@ -14,9 +14,7 @@ use crate::{arch::Arch, artifacts, cache::run_quietly, progress::Step};
 /// is built alone has dependencies with other features, and the next build would begin anew.
 pub fn build() -> Result<PathBuf> {
     let target = Arch::Aarch64.target();
-    // RUSTC_BOOTSTRAP makes cargo build everything anew that is for this machine: what it makes with
-    // it has a folder of its own.
-    let folder = artifacts::target_dir().join("cross");
+    let folder = artifacts::cross_dir();
     let mut command = artifacts::cargo_command();
     command
         .args(["build", "--release", "--target", target])
@@ -35,7 +33,7 @@ pub fn build() -> Result<PathBuf> {
 /// Asks rustup for the target's standard library, once; without it `build` makes its own.
 pub fn add_target() -> Result<()> {
     let target = Arch::Aarch64.target();
-    let marker = artifacts::target_dir().join("cross/no-target-by-rustup");
+    let marker = artifacts::cross_dir().join("no-target-by-rustup");
     if std_is_there(target)? || marker.is_file() {
         return Ok(());
     }

@@ -64,20 +64,21 @@ struct Row {
 
 pub fn run(options: Options) -> Result<ExitCode> {
     let start = Instant::now();
-    let Kernels { mut ready, mut left_out } = setup::prepare_named(&options.kernels)?;
+    let mut kernels = setup::prepare_named(&options.kernels)?;
     if options.kernels.is_empty() && !options.filters.is_empty() {
         // Not every program that a scenario needs is there.
-        ready.retain(|series| series.arch == Arch::X86_64);
+        kernels.ready.retain(|series| series.arch == Arch::X86_64);
     }
     if options.write_readme {
-        readme::every_kernel(&options.kernels, &left_out)?;
+        readme::every_kernel(&options.kernels, &kernels.left_out)?;
     }
     let mut rows = Vec::new();
     match options.filters.as_slice() {
         [] => rows.push(host()?),
         some => note(&format!("only scenarios called *{}*, no host tests", some.join("*, *"))),
     }
-    let artifacts = build(&mut ready, &mut left_out)?;
+    let artifacts = build(&mut kernels)?;
+    let Kernels { ready, left_out } = kernels;
     let mut jobs = jobs(ready, &options);
     let no_runtimes = setup::left_out_runtimes(jobs.iter().any(|job| job.runtimes));
     if no_runtimes.is_some() {
@@ -113,20 +114,19 @@ pub fn run(options: Options) -> Result<ExitCode> {
 
 /// Builds what the guests run. An architecture for which that cannot be done here costs its kernels, if
 /// none of them is required.
-fn build(
-    ready: &mut Vec<&'static Series>,
-    left_out: &mut Vec<(&'static Series, String)>,
-) -> Result<Artifacts> {
+fn build(kernels: &mut Kernels) -> Result<Artifacts> {
     let mut artifacts = Artifacts::default();
-    let archs: BTreeSet<Arch> = ready.iter().map(|series| series.arch).collect();
+    let archs: BTreeSet<Arch> = kernels.ready.iter().map(|series| series.arch).collect();
     for arch in archs {
         let Err(error) = artifacts.build_too(arch) else { continue };
-        if ready.iter().any(|series| series.arch == arch && series.required) {
+        let (without, with): (Vec<_>, Vec<_>) =
+            kernels.ready.iter().copied().partition(|series| series.arch == arch);
+        if without.iter().any(|series| series.required) {
             return Err(error);
         }
-        for series in ready.extract_if(.., |series| series.arch == arch) {
-            note(&format!("WARNING: kernel {} is LEFT OUT: {error:#}", series.name));
-            left_out.push((series, format!("{error:#}")));
+        kernels.ready = with;
+        for series in without {
+            kernels.leave_out(series, &error);
         }
     }
     Ok(artifacts)

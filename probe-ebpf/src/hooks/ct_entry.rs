@@ -149,6 +149,6 @@ fn returned(armed: &Armed, stack: u64, ret: u64) -> Option<()> {
         // SAFETY: the entry is reserved for exactly this type and written whole.
         unsafe { event.write(*scratch) };
     });
-    capture::send(skb, &packet, Beside { ct: Some(&to.ct), ..Beside::event(to.header, pod) });
-    Some(())
+    let beside = Beside { ct: Some(&to.ct), ..Beside::event(to.header, pod) };
+    capture::skb(skb, None, beside)
 }

@@ -101,8 +101,7 @@ fn syn(sk: Ptr, skb: Ptr) -> Option<()> {
     let qlen = field(sk, offset!(icsk_qlen));
     let refusal = Refusal { stage: STAGE_SYN, backlog, max, qlen };
     let beside = send(sk, packet.tuple, packet.ident, refusal);
-    capture::send(skb, &packet, beside);
-    Some(())
+    capture::skb(skb, None, beside)
 }
 
 /// Remembers a SYN that finds too many half-open connections.
@@ -156,8 +155,7 @@ fn syn_return() -> Option<()> {
         qlen: syn.qlen,
     };
     let beside = send(syn.sk, packet.tuple, packet.ident, refusal);
-    capture::send(syn.skb, &packet, beside);
-    Some(())
+    capture::skb(syn.skb, None, beside)
 }
 
 /// `is_v6`: called for the IPv6 function, which hands IPv4 connections of its sockets over to the

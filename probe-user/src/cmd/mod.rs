@@ -8,6 +8,8 @@ mod printer;
 pub mod record;
 mod recording;
 pub mod replay;
+pub mod report;
 mod screen;
 mod session;
+mod several;
 pub mod watch;

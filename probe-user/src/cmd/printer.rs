@@ -79,13 +79,19 @@ impl Printer {
         Ok(())
     }
 
+    /// What follows is of this node.
+    pub fn speak_of(&mut self, node: &str) {
+        if self.json.node != node {
+            self.json.node = node.to_owned();
+        }
+    }
+
     /// What is watched and what cannot be seen.
     ///
     /// # Errors
     /// When stdout cannot be written.
     pub fn header(&mut self, pipeline: &Pipeline) -> Result<()> {
         let header = pipeline.header();
-        self.json.node.clone_from(&header.node.name);
         match self.format {
             Format::Text => self.screen.note(&self.text.header(&header)),
             Format::Json => {

@@ -7,7 +7,9 @@ use std::sync::{
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{filter, printer::Printer, recording, screen::reader_gone, session::Session};
+use super::{
+    filter, printer::Printer, recording, screen::reader_gone, session::Session, several,
+};
 use crate::{
     cli::Replay,
     correlate,
@@ -36,11 +38,14 @@ fn replay(args: &Replay) -> Result<()> {
     let stop = args.follow.then(stop_by_signal).transpose()?;
     let inputs = args.files.iter().map(|path| Ok((path.clone(), open(path, stop.as_ref())?)));
     let mut chains = Chain::all(inputs.collect::<Result<_>>()?)?;
-    let [chain] = chains.as_mut_slice() else {
-        bail!("these are {} recordings; name one, or all parts of one", chains.len());
-    };
     let recorder = recording::begin(target, &args.recording)?;
-    let printer = Printer::new(args.output, args.events, filter, recording::screen(target));
+    let mut printer = Printer::new(args.output, args.events, filter, recording::screen(target));
+    let [chain] = chains.as_mut_slice() else {
+        if recorder.is_some() {
+            bail!("--record writes the recording of one node; these are {}", chains.len());
+        }
+        return several::replay(&mut chains, &mut printer);
+    };
     let pipeline = Pipeline::new(correlate::Options::default());
     let mut session = Session::new(pipeline, printer, recorder);
     let played = play(chain, &mut session, args.follow);

@@ -6,7 +6,6 @@ use anyhow::{Result, bail};
 use super::printer::Printer;
 use crate::{
     event::{Body, Event, armed::Request},
-    finding::Output,
     output::size,
     pipeline::Pipeline,
     recording::recorder::{Recorder, Room},
@@ -54,7 +53,7 @@ impl Session {
     pub fn take(&mut self, event: &Event) -> Result<()> {
         self.printer.event(&self.pipeline, event)?;
         let outputs = self.pipeline.take(event);
-        self.record(event, &outputs);
+        self.record(event);
         self.printer.outputs(&self.pipeline, &outputs)?;
         if !matches!(event.body, Body::Tick) {
             return Ok(());
@@ -68,15 +67,16 @@ impl Session {
         }
         if !self.pipeline.header().hooks.is_empty() {
             self.begun = true;
+            self.printer.speak_of(&self.pipeline.header().node.name);
             self.printer.header(&self.pipeline)?;
         }
         Ok(())
     }
 
     /// Findings go on when a recording cannot.
-    fn record(&mut self, event: &Event, outputs: &[Output]) {
+    fn record(&mut self, event: &Event) {
         let Recording::On(recorder) = &mut self.recording else { return };
-        match recorder.take(event, outputs, &self.pipeline) {
+        match recorder.take(event, &self.pipeline) {
             Ok(Room::Left) => {}
             Ok(Room::None) => {
                 let done = size(recorder.size());
@@ -126,7 +126,7 @@ impl Session {
         let printed = self.print_end();
         // Whoever read the findings may be gone; the recording is ended all the same.
         if let Recording::On(recorder) = std::mem::replace(&mut self.recording, Recording::None) {
-            match recorder.end(how, &self.pipeline.summary()) {
+            match recorder.end(how, &self.pipeline) {
                 Ok(done) => self.printer.note(&format!("{} recorded", size(done))),
                 Err(err) => self.failed(&err),
             }
@@ -143,9 +143,6 @@ impl Session {
             self.take(&event)?;
         }
         let outputs = self.pipeline.end();
-        if let Recording::On(recorder) = &mut self.recording {
-            recorder.last(&outputs);
-        }
         self.printer.outputs(&self.pipeline, &outputs)?;
         self.printer.summary(&self.pipeline)
     }

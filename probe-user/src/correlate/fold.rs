@@ -7,7 +7,7 @@ use super::{
     rules::{accept_queue_overflow, conntrack_table_full, syn_queue_overflow},
     world::World,
 };
-use crate::finding::{Cause, Change, Details, Finding, Output};
+use crate::finding::{Cause, Change, Details, Finding, Output, Stalled};
 
 /// Least time between two outputs of the same finding, in nanoseconds.
 const PAUSE: u64 = 10_000_000_000;
@@ -18,6 +18,11 @@ const LONGER: u64 = 1_000_000_000;
 const CULPRITS: usize = 8;
 /// Findings kept for folding; one that is pushed out would be told anew.
 const CAPACITY: usize = 1024;
+
+/// [`Finding::id`] of a finding's number.
+pub fn name(id: u64) -> String {
+    format!("f{}", id + 1)
+}
 
 /// What makes two stalls the same finding.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -100,6 +105,13 @@ impl Findings {
         if !alone {
             if let Some(told) = self.all.get_mut(&id) {
                 told.finding.count -= 1;
+                let is_it = |a: &Stalled| {
+                    finding
+                        .stalls
+                        .iter()
+                        .any(|b| (a.flow, a.isn, a.from) == (b.flow, b.isn, b.from))
+                };
+                told.finding.stalls.retain(|stalled| !is_it(stalled));
             }
             if let Some(id) = self.fold_in(&key, &finding) {
                 return (id, None);
@@ -110,7 +122,7 @@ impl Findings {
         if let Some(old) = self.all.get(&id) {
             self.by_key.remove(&old.key);
         }
-        let finding = Finding { id: format!("f{}", id + 1), ..finding };
+        let finding = Finding { id: name(id), ..finding };
         let out = Output::Update(Change::Named, Box::new(finding.clone()));
         // Repeats of a cause known already are counted there from now on.
         self.by_key.entry(key.clone()).or_insert(id);
@@ -140,6 +152,9 @@ impl Findings {
         old.waited = old.waited.max(finding.waited);
         old.confidence = old.confidence.max(finding.confidence);
         old.details = finding.details.clone();
+        old.stalls.extend_from_slice(&finding.stalls);
+        let too_many = old.stalls.len().saturating_sub(Finding::STALLS);
+        old.stalls.drain(..too_many);
         told.dirty = true;
         Some(id)
     }
@@ -154,7 +169,7 @@ impl Findings {
         }
         let id = self.next;
         self.next += 1;
-        let finding = Finding { id: format!("f{}", id + 1), ..finding };
+        let finding = Finding { id: name(id), ..finding };
         self.by_key.insert(key.clone(), id);
         let told = Told {
             key,

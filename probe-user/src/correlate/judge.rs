@@ -6,10 +6,10 @@ use super::{
     probe,
     rules::{self, Verdict},
     stalls::{Stall, State},
-    symptom::{Side, Symptom, Worth},
+    symptom::{Join, Side, Symptom, Worth},
     unknown,
 };
-use crate::finding::{Cause, Confidence, Finding, NotNamed, Output, SymptomKind};
+use crate::finding::{Cause, Confidence, Finding, NotNamed, Output, Stalled, SymptomKind};
 
 /// A certain verdict is held back this long: a rule further up the catalogue may still get its
 /// evidence.
@@ -68,7 +68,9 @@ impl Correlator {
         if let Some(finding) = told {
             let verdict = verdict?;
             let (key, finding_now) = self.finding(id, verdict, Vec::new(), Vec::new())?;
+            let told = self.stalls.get(id)?.symptom.told(&finding_now);
             let (finding, out) = self.findings.rename(now, finding, key, finding_now);
+            self.told.push(told.of(finding));
             self.stalls.set_state(id, State::Told { finding, unknown: false });
             return out;
         }
@@ -108,7 +110,9 @@ impl Correlator {
         };
         let unknown = verdict.cause == Cause::Unknown;
         let (key, finding) = self.finding(id, verdict, ruled_out, not_seen)?;
+        let told = self.stalls.get(id)?.symptom.told(&finding);
         let (finding, out) = self.findings.tell(now, key, finding);
+        self.told.push(told.of(finding));
         self.stalls.set_state(id, State::Told { finding, unknown });
         out
     }
@@ -217,6 +221,7 @@ impl Correlator {
             confirm: verdict.confirm,
             ruled_out,
             not_seen,
+            stalls: vec![stall.seen_elsewhere(verdict.confidence, self.world.now)],
         };
         Some((key, finding))
     }
@@ -230,6 +235,18 @@ impl Symptom {
 }
 
 impl Stall {
+    /// What another node may know it by.
+    fn seen_elsewhere(&self, confidence: Confidence, now: u64) -> Stalled {
+        let s = &self.symptom;
+        let (isn, question) = match s.join {
+            Join::Tcp { isn } => (isn, None),
+            Join::Dns { id, hash } => (0, Some((id, hash))),
+            Join::Flow => (0, None),
+        };
+        let to = s.first.saturating_add(self.waited(now));
+        Stalled { flow: s.flow, isn, question, confidence, from: s.first, to }
+    }
+
     /// How long the client has waited by then. From the packet's side only what was seen counts.
     fn waited(&self, now: u64) -> u64 {
         match self.symptom.side {

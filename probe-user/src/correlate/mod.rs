@@ -22,6 +22,7 @@ mod refusals;
 mod stalls;
 mod symptom;
 mod tally;
+mod told;
 mod unknown;
 mod watch;
 mod watched;
@@ -37,12 +38,14 @@ use self::{
 };
 pub use self::{
     losses::sum,
+    symptom::Join,
+    told::Told,
     watch::given_up_after,
     watched::{Watched, watched},
     world::Watch,
 };
 use crate::{
-    event::{Body, Event, Hook, Node, Sandbox, Totals, armed::Request},
+    event::{Body, Event, Hook, Node, Pod, Sandbox, Totals, armed::Request},
     finding::{Cause, Output},
 };
 
@@ -74,6 +77,7 @@ pub struct Correlator {
     findings: Findings,
     closes: watch::Closes,
     wishes: arm::Wishes,
+    told: Vec<Told>,
     forgot_at: u64,
 }
 
@@ -86,12 +90,14 @@ impl Correlator {
             findings: Findings::default(),
             closes: watch::Closes::default(),
             wishes: arm::Wishes::default(),
+            told: Vec::new(),
             forgot_at: 0,
         }
     }
 
     /// Takes the next event in order of time and returns what is to be said now.
     pub fn push(&mut self, event: &Event) -> Vec<Output> {
+        self.told.clear();
         self.world.note(event);
         match &event.body {
             Body::Tick => return self.tick(event.ts),
@@ -117,6 +123,7 @@ impl Correlator {
     /// The stream is at its end: says what is known of stalls that are still open, and brings all
     /// findings up to date.
     pub fn finish(&mut self) -> Vec<Output> {
+        self.told.clear();
         let now = self.world.now;
         let mut out = Vec::new();
         for id in self.stalls.ids() {
@@ -156,6 +163,11 @@ impl Correlator {
     /// Armed hooks that would help, asked for since the last call.
     pub fn wishes(&mut self) -> Vec<Request> {
         self.wishes.take()
+    }
+
+    /// The stalls that the last event, or the end of the stream, made known.
+    pub fn told(&self) -> &[Told] {
+        &self.told
     }
 
     pub fn counts(&self) -> &Counts {
@@ -202,6 +214,11 @@ impl Correlator {
     /// Name of a namespace at a time, for the raw events.
     pub fn place(&self, netns: u32, cookie: u64, ts: u64) -> String {
         self.world.pods.name(netns, cookie, ts)
+    }
+
+    /// What is known of that namespace; `None` where no pod is known.
+    pub fn pod(&self, netns: u32, cookie: u64, ts: u64) -> Option<&Pod> {
+        self.world.pods.at(netns, cookie, ts)
     }
 
     /// Name of a kernel address, and of a drop's reason, for the raw events.

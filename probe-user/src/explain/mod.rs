@@ -138,6 +138,12 @@ pub fn list(width: usize) -> String {
     out
 }
 
+/// The cause in a few words.
+#[must_use]
+pub fn title(cause: Cause) -> &'static str {
+    text(cause).0
+}
+
 /// Title and body of a page.
 fn text(cause: Cause) -> (&'static str, &'static str) {
     let page = PAGES.iter().find(|(id, _)| *id == cause.id());

@@ -1,16 +1,12 @@
 //! What the loader knows already, so that it looks once for each name and not once for each event.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet, VecDeque},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    collections::{BTreeSet, HashMap, HashSet},
     time::Duration,
 };
 
 use log::{debug, warn};
-use probe_common::{
-    event::ProbeServer,
-    net::{FAMILY_V4, FAMILY_V6, Tuple},
-};
+use probe_common::event::ProbeServer;
 
 use super::{
     Live,
@@ -35,15 +31,6 @@ const MOST_WANTED: usize = 64;
 const TRIES: u32 = 5;
 /// How many names of each kind are remembered.
 const MOST: usize = 16384;
-/// The least time between two searches for an unknown or nameless namespace, of which each is searched
-/// for once: a pod that lives for a moment is found.
-const HASTE: u64 = 200_000_000;
-/// And so many times as long as the last search took: any user can make namespaces.
-const REST: u64 = 10;
-/// The least time between two searches for an unknown address.
-const PATIENCE: u64 = 1_000_000_000;
-/// The longest time between two searches for an unknown address.
-const LONGEST_PATIENCE: u64 = 64_000_000_000;
 /// When to search again for a process that was not found in time.
 const TRY_AGAIN: u64 = 10_000_000_000;
 
@@ -54,6 +41,15 @@ struct Wanted {
     tries: u32,
 }
 
+/// What a search for a socket's process came to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Holder {
+    Found(u32),
+    Nobody,
+    /// Not all processes were looked at.
+    NoTime,
+}
+
 /// Names looked up so far.
 #[derive(Default)]
 pub struct Known {
@@ -61,7 +57,7 @@ pub struct Known {
     /// Listening sockets, and when to search for their process again.
     listeners: HashMap<u64, u64>,
     /// Accepted sockets whose process is still to be searched for.
-    wanted: VecDeque<Wanted>,
+    wanted: Vec<Wanted>,
     /// Processes of the node's own network: when to look again whose each is, and what was told.
     processes: HashMap<u32, (u64, Option<Process>)>,
     /// How many searches for a process are left in this call.
@@ -74,22 +70,6 @@ pub struct Known {
     counted: BTreeSet<u32>,
     /// Namespaces that are new: their counters are read once, to count from there.
     fresh: BTreeSet<u32>,
-    pods: HashMap<u32, Vec<IpAddr>>,
-    /// Namespaces known by a number only, or not at all, and whether they were searched for as such.
-    nameless: HashMap<u32, bool>,
-    addresses: HashSet<IpAddr>,
-    /// Namespaces without a name that events came from since the last search: the next one is theirs.
-    asked: BTreeSet<u32>,
-    /// A namespace without a name was seen since the last search.
-    unknown_netns: bool,
-    /// An address without a name was seen since the last search. Most such addresses are not pods'
-    /// at all but the internet's.
-    unknown_address: bool,
-    searched_at: u64,
-    /// How long the last search took.
-    took: u64,
-    /// How long to wait between two searches for addresses: doubles while they are in vain.
-    patience: u64,
     /// Modules loaded when the kernel's names were read again last.
     modules: Vec<String>,
 }
@@ -120,99 +100,17 @@ impl Known {
         self.counted.union(&fresh).copied().collect()
     }
 
-    /// Takes in a change of the pod table. A pass over all processes that was made for another reason
-    /// may have come before the first process of a pod, whose namespace is there first: only the search
-    /// for a namespace of which an event came is its one.
-    pub fn pod(&mut self, change: &PodChange) {
+    /// Takes in a change of the pod table; `is_new`: nothing was known of this namespace.
+    pub fn pod(&mut self, change: &PodChange, is_new: bool) {
         match change {
-            PodChange::Up(pod) => {
-                if pod.is_named() {
-                    self.nameless.remove(&pod.netns);
-                } else {
-                    let searched = self.nameless.entry(pod.netns).or_default();
-                    // Until now it was searched for as one that nobody knows.
-                    *searched = (*searched && self.pods.contains_key(&pod.netns))
-                        || self.asked.contains(&pod.netns);
-                }
-                if self.pods.insert(pod.netns, pod.addresses.clone()).is_none() {
-                    self.fresh.insert(pod.netns);
-                }
+            PodChange::Up(pod) if is_new => {
+                self.fresh.insert(pod.netns);
             }
+            PodChange::Up(_) => {}
             PodChange::Gone { netns } => {
-                self.pods.remove(netns);
-                self.nameless.remove(netns);
                 self.counted.remove(netns);
             }
         }
-        self.addresses = self.pods.values().flatten().copied().collect();
-    }
-
-    /// The namespace that has this address.
-    pub fn netns_of(&self, address: IpAddr) -> Option<u32> {
-        let address = address.to_canonical();
-        let of = |all: &Vec<IpAddr>| all.iter().any(|a| a.to_canonical() == address);
-        self.pods.iter().find(|(_, all)| of(all)).map(|(netns, _)| *netns)
-    }
-
-    /// A namespace in which something happened.
-    pub fn netns(&mut self, netns: u32) {
-        let is_new = match self.nameless.get_mut(&netns) {
-            Some(searched) => !std::mem::replace(searched, true),
-            None if netns == 0 || self.pods.contains_key(&netns) => false,
-            None => {
-                if self.nameless.len() >= MOST {
-                    self.nameless.retain(|netns, _| self.pods.contains_key(netns));
-                }
-                self.nameless.insert(netns, true);
-                true
-            }
-        };
-        if is_new && self.asked.len() < MOST {
-            self.asked.insert(netns);
-        }
-        self.unknown_netns |= is_new;
-    }
-
-    /// The namespace that has this address.
-    pub fn netns_with(&self, address: IpAddr) -> Option<u32> {
-        let mut all = self.pods.iter();
-        all.find(|(_, addresses)| addresses.contains(&address)).map(|(netns, _)| *netns)
-    }
-
-    /// A packet whose source may be a pod.
-    pub fn address(&mut self, tuple: &Tuple) {
-        let source = match tuple.family {
-            FAMILY_V4 => {
-                let [a, b, c, d, ..] = tuple.src;
-                IpAddr::V4(Ipv4Addr::new(a, b, c, d))
-            }
-            FAMILY_V6 => IpAddr::V6(Ipv6Addr::from(tuple.src)),
-            _ => return,
-        };
-        if !self.addresses.contains(&source) {
-            self.unknown_address = true;
-        }
-    }
-
-    /// Whether to search now; the answer is yes once.
-    pub fn due(&mut self, now: u64) -> bool {
-        let since = now.saturating_sub(self.searched_at);
-        let due = (self.unknown_netns && since >= HASTE.max(self.took.saturating_mul(REST)))
-            || (self.unknown_address && since >= self.patience.max(PATIENCE));
-        if due {
-            self.unknown_netns = false;
-            self.unknown_address = false;
-            self.searched_at = now;
-        }
-        due
-    }
-
-    /// A search was made; `found`: it brought something new.
-    pub fn searched(&mut self, found: bool, took: Duration) {
-        self.asked.clear();
-        self.took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
-        let longer = self.patience.max(PATIENCE) * 2;
-        self.patience = if found { PATIENCE } else { longer.min(LONGEST_PATIENCE) };
     }
 }
 
@@ -243,23 +141,36 @@ impl Live {
         (ts, now): (u64, u64),
         events: &mut Vec<Event>,
     ) {
-        let known = &mut self.known;
+        let known = &self.known;
         let again = known.listeners.get(&ino).copied().unwrap_or(0);
         if ino == 0 || known.searches == 0 || now < again || known.listeners.len() >= MOST {
             return;
         }
-        known.searches -= 1;
-        known.listeners.insert(ino, u64::MAX);
+        let holder = self.search_holder(ino, netns, ts, events);
+        let again = if holder == Holder::NoTime { now.saturating_add(TRY_AGAIN) } else { u64::MAX };
+        self.known.listeners.insert(ino, again);
+        if let Holder::Found(pid) = holder {
+            self.name_process(pid, netns, (ts, now), events);
+        }
+    }
+
+    /// Searches for the process that holds a socket, and tells it. For a caller that knows of a search
+    /// that is left.
+    fn search_holder(&mut self, ino: u64, netns: u32, ts: u64, events: &mut Vec<Event>) -> Holder {
+        self.known.searches = self.known.searches.saturating_sub(1);
         match listener_process(&self.root, ino, netns, LISTENER_BUDGET) {
-            Ok(Some(listener)) => {
-                let pid = listener.pid;
-                events.push(Event { ts, body: Body::Listener(listener) });
-                self.name_process(pid, netns, (ts, now), events);
+            Ok(Some(holder)) => {
+                let pid = holder.pid;
+                events.push(Event { ts, body: Body::Listener(holder) });
+                Holder::Found(pid)
             }
-            Ok(None) => debug!("no process of namespace {netns} holds socket {ino}"),
+            Ok(None) => {
+                debug!("no process of namespace {netns} holds socket {ino}");
+                Holder::Nobody
+            }
             Err(err) => {
                 debug!("{err:#}");
-                self.known.listeners.insert(ino, now.saturating_add(TRY_AGAIN));
+                Holder::NoTime
             }
         }
     }
@@ -273,29 +184,16 @@ impl Live {
 
     /// Tells which process holds an accepted socket. It serves one connection only: there is nothing to
     /// remember.
-    fn name_holder(&mut self, wanted: Wanted, ts: u64, events: &mut Vec<Event>) {
-        let Wanted { ino, netns, tries } = wanted;
-        let known = &mut self.known;
-        let mut again = Some(wanted);
-        if known.searches > 0 {
-            known.searches -= 1;
-            match listener_process(&self.root, ino, netns, LISTENER_BUDGET) {
-                Ok(Some(holder)) => {
-                    events.push(Event { ts, body: Body::Listener(holder) });
-                    again = None;
-                }
-                Ok(None) => {
-                    debug!("no process of namespace {netns} holds socket {ino}");
-                    again = None;
-                }
-                Err(err) => {
-                    debug!("{err:#}");
-                    again = tries.checked_sub(1).map(|tries| Wanted { ino, netns, tries });
-                }
+    fn name_holder(&mut self, mut wanted: Wanted, ts: u64, events: &mut Vec<Event>) {
+        if self.known.searches > 0 {
+            let holder = self.search_holder(wanted.ino, wanted.netns, ts, events);
+            if holder != Holder::NoTime || wanted.tries == 0 {
+                return;
             }
+            wanted.tries -= 1;
         }
-        if known.wanted.len() < MOST_WANTED {
-            known.wanted.extend(again);
+        if self.known.wanted.len() < MOST_WANTED {
+            self.known.wanted.push(wanted);
         }
     }
 
@@ -353,6 +251,10 @@ impl Live {
             return;
         }
         *left -= 1;
+        if !is_node && self.asked.is_nameless(netns) {
+            let changes = self.pods.meet(netns, pid);
+            self.tell_pods(changes, ts, events);
+        }
         let owner = self.pods.owner_of(pid);
         let role = kubelet::role(&self.root, pid, owner.as_ref(), is_node);
         let process = Process {
@@ -413,64 +315,5 @@ impl Live {
             Ok(symbols) => self.symbols = Some(symbols),
             Err(err) => warn!("places in the kernel have no names any more: {err}"),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::event::Pod;
-
-    const S: u64 = 1_000_000_000;
-
-    fn up(netns: u32, name: &str) -> PodChange {
-        PodChange::Up(Pod { netns, name: name.to_owned(), ..Pod::default() })
-    }
-
-    #[test]
-    fn each_namespace_is_searched_for_once() {
-        let mut known = Known::default();
-        assert!(!known.due(10 * S), "nothing is unknown");
-        known.netns(7);
-        assert!(known.due(10 * S));
-        known.pod(&up(7, "netns:7"));
-        known.searched(true, Duration::ZERO);
-        known.netns(7);
-        assert!(!known.due(20 * S), "the search would have found its name");
-
-        known.pod(&up(8, "netns:cni-0b8a"));
-        known.netns(8);
-        assert!(known.due(30 * S), "it is known by a name from a list only");
-        known.netns(8);
-        assert!(!known.due(40 * S));
-        known.pod(&up(8, "shop/web-0"));
-        known.pod(&PodChange::Gone { netns: 8 });
-        known.netns(8);
-        assert!(known.due(50 * S), "another one under the same number");
-
-        known.searched(false, Duration::ZERO);
-        // Found by a pass for something else, when it had no process yet.
-        known.pod(&up(9, "netns:cni-5d4c"));
-        known.netns(9);
-        assert!(known.due(60 * S), "its pod has processes now");
-        known.pod(&up(9, "netns:9"));
-        known.searched(false, Duration::ZERO);
-        known.netns(9);
-        assert!(!known.due(70 * S));
-    }
-
-    #[test]
-    fn searches_rest_longer_than_they_take() {
-        let mut known = Known::default();
-        known.netns(7);
-        assert!(known.due(10 * S));
-        known.searched(true, Duration::from_millis(100));
-        known.netns(8);
-        assert!(!known.due(10 * S + S / 2));
-        assert!(known.due(11 * S));
-        known.searched(true, Duration::from_millis(1));
-        known.netns(9);
-        assert!(!known.due(11 * S + HASTE - 1));
-        assert!(known.due(11 * S + HASTE));
     }
 }

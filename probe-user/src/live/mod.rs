@@ -2,6 +2,7 @@
 //! into one sequence that a recording could hold as well.
 
 mod armed;
+mod asked;
 mod enrich;
 mod ipvs;
 mod kubelet;
@@ -11,18 +12,21 @@ mod poll;
 mod services;
 mod start;
 
-use std::{
-    collections::BTreeSet,
-    path::PathBuf,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use anyhow::Result;
 use log::{debug, error};
 use probe_common::event::{DROP_INSERT_FAILED, OUTCOME_FAILED, kind};
 
 pub use self::start::{DNS_PORTS, NoRung, Options, start};
-use self::{armed::Arming, enrich::Known, ipvs::Ipvs, poll::Poller, services::Services};
+use self::{
+    armed::Arming,
+    asked::{Asked, Search},
+    enrich::Known,
+    ipvs::Ipvs,
+    poll::Poller,
+    services::Services,
+};
 use crate::{
     bpf::{Probes, unattached},
     event::{Body, Event, Hook, PodChange, Totals, armed::Outcome, decode::decode},
@@ -70,9 +74,16 @@ pub struct Live {
     pods: PodTable,
     sources: Sources,
     known: Known,
+    asked: Asked,
     ipvs: Ipvs,
     arming: Arming,
     pulled: u64,
+    /// Up to here all events have been read.
+    edge: u64,
+    /// The last tick.
+    told: u64,
+    /// When the last change of a pod was.
+    changed: u64,
     services: Services,
     /// Namespaces whose conntrack refused an entry since its counters were read.
     recount: BTreeSet<u32>,
@@ -91,6 +102,7 @@ impl Live {
     pub fn pull(&mut self) -> Result<Vec<Event>> {
         let (now, clock) = self.sources.clock()?;
         self.pulled = now;
+        self.edge = self.edge.max(now.saturating_sub(IN_FLIGHT));
         let mut events = Vec::new();
         let mut records = Vec::new();
         if let Ok(probes) = &mut self.probes {
@@ -143,7 +155,10 @@ impl Live {
         self.poll(now, &mut events);
         self.look_into_ipvs(now, &mut events);
         self.follow_armed(now, &mut events);
-        events.push(Event { ts: now.saturating_sub(IN_FLIGHT), body: Body::Tick });
+        // A name stands in the stream before what is told of its namespace.
+        let held = self.asked.held(now).map_or(self.edge, |ts| ts.saturating_sub(1).min(self.edge));
+        self.told = self.told.max(held);
+        events.push(Event { ts: self.told, body: Body::Tick });
         Ok(events)
     }
 
@@ -154,6 +169,7 @@ impl Live {
     pub fn finish(&mut self) -> Result<Vec<Event>> {
         self.swept = 0;
         self.looked = 0;
+        self.asked.hurry();
         let mut events = Vec::new();
         self.arming.forget();
         self.let_go(self.pulled, Outcome::Ended, &mut events);
@@ -242,28 +258,38 @@ impl Live {
         if deep {
             self.deep = now;
         }
-        for change in self.pods.scan(deep) {
-            self.known.pod(&change);
+        let changes = self.pods.scan(deep);
+        self.tell_pods(changes, self.edge, events);
+    }
+
+    /// Tells changes of the pod table: in their order, and by the tick that comes next.
+    fn tell_pods(&mut self, changes: Vec<PodChange>, ts: u64, events: &mut Vec<Event>) {
+        if changes.is_empty() {
+            return;
+        }
+        self.changed = self.changed.max(ts.clamp(self.told, self.edge));
+        for change in changes {
+            let is_new = self.asked.pod(&change);
+            self.known.pod(&change, is_new);
             if let PodChange::Gone { netns } = &change {
                 self.poller.forget(*netns);
             }
-            events.push(Event { ts: now, body: Body::Pod(change) });
+            events.push(Event { ts: self.changed, body: Body::Pod(change) });
         }
     }
 
     /// An event named a namespace or an address that nobody has a name for: look again, for each
     /// namespace once, for addresses ever more seldom while it is in vain.
     fn look_for_unknown(&mut self, now: u64, events: &mut Vec<Event>) {
-        if !self.known.due(now) {
-            return;
-        }
-        let (before, start) = (events.len(), Instant::now());
+        let Some(search) = self.asked.due(now) else { return };
+        let (before, start) = (events.len(), self.sources.spent());
         self.scan_pods(now, true, events);
-        for change in self.pods.refresh_all(ADDRESSES_BUDGET) {
-            self.known.pod(&change);
-            events.push(Event { ts: now, body: Body::Pod(change) });
+        if search == Search::Addresses {
+            let changes = self.pods.refresh_all(ADDRESSES_BUDGET);
+            self.tell_pods(changes, self.edge, events);
         }
-        self.known.searched(events.len() > before, start.elapsed());
+        let took = self.sources.spent().saturating_sub(start);
+        self.asked.searched(search, events.len() > before, took);
     }
 
     /// Adds what the loader knows to what the kernel told, before it.
@@ -295,16 +321,16 @@ impl Live {
                 if drop.flags & DROP_INSERT_FAILED != 0 {
                     self.recount.insert(drop.header.netns);
                 }
-                self.known.address(&drop.tuple);
+                self.asked.address(&drop.tuple);
                 self.ipvs.dropped(drop);
                 self.name_place(drop.location, ts, events);
             }
             Body::Ipvs(ipvs) => {
-                self.known.address(&ipvs.tuple);
+                self.asked.address(&ipvs.tuple);
                 self.ipvs.decided(ipvs);
             }
             Body::Reject(reject) => {
-                self.known.address(&reject.tuple);
+                self.asked.address(&reject.tuple);
                 self.name_service(reject, now, events);
             }
             Body::Dns(dns) => self.name_process(dns.pid, dns.header.netns, (ts, now), events),
@@ -316,12 +342,14 @@ impl Live {
             Body::ProbeServer(server) if server.header.kind == kind::PROBE_SERVER => {
                 self.name_server(server, (ts, now), events);
             }
-            Body::Clash(clash) => self.known.address(&clash.loser.orig),
-            Body::CtEntry(entry) => self.known.address(&entry.tuple),
+            Body::Clash(clash) => self.asked.address(&clash.loser.orig),
+            Body::CtEntry(entry) => self.asked.address(&entry.tuple),
             _ => {}
         }
-        if let Some(netns) = enrich::netns(&event.body) {
-            self.known.netns(netns);
+        if let Some(netns) = enrich::netns(&event.body)
+            && self.asked.netns(netns, (ts, now))
+        {
+            self.pods.hurry(netns);
         }
         events.push(event);
     }

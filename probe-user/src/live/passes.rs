@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::enrich::Known;
+use super::asked::{Asked, Search};
 use crate::event::{Pod, PodChange};
 
 const MS: u64 = 1_000_000;
@@ -14,20 +14,20 @@ fn up(netns: u32, name: &str) -> PodChange {
 /// Passes made while each of these namespaces has an event every millisecond, for a minute. `finds`: what a
 /// pass then tells of one of them.
 fn passes(namespaces: &[u32], finds: impl Fn(u32) -> Option<PodChange>) -> usize {
-    let mut known = Known::default();
+    let mut asked = Asked::default();
     let mut passes = 0;
     for now in (1000 * MS..61_000 * MS).step_by(1_000_000) {
         for &netns in namespaces {
-            known.netns(netns);
+            asked.netns(netns, (now, now));
         }
-        if known.due(now) {
+        if asked.due(now).is_some() {
             passes += 1;
             for &netns in namespaces {
                 if let Some(change) = finds(netns) {
-                    known.pod(&change);
+                    asked.pod(&change);
                 }
             }
-            known.searched(true, Duration::ZERO);
+            asked.searched(Search::Namespaces, true, Duration::ZERO);
         }
     }
     passes
@@ -40,19 +40,19 @@ fn one_for_each_new_namespace_at_most() {
     assert_eq!(passes(&[7], |netns| Some(up(netns, "netns:7"))), 1, "it stays nameless");
     assert_eq!(passes(&[7, 8, 9], |netns| Some(up(netns, "shop/web-0"))), 1, "new together");
     // One that comes each second.
-    let mut known = Known::default();
+    let mut asked = Asked::default();
     let mut passes = 0;
     for now in 1..=60_u64 {
         let netns = u32::try_from(now).unwrap_or(0);
         for _ in 0..1000 {
-            known.netns(netns);
-            if known.due(now * 1000 * MS) {
+            asked.netns(netns, (now, now));
+            if asked.due(now * 1000 * MS).is_some() {
                 passes += 1;
-                known.pod(&up(netns, "shop/web-0"));
-                known.searched(true, Duration::ZERO);
+                asked.pod(&up(netns, "shop/web-0"));
+                asked.searched(Search::Namespaces, true, Duration::ZERO);
             }
         }
-        known.pod(&PodChange::Gone { netns });
+        asked.pod(&PodChange::Gone { netns });
     }
     assert_eq!(passes, 60);
 }

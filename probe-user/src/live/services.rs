@@ -87,7 +87,7 @@ impl Live {
                 return (Vec::new(), true);
             }
         };
-        let netns = self.known.netns_with(client);
+        let netns = self.asked.netns_with(client);
         let of_client: BTreeSet<u32> = all
             .iter()
             .copied()

@@ -7,7 +7,9 @@ use log::{info, warn};
 use probe_common::config::Config;
 use thiserror::Error;
 
-use super::{Live, armed::Arming, enrich::Known, ipvs::Ipvs, poll::Poller, services::Services};
+use super::{
+    Live, armed::Arming, asked::Asked, enrich::Known, ipvs::Ipvs, poll::Poller, services::Services,
+};
 use crate::{
     bpf::Probes,
     correlate::given_up_after,
@@ -110,9 +112,13 @@ pub fn start(options: &Options) -> Result<(Live, Vec<Event>)> {
         modules,
         sources,
         known: Known::default(),
+        asked: Asked::default(),
         ipvs: Ipvs::default(),
         arming: Arming::default(),
         pulled: now,
+        edge: 0,
+        told: 0,
+        changed: now,
         services: Services::default(),
         recount: Default::default(),
         swept: 0,

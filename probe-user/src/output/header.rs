@@ -23,13 +23,37 @@ impl Text {
         let mut line = watching(header);
         let stall = span(header.node.min_stall);
         line.push_str(&format!("; a stall is {stall} or more. Times are UTC."));
-        let by_snapshot = distinct(header.hooks.iter().filter(is_snapshot).flat_map(causes));
-        if !by_snapshot.is_empty() {
-            let causes = by_snapshot.join(", ");
+        let sight = Sight::of(header);
+        if !sight.by_snapshot.is_empty() {
+            let causes = sight.by_snapshot.join(", ");
             line.push_str(&format!(" By snapshots of /proc alone, never certain: {causes}."));
         }
-        let mut unseen = Groups::default();
-        let mut unused = Groups::default();
+        for (heading, groups) in [("Cannot see", &sight.unseen), ("Not in use here", &sight.unused)]
+        {
+            if let Some(text) = groups.text() {
+                line.push_str(&format!(" {heading}: {text}."));
+            }
+        }
+        block(&mut out, "", 0, &line, self.width);
+        out
+    }
+}
+
+/// What the hooks leave unseen. All text is printable.
+#[derive(Default)]
+pub struct Sight {
+    /// Causes that snapshots of `/proc` alone tell.
+    pub by_snapshot: Vec<String>,
+    /// What cannot be seen, and why.
+    pub unseen: Groups,
+    /// What cannot happen here, and why.
+    pub unused: Groups,
+}
+
+impl Sight {
+    pub fn of(header: &Header) -> Self {
+        let by_snapshot = distinct(header.hooks.iter().filter(is_snapshot).flat_map(causes));
+        let (mut unseen, mut unused) = (Groups::default(), Groups::default());
         for cause in distinct(header.hooks.iter().flat_map(causes)) {
             match watched(&header.hooks, &cause) {
                 Watched::CannotSee(_, why) if !by_snapshot.contains(&cause) => {
@@ -52,13 +76,7 @@ impl Text {
                 }
             }
         }
-        for (heading, groups) in [("Cannot see", unseen), ("Not in use here", unused)] {
-            if let Some(text) = groups.text() {
-                line.push_str(&format!(" {heading}: {text}."));
-            }
-        }
-        block(&mut out, "", 0, &line, self.width);
-        out
+        Self { by_snapshot, unseen, unused }
     }
 }
 
@@ -121,10 +139,11 @@ fn distinct(all: impl Iterator<Item = String>) -> Vec<String> {
 
 /// Reasons with what they affect.
 #[derive(Default)]
-struct Groups<'a>(Vec<(&'a str, Vec<String>)>);
+pub struct Groups(pub Vec<(String, Vec<String>)>);
 
-impl<'a> Groups<'a> {
-    fn add(&mut self, why: &'a str, what: String) {
+impl Groups {
+    fn add(&mut self, why: &str, what: String) {
+        let why = sanitize::text(why);
         match self.0.iter_mut().find(|(known, _)| *known == why) {
             Some((_, all)) => all.push(what),
             None => self.0.push((why, vec![what])),
@@ -133,9 +152,7 @@ impl<'a> Groups<'a> {
 
     /// `a, b (why); c (why)`.
     fn text(&self) -> Option<String> {
-        let text = |(why, all): &(&str, Vec<String>)| {
-            format!("{} ({})", all.join(", "), sanitize::text(why))
-        };
+        let text = |(why, all): &(String, Vec<String>)| format!("{} ({why})", all.join(", "));
         let all: Vec<String> = self.0.iter().map(text).collect();
         (!all.is_empty()).then(|| all.join("; "))
     }

@@ -3,7 +3,7 @@
 
 pub mod event;
 pub mod filter;
-mod header;
+pub mod header;
 pub mod json;
 pub mod pods;
 pub mod sanitize;

@@ -99,15 +99,7 @@ impl Text {
     }
 
     fn not_named(&self, out: &mut String, heading: &str, causes: &[NotNamed]) {
-        // Causes with the same reason share a line.
-        let mut grouped: Vec<(&str, Vec<&str>)> = Vec::new();
-        for n in causes {
-            match grouped.iter_mut().find(|(why, _)| *why == n.why) {
-                Some((_, ids)) => ids.push(n.cause.id()),
-                None => grouped.push((&n.why, vec![n.cause.id()])),
-            }
-        }
-        for (n, (why, ids)) in grouped.iter().enumerate() {
+        for (n, (why, ids)) in by_reason(causes).iter().enumerate() {
             let heading = if n == 0 { heading } else { "" };
             block(out, heading, INDENT, &format!("{}: {why}", ids.join(", ")), self.width);
         }
@@ -163,21 +155,7 @@ impl Text {
         if !besides.is_empty() {
             block(&mut out, "  no stall:", 12, &besides.join("; "), self.width);
         }
-        let mut gaps = Vec::new();
-        let mut gap = |n: u64, what: &str| {
-            if n > 0 {
-                gaps.push(format!("{} {what}", number(n)));
-            }
-        };
-        gap(status.open as u64, "stalls too young to judge");
-        gap(status.lost, "events lost (ring buffer full)");
-        gap(status.limited, "details left out (too many of a kind from one pod; counts are exact)");
-        gap(status.missed, "calls the kernel missed");
-        gap(status.totals.not_read, "looks at namespaces and their sockets (over the budget)");
-        gap(status.totals.unpaired, "queries and connects not followed (maps full)");
-        gap(status.totals.dns_unreadable, "DNS packets not readable");
-        gap(summary.left_out, "stalls or pieces of evidence not kept (too many at once)");
-        gap(summary.late + summary.early, "events out of order");
+        let gaps = gaps(summary);
         if !gaps.is_empty() {
             block(&mut out, "  not seen:", 12, &gaps.join(", "), self.width);
         }
@@ -193,8 +171,38 @@ impl Text {
     }
 }
 
+/// Causes with the same reason share a line.
+pub fn by_reason(causes: &[NotNamed]) -> Vec<(&str, Vec<&'static str>)> {
+    let mut grouped: Vec<(&str, Vec<&str>)> = Vec::new();
+    for n in causes {
+        match grouped.iter_mut().find(|(why, _)| *why == n.why) {
+            Some((_, ids)) => ids.push(n.cause.id()),
+            None => grouped.push((&n.why, vec![n.cause.id()])),
+        }
+    }
+    grouped
+}
+
+/// What the run did not see, with counts.
+pub fn gaps(summary: &Summary) -> Vec<String> {
+    let status = &summary.status;
+    let gaps = [
+        (status.open as u64, "stalls too young to judge"),
+        (status.lost, "events lost (ring buffer full)"),
+        (status.limited, "details left out (too many of a kind from one pod; counts are exact)"),
+        (status.missed, "calls the kernel missed"),
+        (status.totals.not_read, "looks at namespaces and their sockets (over the budget)"),
+        (status.totals.unpaired, "queries and connects not followed (maps full)"),
+        (status.totals.dns_unreadable, "DNS packets not readable"),
+        (summary.left_out, "stalls or pieces of evidence not kept (too many at once)"),
+        (summary.late.saturating_add(summary.early), "events out of order"),
+    ];
+    let told = gaps.iter().filter(|(n, _)| *n > 0);
+    told.map(|(n, what)| format!("{} {what}", number(*n))).collect()
+}
+
 /// What was counted and stalled nobody.
-fn besides(seen: &[u64]) -> Vec<String> {
+pub fn besides(seen: &[u64]) -> Vec<String> {
     let count = |kind: u16| seen.get(usize::from(kind)).copied().unwrap_or(0);
     let mut besides = Vec::new();
     match count(kind::IPVS_EXPIRED) {
@@ -227,7 +235,8 @@ pub fn status_line(status: &Status) -> String {
     line
 }
 
-fn seen(status: &Status) -> String {
+/// How much was watched.
+pub fn seen(status: &Status) -> String {
     if status.no_ebpf {
         return "no eBPF, reading /proc".to_owned();
     }
@@ -248,7 +257,7 @@ fn seen(status: &Status) -> String {
 }
 
 /// Exact counts behind a repeated finding.
-fn counts(details: &Details) -> Option<String> {
+pub fn counts(details: &Details) -> Option<String> {
     match details {
         Details::AcceptQueue(d) => {
             let mut text = format!("{} refused", number(d.refused));

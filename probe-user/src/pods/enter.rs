@@ -121,13 +121,21 @@ fn visit_one<T>(root: &Path, target: &Target, read: impl Fn(&Inside) -> Result<T
 fn enter(root: &Path, target: &Target) -> Result<()> {
     first(root, target, |path| {
         let file = file_at(path, target.netns)?;
-        // SAFETY: setns reads no memory of ours; the descriptor is open for the whole call.
-        if unsafe { libc::setns(file.as_raw_fd(), libc::CLONE_NEWNET) } != 0 {
-            return Err(io::Error::last_os_error())
-                .with_context(|| format!("cannot enter {} (needs CAP_SYS_ADMIN)", path.display()));
-        }
-        Ok(())
+        move_into(&file, path, libc::CLONE_NEWNET)
     })
+}
+
+/// Moves the calling thread into a namespace of this kind (`CLONE_NEW…`) that was opened at `path`.
+///
+/// # Errors
+/// When that may not be, or it is of another kind.
+pub fn move_into(file: &File, path: &Path, kind: libc::c_int) -> Result<()> {
+    // SAFETY: setns reads no memory of ours; the descriptor is open for the whole call.
+    if unsafe { libc::setns(file.as_raw_fd(), kind) } != 0 {
+        return Err(io::Error::last_os_error())
+            .with_context(|| format!("cannot enter {} (needs CAP_SYS_ADMIN)", path.display()));
+    }
+    Ok(())
 }
 
 /// Opens the namespace. Close it soon: an open file keeps a deleted namespace.

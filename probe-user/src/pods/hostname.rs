@@ -4,12 +4,12 @@
 //! It is asked of the kernel from inside of that namespace, by a thread that ends then. Nothing of the
 //! pod's file system is touched: its `/etc/hostname` could be a link, a pipe, or hang.
 
-use std::{ffi::CStr, fs, io, mem::MaybeUninit, os::fd::AsRawFd as _, path::Path, thread};
+use std::{ffi::CStr, fs, io, mem::MaybeUninit, path::Path, thread};
 
 use anyhow::{Context as _, Result, bail};
 use log::debug;
 
-use super::procfs::open;
+use super::{enter::move_into, procfs::open};
 
 /// `__NEW_UTS_LEN`.
 const MAX: usize = 64;
@@ -34,11 +34,7 @@ pub fn own(root: &Path, pid: u32) -> Option<String> {
 fn inside(root: &Path, pid: u32) -> Result<String> {
     let path = root.join(format!("proc/{pid}/ns/uts"));
     let file = open(&path).with_context(|| format!("cannot open {}", path.display()))?;
-    // SAFETY: setns reads no memory of ours; the descriptor is open for the whole call.
-    if unsafe { libc::setns(file.as_raw_fd(), libc::CLONE_NEWUTS) } != 0 {
-        return Err(io::Error::last_os_error())
-            .with_context(|| format!("cannot enter {} (needs CAP_SYS_ADMIN)", path.display()));
-    }
+    move_into(&file, &path, libc::CLONE_NEWUTS)?;
     uname().context("cannot ask for the host name")
 }
 

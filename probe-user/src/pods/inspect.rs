@@ -238,7 +238,7 @@ fn processes(root: &Path, inside: &BTreeMap<u32, Seen>) -> Result<Living> {
     let mut living = Living::default();
     for pid in pids(root)? {
         let Some(netns) = netns_of(root, &pid.to_string()) else { continue };
-        let owner = owners.known(pid);
+        let (owner, unit) = owners.known_or_unit(pid);
         // Threads of the kernel itself are everywhere and nobody's.
         if owner.is_none() && fs::read_link(root.join(format!("proc/{pid}/exe"))).is_err() {
             continue;
@@ -250,7 +250,7 @@ fn processes(root: &Path, inside: &BTreeMap<u32, Seen>) -> Result<Living> {
             pid,
             comm: comm(root, pid).unwrap_or_default(),
             contained: owner.is_some(),
-            unit: if owner.is_none() { owners.unit(pid) } else { None },
+            unit,
             pod: owner.map(|owner| owner.name()),
             container_id: container.as_ref().map(|container| container.id.clone()),
             container: container.and_then(|container| container.name).filter(|_| is_pod),

@@ -15,6 +15,12 @@ use super::{
 };
 use crate::event::{Container, Pod};
 
+/// Whether to look once more at what came `n` scans ago: ever more seldom, for the files of a pod come
+/// some time after it, and mostly soon.
+fn is_turn(n: u32) -> bool {
+    n <= 64 && n.is_power_of_two()
+}
+
 /// A network namespace.
 #[derive(Debug, Default)]
 pub struct Known {
@@ -28,8 +34,10 @@ pub struct Known {
     pub owner: Option<Owner>,
     /// Its own host name.
     pub hostname: Option<String>,
-    /// How often its owner was looked for.
+    /// Passes that found processes in it, since it appeared, was replaced or something happened in it.
     pub looks: u32,
+    /// The owner was told by some of its processes, when a look did not reach all.
+    pub is_doubtful: bool,
     /// Scans since it appeared or was replaced. Addresses come some time after the namespace, so
     /// it is read again at ages 1, 2, 4 … 64.
     pub age: u32,
@@ -55,7 +63,7 @@ impl Resident {
     fn ask(&mut self, pid: u32, owners: &mut Owners) {
         self.passes = self.passes.saturating_add(1);
         let has_name = self.container.as_ref().is_some_and(|container| container.name.is_some());
-        if !has_name && self.passes <= 64 && self.passes.is_power_of_two() {
+        if !has_name && is_turn(self.passes) {
             self.container = owners.known(pid).and_then(|owner| owner.container);
             self.is_missed = self.container.as_ref().is_some_and(|one| owners.misses(one));
         }
@@ -64,7 +72,7 @@ impl Resident {
 
 impl Known {
     pub fn is_due(&self) -> bool {
-        self.read_at == 0 || (self.age <= 64 && self.age.is_power_of_two())
+        self.read_at == 0 || is_turn(self.age)
     }
 
     /// Whether to look for the node's ends of its veth pairs. A list of devices costs more than all else
@@ -76,14 +84,15 @@ impl Known {
 
     /// Whether to look for its owner, in the pass that found these processes in it. A container's files
     /// come some time after its first process. If none of the processes is left that were in it before,
-    /// it may be another namespace under the same number.
-    pub fn asks_owner(&self, pids: &[u32]) -> bool {
+    /// it may be another namespace under the same number. What some of its processes told is asked again
+    /// of all of them: one of another pod may have entered it.
+    pub fn asks_owner(&self, pids: &[u32], is_complete: bool) -> bool {
         let is_known = self
             .owner
             .as_ref()
             .is_some_and(|owner| owner.pod.is_some() || matches!(owner.id, Id::Container(_)));
-        let again = self.looks == 0 || (self.looks <= 64 && self.looks.is_power_of_two());
-        (!is_known && again) || !self.shares(pids)
+        let is_sure = !(is_complete && self.is_doubtful);
+        (!is_known && is_turn(self.looks)) || !is_sure || !self.shares(pids)
     }
 
     /// Whether the process known to live in it still does.
@@ -95,6 +104,14 @@ impl Known {
     /// Whether one of these processes was in it at the last deep scan.
     pub fn shares(&self, pids: &[u32]) -> bool {
         pids.iter().any(|pid| self.pids.contains_key(pid))
+    }
+
+    /// These processes of it, and those that were in it before and are still there: for a look that did
+    /// not reach all processes.
+    pub fn with_those_left(&self, pids: &[u32], netns: u32, root: &Path) -> Vec<u32> {
+        let known = self.pids.keys().copied().filter(|pid| !pids.contains(pid));
+        let left = known.filter(|pid| netns_of(root, &pid.to_string()) == Some(netns));
+        left.chain(pids.iter().copied()).collect::<BTreeSet<u32>>().into_iter().collect()
     }
 
     /// Notes the processes that are in it now; `crowded` when some are left out. `true` when other things

@@ -132,42 +132,46 @@ const MOST_CONTAINERS: usize = 64;
 /// One pass over all processes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Inhabited {
-    /// Inode number of the namespace → process ids in it, in order, at least one: the lowest [`PIDS`],
-    /// and the lowest of each container that is not among these.
+    /// Inode number of the namespace → process ids in it, in order, at least one: the lowest [`PIDS`]
+    /// of those that were looked at, and the lowest of each container that is not among these.
     pub pids: BTreeMap<u32, Vec<u32>>,
     /// Those with so many processes or containers that not all containers are known.
     pub crowded: BTreeSet<u32>,
-    /// Whether all processes were looked at; else time was up.
+    /// Whether all processes were looked at. Else what is not here may be there all the same.
     pub complete: bool,
 }
 
-/// Namespaces in which a process lives (main threads only). Stops when `budget` is used up.
+/// Namespaces in which a process lives (main threads only). The highest process ids are looked at first,
+/// which are mostly the newest: a pass that stops because `budget` is used up has seen the new pods.
 ///
 /// # Errors
 /// When `/proc` cannot be listed.
 pub fn inhabited(root: &Path, budget: Duration) -> Result<Inhabited> {
     let deadline = Instant::now() + budget;
+    let mut places = Vec::new();
+    let mut complete = true;
+    for (index, pid) in pids(root)?.into_iter().rev().enumerate() {
+        if index % 64 == 63 && Instant::now() >= deadline {
+            complete = false;
+            break;
+        }
+        places.extend(netns_of(root, &pid.to_string()).map(|netns| (pid, netns)));
+    }
     // The node's own has most processes, and no containers that belong to it.
     let host = host(root);
     let mut more: BTreeMap<u32, More> = BTreeMap::new();
-    let mut found = Inhabited { complete: true, ..Inhabited::default() };
-    for (index, pid) in pids(root)?.into_iter().enumerate() {
-        if index % 64 == 63 && Instant::now() >= deadline {
-            found.complete = false;
-            break;
-        }
-        if let Some(netns) = netns_of(root, &pid.to_string()) {
-            let pids = found.pids.entry(netns).or_default();
-            if pids.len() < PIDS {
-                pids.push(pid);
-            } else if Some(netns) != host {
-                let more = more.entry(netns).or_insert_with(|| More::beside(root, pids));
-                match more.has_other_container(root, pid) {
-                    Some(true) => pids.push(pid),
-                    Some(false) => {}
-                    None => {
-                        found.crowded.insert(netns);
-                    }
+    let mut found = Inhabited { complete, ..Inhabited::default() };
+    for (pid, netns) in places.into_iter().rev() {
+        let pids = found.pids.entry(netns).or_default();
+        if pids.len() < PIDS {
+            pids.push(pid);
+        } else if Some(netns) != host {
+            let more = more.entry(netns).or_insert_with(|| More::beside(root, pids));
+            match more.has_other_container(root, pid) {
+                Some(true) => pids.push(pid),
+                Some(false) => {}
+                None => {
+                    found.crowded.insert(netns);
                 }
             }
         }
@@ -353,6 +357,9 @@ mod tests {
         for pid in 1..=100 {
             process(root.path(), pid, "net:[100]");
         }
-        assert!(!inhabited(root.path(), Duration::ZERO).unwrap().complete);
+        process(root.path(), 101, "net:[200]");
+        let found = inhabited(root.path(), Duration::ZERO).unwrap();
+        assert!(!found.complete);
+        assert_eq!(found.pids[&200], [101], "the newest process is seen");
     }
 }

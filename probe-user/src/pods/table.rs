@@ -145,6 +145,26 @@ impl PodTable {
         self.report(changes)
     }
 
+    /// Takes in one process without a pass over all: an event tells that it did something in this
+    /// namespace, which may have no name yet. A process that has left the namespace tells nothing.
+    pub fn meet(&mut self, netns: u32, pid: u32) -> Vec<PodChange> {
+        if netns_of(&self.root, &pid.to_string()) != Some(netns) {
+            return Vec::new();
+        }
+        let pids = BTreeMap::from([(netns, vec![pid])]);
+        let inhabited = Inhabited { pids, ..Inhabited::default() };
+        let mut changes = Changes::default();
+        self.apply_processes(self.host, &inhabited, &mut changes);
+        self.report(changes)
+    }
+
+    /// Something happens in this namespace: the next passes ask for its owner as if it had just come.
+    pub fn hurry(&mut self, netns: u32) {
+        if let Some(known) = self.known.get_mut(&netns) {
+            known.looks = 0;
+        }
+    }
+
     /// Whose process it is by its cgroup, whatever its network namespace.
     pub fn owner_of(&mut self, pid: u32) -> Option<Owner> {
         self.owners.begin();
@@ -241,20 +261,28 @@ impl PodTable {
             }
             unnamed += usize::from(is_new);
             let known = self.known.entry(netns).or_default();
+            let all;
+            let pids = if inhabited.complete {
+                pids
+            } else {
+                all = known.with_those_left(pids, netns, &self.root);
+                &all
+            };
             known.target.pid = pids.first().copied();
             if Some(netns) == host {
                 continue;
             }
             known.pod.netns = netns;
             known.target.netns = netns;
-            if is_new || known.asks_owner(pids) {
+            known.looks = known.looks.saturating_add(1);
+            if is_new || known.asks_owner(pids, inhabited.complete) {
                 // Of the first process that has one.
                 let owner = pids.iter().find_map(|&pid| self.owners.known(pid));
                 if !is_new && known.is_another(owner.as_ref(), pids) {
                     known.replace();
                     changes.gone.insert(netns);
                 }
-                known.looks = known.looks.saturating_add(1);
+                known.is_doubtful = !inhabited.complete;
                 known.owner = owner.or(known.owner.take());
                 if known.wants_hostname() && hostnames < MOST_HOSTNAMES {
                     hostnames += 1;

@@ -198,6 +198,84 @@ fn a_name_made_up_by_the_runtime_gives_way() {
     assert_eq!(scan(&mut table, true), [up(netns, "shop/web-1", &["10.0.0.5"])]);
 }
 
+/// An event tells of a process in it before any pass.
+#[test]
+fn a_process_tells_the_name_of_its_namespace() {
+    let node = Fixture::new();
+    let mut table = node.table();
+    node.log_folder("web-1", 'a');
+    let netns = node.name("cni-0b8a9e1c-5a3f-4c6e-9d2b-7f1e2a3b4c5d");
+    scan(&mut table, false);
+    node.process(3, 100, "10.0.0.1");
+    node.in_pod(3, 'a');
+    assert_eq!(table.meet(netns, 3), [], "it is somewhere else");
+    assert_eq!(table.meet(netns, 4), [], "it has ended");
+    node.process(30, netns, "10.0.0.5");
+    node.in_pod(30, 'a');
+    assert_eq!(plain(table.meet(netns, 30)), [up(netns, "shop/web-1", &[])]);
+    node.process(31, 700, "10.0.0.6");
+    node.in_pod(31, 'a');
+    assert_eq!(plain(table.meet(700, 31)), [up(700, "shop/web-1", &[])], "never heard of before");
+    assert_eq!(table.passes(), 0);
+}
+
+/// One of another pod that entered it, as a node's agents do, is what an event tells of first.
+#[test]
+fn what_one_process_tells_is_asked_of_all() {
+    let node = Fixture::new();
+    let mut table = node.table();
+    node.log_folder("agent", 'a');
+    node.log_folder("web-1", 'b');
+    for (pid, digit) in [(40, 'a'), (30, 'b')] {
+        node.process(pid, 500, "10.0.0.5");
+        node.in_pod(pid, digit);
+    }
+    assert_eq!(plain(table.meet(500, 40)), [up(500, "shop/agent", &[])]);
+    scan(&mut table, true);
+    assert_eq!(table.get(500).unwrap().name, "shop/web-1");
+}
+
+#[test]
+fn a_pass_without_time_forgets_nobody() {
+    let node = Fixture::new();
+    let mut table = node.table();
+    node.log_folder("web-1", 'a');
+    node.process(30, 500, "10.0.0.5");
+    node.in_pod(30, 'a');
+    scan(&mut table, true);
+    // In the namespace too, and nobody's.
+    node.process(900, 500, "10.0.0.5");
+    (1000..1063).for_each(|pid| node.process(pid, 100, "10.0.0.1"));
+    table.proc_budget = Duration::ZERO;
+    assert_eq!(scan(&mut table, true), [], "neither is reached");
+    node.exit(1000);
+    assert_eq!(scan(&mut table, true), [], "900 is reached, 30 is not");
+    assert!(!table.is_complete());
+    node.exit(900);
+    table.proc_budget = Duration::from_secs(60);
+    assert_eq!(scan(&mut table, true), []);
+    assert_eq!(table.get(500).unwrap().name, "shop/web-1");
+}
+
+/// A container's files come some time after its first process.
+#[test]
+fn a_name_that_is_written_late_is_found() {
+    let node = Fixture::new();
+    let mut table = node.table();
+    node.process(30, 500, "10.0.0.5");
+    node.in_pod(30, 'a');
+    (0..5).for_each(|_| drop(scan(&mut table, true)));
+    node.log_folder("web-1", 'a');
+    let passes = (1..).find(|_| !scan(&mut table, true).is_empty());
+    assert_eq!(passes, Some(3), "in the eighth pass");
+    node.process(31, 600, "10.0.0.6");
+    node.in_pod(31, 'b');
+    (0..5).for_each(|_| drop(scan(&mut table, true)));
+    node.log_folder("web-2", 'b');
+    table.hurry(600);
+    assert_eq!(scan(&mut table, true), [up(600, "shop/web-2", &["10.0.0.6"])]);
+}
+
 #[test]
 fn a_number_used_again_inherits_no_name() {
     let node = Fixture::new();

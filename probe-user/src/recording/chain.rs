@@ -68,6 +68,11 @@ impl Chain {
         self.files.front().map(|file| &file.head)
     }
 
+    /// Its files.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.files.iter().map(|file| file.path.as_path())
+    }
+
     /// `None` at the end.
     ///
     /// # Errors

@@ -12,6 +12,7 @@ pub mod file;
 pub mod layout;
 pub mod memory;
 pub mod open;
+pub mod packets;
 pub mod reader;
 pub mod recorder;
 pub mod writer;

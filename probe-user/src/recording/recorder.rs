@@ -12,12 +12,12 @@ use super::{
     End, Head,
     file::{Part, Target},
     memory::Memory,
-    writer::Writer,
+    packets::{Packet, Packets},
+    writer::{self, Writer},
 };
 use crate::{
     correlate,
     event::{Body, Event},
-    finding::Output,
     pipeline::{Pipeline, Summary},
     redact::Redactor,
 };
@@ -67,6 +67,7 @@ pub struct Recorder {
     number: u32,
     kept: VecDeque<PathBuf>,
     memory: Memory,
+    packets: Packets,
     /// Events that came before the node was known.
     early: Vec<Event>,
     flushed: u64,
@@ -100,6 +101,7 @@ impl Recorder {
             number: 0,
             kept: VecDeque::new(),
             memory: Memory::default(),
+            packets: Packets::default(),
             early: Vec::new(),
             flushed: 0,
             done: 0,
@@ -113,22 +115,20 @@ impl Recorder {
         self.done + self.writer.as_ref().map_or(0, |writer| writer.get_ref().size())
     }
 
-    /// Takes the next event in order of time, with what followed from it.
+    /// Takes the next event in order of time, which `pipeline` has just taken.
     ///
     /// # Errors
     /// When the file cannot be written: the recording is over, and what is in the file can be read.
-    pub fn take(&mut self, event: &Event, outputs: &[Output], pipeline: &Pipeline) -> Result<Room> {
-        let Some(mut redacted) = self.redacted.take() else {
-            return self.write(event, outputs, pipeline);
-        };
+    pub fn take(&mut self, event: &Event, pipeline: &Pipeline) -> Result<Room> {
+        let Some(mut redacted) = self.redacted.take() else { return self.write(event, pipeline) };
         let event = redacted.redactor.event(event.clone());
-        let outputs = redacted.pipeline.take(&event);
-        let room = self.write(&event, &outputs, &redacted.pipeline);
+        redacted.pipeline.take(&event);
+        let room = self.write(&event, &redacted.pipeline);
         self.redacted = Some(redacted);
         room
     }
 
-    fn write(&mut self, event: &Event, outputs: &[Output], pipeline: &Pipeline) -> Result<Room> {
+    fn write(&mut self, event: &Event, pipeline: &Pipeline) -> Result<Room> {
         self.memory.note(event);
         match (&mut self.writer, &event.body) {
             (None, Body::Node(_)) => {
@@ -138,7 +138,8 @@ impl Recorder {
             (None, _) => self.early.push(event.clone()),
             (Some(writer), _) => writer.event(event)?,
         }
-        let _ = outputs;
+        let packets = self.packets.take(event, pipeline);
+        self.add(&packets)?;
         if matches!(event.body, Body::Tick) && event.ts.saturating_sub(self.flushed) >= FLUSH {
             self.flushed = event.ts;
             return self.flush(pipeline);
@@ -146,18 +147,37 @@ impl Recorder {
         Ok(Room::Left)
     }
 
-    /// What was concluded when the stream had ended.
-    pub fn last(&mut self, outputs: &[Output]) {
-        let _ = outputs;
-    }
-
-    /// The stream is at its end.
+    /// The stream is at its end, and `pipeline` has said what it knows.
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn end(mut self, how: &str, summary: &Summary) -> Result<u64> {
-        self.close(how, summary)?;
+    pub fn end(mut self, how: &str, pipeline: &Pipeline) -> Result<u64> {
+        let packets = match self.redacted.take() {
+            Some(mut redacted) => {
+                redacted.pipeline.end();
+                self.packets.finish(&redacted.pipeline)
+            }
+            None => self.packets.finish(pipeline),
+        };
+        self.add(&packets)?;
+        self.close(how, &pipeline.summary())?;
         Ok(self.done)
+    }
+
+    fn add(&mut self, packets: &[Packet]) -> Result<()> {
+        let Some(writer) = &mut self.writer else { return Ok(()) };
+        for packet in packets {
+            writer.packet(&writer::Packet {
+                netns: packet.netns,
+                name: &packet.name,
+                description: &packet.description,
+                wall: packet.wall,
+                bytes: &packet.bytes,
+                length: packet.length,
+                comments: std::slice::from_ref(&packet.comment),
+            })?;
+        }
+        Ok(())
     }
 
     fn flush(&mut self, pipeline: &Pipeline) -> Result<Room> {

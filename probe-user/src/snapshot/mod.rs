@@ -42,6 +42,11 @@ impl Sources {
         clock::now()
     }
 
+    /// Processor time that the calling thread has used: on a busy machine more time passes.
+    pub fn spent(&self) -> Duration {
+        clock::of_thread()
+    }
+
     /// What can be read about the node; `drop_reasons` and `min_stall` are left for the caller.
     /// Passes over all processes to find kube-proxy: once at the start.
     pub fn node(&self) -> Node {

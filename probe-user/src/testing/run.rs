@@ -97,6 +97,13 @@ impl Run {
         &self.played.0
     }
 
+    /// What is queued, in order of time, for a test that plays it itself.
+    pub fn queued(&mut self) -> Vec<Event> {
+        let mut events = std::mem::take(&mut self.queued);
+        events.sort_by_key(|e| e.ts);
+        events
+    }
+
     /// The pipeline alone.
     pub fn take(&mut self) -> Pipeline {
         std::mem::replace(&mut self.pipeline, Pipeline::new(Options::default()))

@@ -142,6 +142,10 @@ impl Pod {
         Ok(Self { id, config })
     }
 
+    fn linux(&self) -> LinuxSandbox {
+        self.config.linux.clone().unwrap_or_default()
+    }
+
     /// Its network namespace, with its address in it. A pod in the node's network has none.
     pub fn netns(&self) -> Result<netns::Pod> {
         let ask = AskStatus { id: self.id.clone(), verbose: true };
@@ -159,12 +163,8 @@ impl Pod {
 
     /// Makes and starts a container (`kuberuntime_container.go`).
     pub fn start(&self, program: &Program<'_>) -> Result<Container> {
-        let security = self.config.linux.clone().unwrap_or_default().security.unwrap_or_default();
-        let security = ContainerSecurity {
-            privileged: security.privileged,
-            namespaces: security.namespaces,
-            ..ContainerSecurity::default()
-        };
+        let SandboxSecurity { namespaces, privileged } = self.linux().security.unwrap_or_default();
+        let security = ContainerSecurity { privileged, namespaces, ..ContainerSecurity::default() };
         self.start_with(program, security)
     }
 
@@ -176,11 +176,10 @@ impl Pod {
         capabilities: &[&str],
     ) -> Result<Container> {
         let words = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect();
-        let security = self.config.linux.clone().unwrap_or_default().security.unwrap_or_default();
         let security = ContainerSecurity {
             capabilities: Some(Capabilities { add: words(capabilities), drop: words(&["ALL"]) }),
             privileged: false,
-            namespaces: security.namespaces,
+            namespaces: self.linux().security.unwrap_or_default().namespaces,
             readonly_rootfs: true,
             masked_paths: words(&MASKED),
             readonly_paths: words(&READ_ONLY),
@@ -235,8 +234,7 @@ impl Pod {
         remove(&self.id)?;
         let logs = &self.config.log_directory;
         fs::remove_dir_all(logs).with_context(|| format!("cannot remove {logs}"))?;
-        let parent = self.config.linux.clone().unwrap_or_default().cgroup_parent;
-        let cgroup = format!("{CGROUPS}{parent}");
+        let cgroup = format!("{CGROUPS}{}", self.linux().cgroup_parent);
         fs::remove_dir(&cgroup).with_context(|| format!("cannot remove {cgroup}"))
     }
 }

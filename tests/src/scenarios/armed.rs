@@ -7,9 +7,7 @@ use serde_json::Value;
 
 use super::ipvs_stale::Stage;
 use crate::{
-    bpf,
-    case::Skip,
-    ipvs,
+    bpf, ipvs,
     lab::Lab,
     netns::Pod,
     probe::Probe,
@@ -26,9 +24,7 @@ const UNRELATED: usize = 100;
 
 /// Two symptoms ask for the same set: it is armed for one, then for the other.
 pub fn one_at_a_time(lab: &Lab) -> Result<()> {
-    if lab.faults_only() {
-        return Err(Skip("looks at stallprobe itself".to_owned()).into());
-    }
+    lab.needs_stallprobe()?;
     let stage = Stage::with_ports(lab, false, 0, &PORTS)?;
     let probe = lab.probe(&["--events"])?;
     let before = attached()?;
@@ -73,9 +69,7 @@ pub fn one_at_a_time(lab: &Lab) -> Result<()> {
 
 /// The module goes while its functions are watched.
 pub fn module_unloaded(lab: &Lab) -> Result<()> {
-    if lab.faults_only() {
-        return Err(Skip("looks at stallprobe itself".to_owned()).into());
-    }
+    lab.needs_stallprobe()?;
     let client = lab.pod("client")?;
     let service = ipvs::address(false);
     let _kube_proxy = ipvs::setup(0, 0)?;

@@ -15,7 +15,6 @@ use super::{
 };
 use crate::{
     background::Background,
-    case::Skip,
     cli::say,
     command::run,
     ipvs,
@@ -41,9 +40,7 @@ const FLOOD: u32 = 2_000_000;
 /// So many other packets come to IPVS that a CPU uses up its time for the set, before the client's
 /// next SYN comes.
 pub fn over_budget(lab: &Lab) -> Result<()> {
-    if lab.faults_only() {
-        return Err(Skip("looks at stallprobe itself".to_owned()).into());
-    }
+    lab.needs_stallprobe()?;
     let stage = Stage::with_ports(lab, false, 0, &PORTS)?;
     // Another port of the same address: what the programs look at longest without a match.
     let busy = SocketAddr::new(stage.service.ip(), 9);
@@ -92,9 +89,7 @@ pub fn over_budget(lab: &Lab) -> Result<()> {
 /// Nothing of the flow ever comes again: the set is let go when its time is over. It then rests, and
 /// another client's request gets too old to be worth it.
 pub fn in_vain(lab: &Lab) -> Result<()> {
-    if lab.faults_only() {
-        return Err(Skip("looks at stallprobe itself".to_owned()).into());
-    }
+    lab.needs_stallprobe()?;
     let stage = Stage::with_ports(lab, false, 0, &PORTS)?;
     let probe = lab.probe(&["--events"])?;
     let before = attached()?;

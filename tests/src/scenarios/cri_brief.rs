@@ -1,13 +1,9 @@
 //! Pods that are gone when somebody reads of them: the name is that of the pod that did it, and no other
 //! pod has it after it.
 
-use std::{
-    fs,
-    net::SocketAddr,
-    time::{Duration, Instant},
-};
+use std::{fs, net::SocketAddr, time::Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
 use super::{
     cri_pods::{OF_NODE, listener},
@@ -27,13 +23,6 @@ use crate::{
 
 /// Nobody listens there.
 const CLOSED: u16 = 9;
-/// How often a brief pod is made until one is named.
-const TRIES: u32 = 3;
-/// How often a pod connects until it is named for it.
-const CONNECTS: u32 = 5;
-/// How long a finding is waited for; all of them together are more than the time between two passes over
-/// all processes.
-const A_WHILE: Duration = Duration::from_secs(4);
 /// How many pods may be made until a namespace's number comes again.
 const PODS: u32 = 8;
 
@@ -45,51 +34,30 @@ pub fn run_case(lab: &Lab) -> Result<()> {
     let to = (api.netns()?.v4, CLOSED).into();
     let probe = lab.probe(&[])?;
 
-    // On a busy machine stallprobe may come too late to see a process of it: then it has no name, and
-    // never another's.
-    let is_named = |number| -> Result<bool> {
-        let name = format!("brief-{number}");
-        let folders = Folders::make("jobs", &name, 50 + number)?;
-        let brief = lab.pod(&format!("cni-{}", folders.uid))?;
-        let cgroup = folders.container(&"b".repeat(64))?;
-        let lived = kubelet::brief(&brief, "brief", to, &cgroup)?;
-        say(&format!("the process of {name} lived {} ms", lived.as_millis()))?;
-        crate::command::run("ip", &["netns", "del", &brief.name])?;
-        let address = brief.v4.to_string();
-        let what = "what the brief pod did";
-        let finding = probe.finding(what, SOON, |f| f["victim"]["address"] == address.as_str())?;
-        finding.is("/cause", "no-listener")?.is("/culprit/pod", "shop/api-7d4f9c-x2x5k")?;
-        if finding.is("/victim/pod", format!("jobs/{name}")).is_ok() {
-            return Ok(true);
-        }
-        finding.is("/victim/pod", format!("netns:{}", brief.name))?;
-        Ok(false)
-    };
-    let mut named = false;
-    for number in 1..=TRIES {
-        named = is_named(number)?;
-        if named {
-            break;
-        }
-    }
-    ensure!(named, "none of {TRIES} brief pods was named");
+    let folders = Folders::make("jobs", "brief", 51)?;
+    let brief = lab.pod(&format!("cni-{}", folders.uid))?;
+    let cgroup = folders.container(&"b".repeat(64))?;
+    let lived = kubelet::brief(&brief, "brief", to, &cgroup)?;
+    say(&format!("the process of jobs/brief lived {} ms", lived.as_millis()))?;
+    crate::command::run("ip", &["netns", "del", &brief.name])?;
+    let address = brief.v4.to_string();
+    let what = "what the brief pod did";
+    probe
+        .finding(what, SOON, |f| f["victim"]["address"] == address.as_str())?
+        .is("/cause", "no-listener")?
+        .is("/culprit/pod", "shop/api-7d4f9c-x2x5k")?
+        .is("/victim/pod", "jobs/brief")?;
 
-    let mut named = false;
-    for number in 1..=TRIES {
-        named = runs_and_goes(&probe, number, to)?;
-        if named {
-            break;
-        }
-    }
-    ensure!(named, "none of {TRIES} pods of containerd's was named");
+    runs_and_goes(&probe, to)?;
     probe.stop()?;
     probe.only(&["no-listener"])
 }
 
-/// A pod of containerd's is removed as soon as its container has connected; whether it is named.
-fn runs_and_goes(probe: &Probe, number: u32, to: SocketAddr) -> Result<bool> {
-    let (start, name) = (Instant::now(), format!("job-{number}"));
-    let pod = Pod::run("jobs", &name, 60 + number, Kind::Plain)?;
+/// A pod of containerd's is removed as soon as its container has connected.
+fn runs_and_goes(probe: &Probe, to: SocketAddr) -> Result<()> {
+    let start = Instant::now();
+    let pod = Pod::run("jobs", "job", 61, Kind::Plain)?;
+    let client = pod.netns()?.v4.to_string();
     let to = to.to_string();
     let command = ["/usr/local/bin/lab", "brief", "--name", "job", "--to", &to];
     let program =
@@ -101,8 +69,12 @@ fn runs_and_goes(probe: &Probe, number: u32, to: SocketAddr) -> Result<bool> {
         Ok((!text.is_empty()).then_some(()))
     })?;
     pod.delete()?;
-    say(&format!("containerd's {name} lived {:.1} s", start.elapsed().as_secs_f32()))?;
-    Ok(probe.cause("no-listener", &format!("jobs/{name}"), A_WHILE).is_ok())
+    say(&format!("containerd's job lived {:.1} s", start.elapsed().as_secs_f32()))?;
+    probe
+        .finding("what the job did", SOON, |f| f["victim"]["address"] == client.as_str())?
+        .is("/cause", "no-listener")?
+        .is("/victim/pod", "jobs/job")?;
+    Ok(())
 }
 
 /// A pod is deleted, and another gets its namespace's number.
@@ -139,18 +111,17 @@ pub fn deleted(lab: &Lab) -> Result<()> {
     probe.only(&["no-listener"])
 }
 
-/// The pod's connects are refused until stallprobe names it for one: on a busy machine the one look for
-/// the first of them may come too late, or not get through all processes.
+/// The pod's connect is refused, and the finding names the pod.
 fn refused(probe: &Probe, pod: &Pod, name: &str, to: SocketAddr) -> Result<()> {
     let client = pod.netns()?;
-    for number in 1..=CONNECTS {
-        let state = Attempt::start(&client, to)?.wait(SOON)?;
-        ensure!(state == State::Failed(libc::ECONNREFUSED), "the connect was {state:?}");
-        if probe.cause("no-listener", name, A_WHILE).is_ok() {
-            return say(&format!("{name} was named for connect {number}"));
-        }
-    }
-    bail!("{name} was not named for {CONNECTS} connects")
+    let address = client.v4.to_string();
+    let state = Attempt::start(&client, to)?.wait(SOON)?;
+    ensure!(state == State::Failed(libc::ECONNREFUSED), "the connect was {state:?}");
+    probe
+        .finding("a refused connect", SOON, |f| f["victim"]["address"] == address.as_str())?
+        .is("/cause", "no-listener")?
+        .is("/victim/pod", name)?;
+    Ok(())
 }
 
 struct Another {

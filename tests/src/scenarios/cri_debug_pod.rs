@@ -12,7 +12,6 @@ use super::{
     cri_pods::{PORT, listener},
 };
 use crate::{
-    case::Skip,
     containerd::{self, STALLPROBE},
     cri::{Container, Kind, Pod, Program},
     in_pod,
@@ -49,9 +48,7 @@ fn names_another_pod(
     kind: Kind,
     start: impl FnOnce(&Pod) -> Result<Container>,
 ) -> Result<()> {
-    if lab.faults_only() {
-        return Err(Skip("looks at stallprobe itself".to_owned()).into());
-    }
+    lab.needs_stallprobe()?;
     containerd::provide()?;
     let api = Pod::run("shop", "api-7d4f9c-x2x5k", 11, Kind::Plain)?;
     listener(&api, "api", 0, "1")?;

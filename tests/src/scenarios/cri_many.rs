@@ -8,7 +8,6 @@ use anyhow::{Context, Result, ensure};
 
 use super::pods_command::rows;
 use crate::{
-    case::Skip,
     cli::say,
     containerd,
     cri::{Folders, Kind, Pod, in_parallel},
@@ -31,9 +30,7 @@ pub fn mixed(lab: &Lab) -> Result<()> {
 }
 
 fn names(lab: &Lab, by_runtime: u32) -> Result<()> {
-    if lab.faults_only() {
-        return Err(Skip("looks at stallprobe itself".to_owned()).into());
-    }
+    lab.needs_stallprobe()?;
     containerd::provide()?;
     let mut verbose = Command::new(STALLPROBE);
     verbose.env("RUST_LOG", "probe_user=debug");

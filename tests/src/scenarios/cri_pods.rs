@@ -8,7 +8,6 @@ use serde_json::Value;
 
 use super::pods_command::{is, of, rows};
 use crate::{
-    case::Skip,
     containerd::{self, PAUSE},
     cri::{Container, Kind, Pod, Program},
     lab::Lab,
@@ -36,9 +35,7 @@ fn idle(pod: &Pod, name: &str) -> Result<Container> {
 /// A pod with two containers, one in the node's network, a container that is restarted, a pod that is
 /// deleted.
 pub fn names(lab: &Lab) -> Result<()> {
-    if lab.faults_only() {
-        return Err(Skip("looks at stallprobe itself".to_owned()).into());
-    }
+    lab.needs_stallprobe()?;
     containerd::provide()?;
     let api = Pod::run("shop", "api-7d4f9c-x2x5k", 1, Kind::Plain)?;
     let first = listener(&api, "api", 0, "5")?;

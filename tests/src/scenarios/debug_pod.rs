@@ -10,7 +10,6 @@ use super::{
     pod_names::Api,
 };
 use crate::{
-    case::Skip,
     in_pod::{self, DAEMONSET},
     lab::Lab,
     probe::STALLPROBE,
@@ -23,9 +22,7 @@ const ROOT: &str = "/run/debug-pod";
 const DIRS: [&str; 3] = ["host", "proc", "sys"];
 
 pub fn run_case(lab: &Lab) -> Result<()> {
-    if lab.faults_only() {
-        return Err(Skip("looks at stallprobe itself".to_owned()).into());
-    }
+    lab.needs_stallprobe()?;
     let Api { server, to, listener } = Api::new(lab)?;
     let client = lab.pod("client")?;
     let image = Image::new()?;
@@ -138,9 +135,7 @@ fn status_of(name: &str) -> Result<String> {
 
 /// Root on the node has every right, and gives up what is not used later.
 pub fn rights_dropped(lab: &Lab) -> Result<()> {
-    if lab.faults_only() {
-        return Err(Skip("looks at stallprobe itself".to_owned()).into());
-    }
+    lab.needs_stallprobe()?;
     let probe = lab.probe(&[])?;
     has_only_kept(&in_pod::capabilities(DAEMONSET)?, &[])?;
     probe.stop().map(drop)

@@ -8,7 +8,6 @@ use serde_json::Value;
 
 use super::accept_queue::{LISTENER, PORT, queued};
 use crate::{
-    case::Skip,
     counters,
     lab::Lab,
     netns::Pod,
@@ -25,9 +24,7 @@ const UPDATES: usize = 2;
 const MOST: u64 = 200;
 
 pub fn run_case(lab: &Lab) -> Result<()> {
-    if lab.faults_only() {
-        return Err(Skip("looks at stallprobe itself".to_owned()).into());
-    }
+    lab.needs_stallprobe()?;
     let (client, server) = (lab.pod("client")?, lab.pod("shop")?);
     let to = SocketAddr::new(server.v4.into(), PORT);
     let _listener = tcp::listen(&server, LISTENER, ([0u8; 4], PORT).into(), 1, false)?;

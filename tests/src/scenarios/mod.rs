@@ -31,6 +31,7 @@ mod packets;
 mod pod_names;
 pub mod podman;
 mod pods_command;
+mod recordings;
 mod resolvers;
 mod server_slow;
 mod service_no_backend;
@@ -354,6 +355,10 @@ pub const ALL: &[Case] = &[
     Case::new("flood", flood::run_case).same_everywhere().limit(300),
     Case::new("module_reload", module_reload::run_case).same_everywhere().limit(300),
     Case::new("packets_on_the_wire", packets::as_on_the_wire),
+    Case::new("record_killed", recordings::killed).same_everywhere().limit(1200),
+    Case::new("record_disk_full", recordings::disk_full).same_everywhere().limit(300),
+    Case::new("record_rotated", recordings::rotated).same_everywhere().limit(300),
+    Case::new("record_text", recordings::as_text).same_everywhere(),
     Case::new("sigkill_leaves_nothing", manners::sigkill_leaves_nothing),
     Case::new("no_rights", manners::no_rights).same_everywhere(),
     Case::new("rights_dropped", debug_pod::rights_dropped).same_everywhere(),

@@ -9,7 +9,7 @@ use super::{
     cri_pods::{process, settled},
     pods_command::{is, of},
 };
-use crate::{case::Skip, command::run, lab::Lab};
+use crate::{command::run, lab::Lab};
 
 /// Made by the first container.
 const STORAGE: &str = "/var/lib/containers/storage";
@@ -22,9 +22,7 @@ const IMAGE: &str = "/usr/share/images/pause.tar";
 
 /// A container by itself, and two in a pod.
 pub fn names(lab: &Lab) -> Result<()> {
-    if lab.faults_only() {
-        return Err(Skip("looks at stallprobe itself".to_owned()).into());
-    }
+    lab.needs_stallprobe()?;
     configure()?;
     let loaded = podman(&["load", "--input", IMAGE])?;
     let image = loaded.trim().rsplit(' ').next().context("podman names no image")?.to_owned();

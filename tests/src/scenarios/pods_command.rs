@@ -8,14 +8,11 @@ use super::{
     pod_names::Api,
 };
 use crate::{
-    case::Skip, command::run, kubelet::Kubernetes, lab::Lab, probe::STALLPROBE, process::Process,
-    tcp,
+    command::run, kubelet::Kubernetes, lab::Lab, probe::STALLPROBE, process::Process, tcp,
 };
 
 pub fn run_case(lab: &Lab) -> Result<()> {
-    if lab.faults_only() {
-        return Err(Skip("looks at stallprobe itself".to_owned()).into());
-    }
+    lab.needs_stallprobe()?;
     let Api { server, to, listener } = Api::new(lab)?;
     let client = lab.pod("client")?;
     let stray = tcp::listen(&client, "stray", ([0, 0, 0, 0], PORT).into(), 5, false)?;

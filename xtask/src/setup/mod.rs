@@ -47,6 +47,14 @@ pub struct Kernels {
     pub left_out: Vec<(&'static Series, String)>,
 }
 
+impl Kernels {
+    /// Goes on without this one, and says so.
+    pub fn leave_out(&mut self, series: &'static Series, error: &anyhow::Error) {
+        note(&format!("WARNING: kernel {} is LEFT OUT: {error:#}", series.name));
+        self.left_out.push((series, format!("{error:#}")));
+    }
+}
+
 /// As [`prepare`], for the kernels of these names. Without a name for all there are, of which those
 /// that are not required may be missing.
 pub fn prepare_named(names: &[String]) -> Result<Kernels> {
@@ -65,8 +73,7 @@ pub fn prepare_named(names: &[String]) -> Result<Kernels> {
         match packages.and_then(|()| prepare_kernel(series)) {
             Ok(()) => kernels.ready.push(series),
             Err(error) if names.is_empty() && !series.required => {
-                note(&format!("WARNING: kernel {} is LEFT OUT: {error:#}", series.name));
-                kernels.left_out.push((series, format!("{error:#}")));
+                kernels.leave_out(series, &error);
             }
             Err(error) => return Err(error),
         }

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// kube-apiserver's default for `--service-node-port-range`.
-const NODE_PORTS: (u16, u16) = (30000, 32767);
+pub const NODE_PORTS: (u16, u16) = (30000, 32767);
 
 pub fn judge(case: &Case<'_>) -> Option<Verdict> {
     let taken = case.ipvs(kind::IPVS_HIJACK);
@@ -101,7 +101,7 @@ fn fix(details: &NodePort, ports: Option<&LocalPorts>) -> Vec<Fix> {
     }]
 }
 
-fn holds(ranges: &[(u16, u16)], port: u16) -> bool {
+pub fn holds(ranges: &[(u16, u16)], port: u16) -> bool {
     ranges.iter().any(|(low, high)| (*low..=*high).contains(&port))
 }
 

@@ -9,7 +9,7 @@ mod conntrack_invalid;
 mod conntrack_snat_clash;
 mod conntrack_stale_nat;
 pub mod conntrack_table_full;
-mod ipvs_nodeport_collision;
+pub mod ipvs_nodeport_collision;
 pub mod ipvs_stale_connection;
 pub mod no_listener;
 mod reply_not_translated;

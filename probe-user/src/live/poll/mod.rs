@@ -175,7 +175,7 @@ impl Live {
 
     /// A client in `netns` waits for `server`: its namespaces are looked at first.
     pub(super) fn attend(&mut self, netns: u32, server: SocketAddr, now: u64) {
-        let of_server = self.known.netns_of(server.ip());
+        let of_server = self.asked.netns_of(server.ip());
         self.poller.turns.attend([netns, self.netns].into_iter().chain(of_server), now);
     }
 

@@ -123,7 +123,12 @@ impl Owners {
     /// # Errors
     /// When a file that is there cannot be read; then another process of the same pod may still tell.
     pub fn of(&mut self, pid: u32) -> Result<Option<Owner>> {
-        let Place { pod: uid, container, doubtful, kata } = place(&self.root, pid)?;
+        self.in_cgroup(pid, &cgroup_of(&self.root, pid)?)
+    }
+
+    /// The same of a process with this `/proc/PID/cgroup`.
+    fn in_cgroup(&mut self, pid: u32, cgroup: &str) -> Result<Option<Owner>> {
+        let Place { pod: uid, container, doubtful, kata } = cgroup::place(cgroup);
         let mut known = match container.as_deref() {
             Some(id) if !doubtful => self.container(id),
             _ => runtimes::Container::default(),
@@ -148,21 +153,24 @@ impl Owners {
 
     /// The same, where what cannot be read is only worth a line of debug output.
     pub fn known(&mut self, pid: u32) -> Option<Owner> {
-        self.of(pid).unwrap_or_else(|error| {
-            debug!("whom process {pid} belongs to: {error:#}");
-            None
-        })
+        nobody_by_error(pid, self.of(pid))
+    }
+
+    /// Whom the process belongs to, or if nobody the systemd unit that it is in.
+    pub fn known_or_unit(&mut self, pid: u32) -> (Option<Owner>, Option<String>) {
+        let cgroup = cgroup_of(&self.root, pid).unwrap_or_else(|error| {
+            debug!("the cgroup of process {pid}: {error:#}");
+            String::new()
+        });
+        let owner = self.in_cgroup(pid, &cgroup);
+        let owner = nobody_by_error(pid, owner);
+        let unit = if owner.is_none() { cgroup::unit(&cgroup) } else { None };
+        (owner, unit)
     }
 
     /// Whether no runtime wrote anything of this container, as far as this pass has looked.
     pub fn misses(&self, container: &Container) -> bool {
         self.missed.contains(&container.id)
-    }
-
-    /// The systemd unit of a process that is in no container.
-    pub fn unit(&self, pid: u32) -> Option<String> {
-        let text = read_optional(&self.root.join(format!("proc/{pid}/cgroup")), CGROUP_MAX);
-        cgroup::unit(&text.ok()??)
     }
 
     fn container(&mut self, id: &str) -> runtimes::Container {
@@ -205,8 +213,20 @@ impl Owners {
 /// # Errors
 /// When its file is there and cannot be read.
 pub fn place(root: &Path, pid: u32) -> Result<Place> {
+    cgroup_of(root, pid).map(|text| cgroup::place(&text))
+}
+
+/// Empty when the process is gone.
+fn cgroup_of(root: &Path, pid: u32) -> Result<String> {
     let text = read_optional(&root.join(format!("proc/{pid}/cgroup")), CGROUP_MAX)?;
-    Ok(text.map_or_else(Place::default, |text| cgroup::place(&text)))
+    Ok(text.unwrap_or_default())
+}
+
+fn nobody_by_error(pid: u32, owner: Result<Option<Owner>>) -> Option<Owner> {
+    owner.unwrap_or_else(|error| {
+        debug!("whom process {pid} belongs to: {error:#}");
+        None
+    })
 }
 
 #[cfg(test)]
