@@ -148,7 +148,8 @@ fn write_seeds() {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds/read_recording");
     fs::create_dir_all(&folder).unwrap();
     let events = stream();
-    let without_ticks = |e: &&Event| !matches!(e.body, Body::Tick) || e.ts.is_multiple_of(1000 * MS);
+    let without_ticks =
+        |e: &&Event| !matches!(e.body, Body::Tick) || e.ts.is_multiple_of(1000 * MS);
     let thin: Vec<Event> = events.iter().filter(without_ticks).cloned().collect();
     fs::write(folder.join("run"), short(&thin)).unwrap();
     let facts = thin.iter().take_while(|e| e.ts < START + 400 * MS).count();
