@@ -60,6 +60,9 @@ pub fn text(text: &str) -> String {
 /// Text of a recording that should be printable already, as live made it when it entered the stream
 /// (`pods::procfs::printable`): what is not is escaped now. `None` when it is as it should be. A
 /// backslash stays alone, so that what was escaped once stays the same.
+///
+/// All text goes through [`text`] once more. The header in `output::json` does not (version, kube-proxy's
+/// mode, why there is no eBPF, hooks and why they are not attached): it relies on this.
 pub fn again(text: &str) -> Option<String> {
     let stays = |c: char| {
         matches!(c, ' '..='~') || {

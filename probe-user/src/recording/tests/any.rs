@@ -9,7 +9,7 @@ use crate::{
     event::{
         Body, Clock, ConntrackCounters, Container, Counters, Event, Hook, HookState, IpvsEntry,
         ListenQueue, ListenQueues, Listener, LocalPorts, NamedBy, Node, Outcome, Pod, PodChange,
-        Process, Rung, Sandbox, ServerQueue, Service, Symbol, SynSent, Totals,
+        Process, Rung, Sandbox, ServerQueue, Service, Symbol, SynSent, Sysctls, Totals,
         armed::{Armed, Outcome as LetGo, Set, Step},
         decode::decode,
     },
@@ -225,6 +225,8 @@ pub fn loader() -> impl Strategy<Value = Body> {
                 pid, pod, container, kubelet, has_kubelet: kubelet, netns
             })
         ),
+        1 => (small(), vec((text(), text()), 0..4))
+            .prop_map(|(netns, values)| Body::Sysctls(Sysctls { netns, values })),
         1 => counters().prop_map(Body::Counters),
         1 => (small(), end(), end(), end(), text(), option::of(small())).prop_map(
             |(netns, client, service, server, state, weight)| Body::IpvsEntry(IpvsEntry {

@@ -102,7 +102,7 @@ fn layouts_that_cannot_be_are_refused() {
         Layout { fields: vec![field(0, 3, 1)], ..ours() },
         Layout { fields: vec![field(ours().size - 3, 4, 1)], ..ours() },
     ] {
-        assert!(layout::Translator::new(&[bad.clone()]).is_err(), "{bad:?}");
+        assert!(layout::Translator::new(std::slice::from_ref(&bad)).is_err(), "{bad:?}");
         let mut out = Vec::new();
         block::section(&mut out, "", "", "");
         let head = Head { layouts: vec![bad], ..head() };

@@ -2,13 +2,17 @@
 
 use std::{fs, path::PathBuf};
 
-use probe_common::event::{OUTCOME_ESTABLISHED, OUTCOME_FAILED, kind};
+use probe_common::{
+    event::{CAPTURE_BYTES, OUTCOME_ESTABLISHED, OUTCOME_FAILED, Packet, kind},
+    net::Conntrack,
+};
 
 use super::*;
 use crate::{
     correlate::Options,
     event::{
-        Body, Clock, ConntrackCounters, Counters, HookState, Listener, Rung, Symbol, armed::Outcome,
+        Body, Clock, ConntrackCounters, Counters, HookState, Listener, Rung, Symbol, Sysctls,
+        armed::Outcome,
     },
     output::{json::Json, text::Text},
     pipeline::Pipeline,
@@ -70,10 +74,33 @@ fn stream() -> Vec<Event> {
     at(20_009, server_queue(2));
     at(20_010, probed(probe(1, 100, 0)));
     at(20_011, serving(probe_server(kind::PROBE_SERVER, b"GET /healthz HTTP/1.1\r\n", 23, 0)));
+    at(20_012, beside());
+    let values = vec![("net.core.somaxconn".to_owned(), "4096".to_owned())];
+    at(20_013, Body::Sysctls(Sysctls { netns: HOST, values }));
     (0..300).for_each(|n| at(n * 100, Body::Tick));
     // A tick comes after what it covers.
     events.sort_by_key(|event| event.ts);
     events
+}
+
+/// The packet of a drop.
+fn beside() -> Body {
+    let mut bytes = [0; CAPTURE_BYTES];
+    bytes[0] = 0x45;
+    Body::Packet(Box::new(Packet {
+        header: header(kind::PACKET, HOST),
+        tuple: tcp(CLIENT_END, WEB_END),
+        ct: Conntrack::default(),
+        skb: 0xffff_8880_0000_9000,
+        at: START + 20_000 * MS,
+        ident: 7,
+        iif: 7,
+        tcp_flags: 2,
+        with: u32::from(kind::DROP),
+        packet_len: 60,
+        captured: 60,
+        bytes,
+    }))
 }
 
 /// Text and JSON of all findings.
@@ -82,9 +109,9 @@ fn findings(events: &[Event]) -> (String, String) {
     let (text, json) = (Text::new(100, false), Json { node: "ip-10-0-3-17".to_owned() });
     let mut outputs = Vec::new();
     for event in events {
-        outputs.extend(pipeline.push(event.clone()));
+        outputs.extend(pipeline.take(event));
     }
-    outputs.extend(pipeline.finish());
+    outputs.extend(pipeline.end());
     let clock = pipeline.clock();
     let lines = |show: &dyn Fn(&_) -> String| outputs.iter().map(show).collect::<Vec<_>>().join("");
     (lines(&|o| text.output(o, clock)), lines(&|o| json.output(o, clock)))
@@ -121,7 +148,8 @@ fn write_seeds() {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds/read_recording");
     fs::create_dir_all(&folder).unwrap();
     let events = stream();
-    let without_ticks = |e: &&Event| !matches!(e.body, Body::Tick) || e.ts % (1000 * MS) == 0;
+    let without_ticks =
+        |e: &&Event| !matches!(e.body, Body::Tick) || e.ts.is_multiple_of(1000 * MS);
     let thin: Vec<Event> = events.iter().filter(without_ticks).cloned().collect();
     fs::write(folder.join("run"), short(&thin)).unwrap();
     let facts = thin.iter().take_while(|e| e.ts < START + 400 * MS).count();
