@@ -67,15 +67,15 @@ pub mod kind {
     pub const PROBE_SERVER: u16 = 25;
     /// What the server did with such a connection after that: [`super::ProbeServer`].
     pub const PROBE_SERVED: u16 = 26;
-    /// A step at which the server of such a connection was first seen while the client waited:
-    /// [`super::ProbeServer`].
-    pub const PROBE_SEEN: u16 = 27;
-    /// How far the server was while the client waited, sent right before a [`PROBE_END`]:
-    /// [`super::ProbeSteps`].
-    pub const PROBE_STEPS: u16 = 28;
     /// The bytes of the packet that another event tells of, beside it: [`super::Packet`]. Only when a
     /// recording wants packets.
-    pub const PACKET: u16 = 29;
+    pub const PACKET: u16 = 27;
+    /// A step at which the server of such a connection was first seen while the client waited:
+    /// [`super::ProbeServer`].
+    pub const PROBE_SEEN: u16 = 28;
+    /// How far the server was while the client waited, sent right before a [`PROBE_END`]:
+    /// [`super::ProbeSteps`].
+    pub const PROBE_STEPS: u16 = 29;
     /// One more than the highest kind.
     pub const COUNT: usize = 30;
 }
