@@ -7,9 +7,7 @@ use std::sync::{
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{
-    filter, printer::Printer, recording, screen::reader_gone, session::Session, several,
-};
+use super::{filter, printer::Printer, recording, screen::reader_gone, session::Session, several};
 use crate::{
     cli::Replay,
     correlate,

@@ -8,8 +8,8 @@ pub mod decode;
 use std::net::{IpAddr, SocketAddr};
 
 use probe_common::event::{
-    Clash, Connect, CtEntry, Dns, Drop, Header, Ipvs, Listen, Packet, Probe, ProbeServer, ProbeSteps,
-    Reject, SynAck, TableFull,
+    Clash, Connect, CtEntry, Dns, Drop, Header, Ipvs, Listen, Packet, Probe, ProbeServer,
+    ProbeSteps, Reject, SynAck, TableFull,
 };
 use serde::{Deserialize, Serialize};
 

@@ -6,8 +6,8 @@ use probe_common::{
     event::{
         CT_INVALID, CT_UNTRACKED, Clash, Connect, CtEntry, DROP_INSERT_FAILED, DROP_TABLE_FULL,
         Dns, Drop, IPVS_GONE, IPVS_NO_DEST, Ipvs, Listen, PROBE_CLOSED, PROBE_GAVE_UP, PROBE_LATE,
-        Packet, Probe, ProbeServer, ProbeSteps, Reject, STAGE_ACK, STAGE_SYN_PRESSURE, STAGE_SYN_QUEUE,
-        SynAck, kind,
+        Packet, Probe, ProbeServer, ProbeSteps, Reject, STAGE_ACK, STAGE_SYN_PRESSURE,
+        STAGE_SYN_QUEUE, SynAck, kind,
     },
     net::{Conntrack, Tuple},
 };

@@ -77,6 +77,7 @@ impl Chain {
     ///
     /// # Errors
     /// When a file is damaged, or cannot be read on.
+    #[expect(clippy::should_implement_trait, reason = "an iterator's items are no results")]
     pub fn next(&mut self) -> Result<Option<Next>> {
         loop {
             let Some(file) = self.files.front_mut() else { return Ok(None) };

@@ -6,8 +6,8 @@ use std::{collections::HashMap, sync::OnceLock};
 
 use probe_common::{
     event::{
-        Clash, Connect, CtEntry, Dns, Drop, Ipvs, Listen, Packet, Probe, ProbeServer, ProbeSteps, Reject,
-        SynAck, TableFull, kind,
+        Clash, Connect, CtEntry, Dns, Drop, Ipvs, Listen, Packet, Probe, ProbeServer, ProbeSteps,
+        Reject, SynAck, TableFull, kind,
     },
     layout::{Shape, Shaped},
 };

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use probe_common::{
     event::{
-        Clash, Connect, CtEntry, Dns, Drop, Ipvs, Listen, Packet, Probe, ProbeServer, ProbeSteps, QNAME_BYTES,
-        Question, Reject, SynAck,
+        Clash, Connect, CtEntry, Dns, Drop, Ipvs, Listen, Packet, Probe, ProbeServer, ProbeSteps,
+        QNAME_BYTES, Question, Reject, SynAck,
     },
     net::{Conntrack, FAMILY_V4, FAMILY_V6, Tuple},
 };

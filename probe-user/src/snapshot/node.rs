@@ -70,7 +70,11 @@ mod tests {
         let root = dir.path();
         assert_eq!(
             read(root),
-            Node { version: env!("CARGO_PKG_VERSION").to_owned(), ..Node::default() }
+            Node {
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                machine: std::env::consts::ARCH.to_owned(),
+                ..Node::default()
+            }
         );
         write(root, "proc/sys/kernel/hostname", "container\n");
         assert_eq!(read(root).name, "container");

@@ -82,7 +82,7 @@ mod tests {
             [
                 ("net.ipv4.ip_local_port_range", "32768 60999"),
                 ("net.ipv4.ip_local_reserved_ports", ""),
-                ("net.ipv4.tcp_syncookies", "1\\x1b[2J"),
+                ("net.ipv4.tcp_syncookies", "1\\u{1b}[2J"),
             ]
         );
     }

@@ -152,7 +152,8 @@ pub fn rotated(lab: &Lab) -> Result<()> {
     ensure!(!part(1).exists() && !part(2).exists(), "more than three parts are kept");
     let parts: Vec<PathBuf> = (3..=5).map(part).collect();
     // In any order.
-    let all: Vec<&Path> = [1, 2, 0].iter().filter_map(|n| parts.get(*n)).map(PathBuf::as_path).collect();
+    let all: Vec<&Path> =
+        [1, 2, 0].iter().filter_map(|n| parts.get(*n)).map(PathBuf::as_path).collect();
     let whole = replay(&all, &[])?;
     let said = String::from_utf8_lossy(&whole.stderr);
     ensure!(whole.status.success() && !said.contains("stallprobe:"), "{}: {said}", whole.status);

@@ -82,9 +82,9 @@ fn a_full_disk_is_told_and_nothing_is_written_after_it() {
             Ok(())
         }
     }
-    let mut writer = Writer::new(Full(20_000), &head(), 0).unwrap();
+    let mut writer = Writer::new(Full(60_000), &head(), 0).unwrap();
     let before = writer.written();
-    for ts in 0..1000 {
+    for ts in 0..10_000 {
         writer.event(&Event { ts, body: Body::Tick }).unwrap();
     }
     let err = writer.flush().unwrap_err();
