@@ -20,8 +20,8 @@ const MOST: u32 = CAPTURE_BYTES as u32 - 1;
 pub struct Beside<'a> {
     /// Of the event beside it.
     pub header: Header,
-    /// Whose allowance it takes: that of the event beside it.
-    pub pod: u64,
+    /// Whether that was sent: a packet goes only beside it, and takes no allowance of its own.
+    pub sent: bool,
     /// See [`Captured::at`].
     pub at: u64,
     pub ct: Option<&'a Conntrack>,
@@ -30,8 +30,8 @@ pub struct Beside<'a> {
 impl Beside<'_> {
     /// The packet came by when the event happened.
     #[inline(always)]
-    pub fn event(header: Header, pod: u64) -> Self {
-        Self { header, pod, at: header.ts, ct: None }
+    pub fn event(header: Header, sent: bool) -> Self {
+        Self { header, sent, at: header.ts, ct: None }
     }
 }
 
@@ -44,7 +44,7 @@ pub fn wanted() -> bool {
 /// Sends the bytes of a packet whose headers are not read yet.
 #[inline(always)]
 pub fn skb(skb: Ptr, ident: Option<u32>, beside: Beside<'_>) -> Option<()> {
-    if wanted() {
+    if wanted() && beside.sent {
         let mut packet = packet::parse(skb)?;
         if let Some(ident) = ident {
             packet.ident = ident;
@@ -58,21 +58,15 @@ pub fn skb(skb: Ptr, ident: Option<u32>, beside: Beside<'_>) -> Option<()> {
 /// ever are on this node.
 #[inline(always)]
 pub fn send(skb: Ptr, packet: &Packet, beside: Beside<'_>) {
-    if !wanted() {
+    if !wanted() || !beside.sent {
         return;
     }
     seen(kind::PACKET);
-    let Beside { header, pod, at, ct } = beside;
+    let Beside { header, at, ct, .. } = beside;
     let iif = field(skb, offset!(skb_iif));
-    let linear = packet.end.saturating_sub(packet.l3);
-    let mut len = if linear < u64::from(packet.len) { linear as u32 } else { packet.len };
-    if len > setting!(snaplen) {
-        len = setting!(snaplen);
-    }
-    if len > MOST {
-        len = MOST;
-    }
-    emit::send(kind::PACKET, pod, header.ts, |event: *mut Captured| {
+    let snaplen = setting!(snaplen);
+    let most = if snaplen < MOST { snaplen } else { MOST };
+    emit::send_anyway(kind::PACKET, |event: *mut Captured| {
         // SAFETY: the entry is reserved for exactly this type and every field is written; a `Conntrack`
         // of zeros is a valid value.
         unsafe {
@@ -90,6 +84,12 @@ pub fn send(skb: Ptr, packet: &Packet, beside: Beside<'_>) {
             (*event).with = u32::from(header.kind);
             (*event).packet_len = packet.len;
             core::ptr::write_bytes(&raw mut (*event).bytes, 0, 1);
+            // Last: each bound doubles what the verifier has to walk behind it.
+            let linear = packet.end.saturating_sub(packet.l3);
+            let mut len = if linear < u64::from(packet.len) { linear as u32 } else { packet.len };
+            if len > most {
+                len = most;
+            }
             let read = read::bytes(packet.l3, (&raw mut (*event).bytes).cast(), len, MOST);
             (*event).captured = if read { len } else { 0 };
         }

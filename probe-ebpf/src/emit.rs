@@ -29,28 +29,55 @@ pub fn cpu() -> u16 {
 }
 
 /// Sends an event made by `fill` in place, unless the pod has used up its allowance of this kind.
-/// `fill` must write every field: the memory is not zeroed.
+/// `fill` must write every field: the memory is not zeroed. Whether it was sent.
 #[inline(always)]
-pub fn send<T: Plain>(kind: u16, pod: u64, ts: u64, fill: impl FnOnce(*mut T)) {
+pub fn send<T: Plain>(kind: u16, pod: u64, ts: u64, fill: impl FnOnce(*mut T)) -> bool {
     if !allowed(kind, pod, ts) {
-        stats(|s| {
-            if let Some(n) = s.limited.get_mut(usize::from(kind)) {
-                *n += 1;
-            }
-        });
-        return;
+        limited(kind);
+        return false;
     }
+    send_anyway(kind, fill)
+}
+
+/// As [`send`], and takes no allowance: for what goes beside an event that took one.
+#[inline(always)]
+pub fn send_anyway<T: Plain>(kind: u16, fill: impl FnOnce(*mut T)) -> bool {
     match EVENTS.reserve::<T>(0) {
         Some(mut entry) => {
             fill(entry.as_mut_ptr());
             entry.submit(0);
+            true
         }
-        None => stats(|s| {
-            if let Some(n) = s.lost.get_mut(usize::from(kind)) {
-                *n += 1;
-            }
-        }),
+        None => {
+            stats(|s| {
+                if let Some(n) = s.lost.get_mut(usize::from(kind)) {
+                    *n += 1;
+                }
+            });
+            false
+        }
     }
+}
+
+#[inline(always)]
+fn limited(kind: u16) {
+    stats(|s| {
+        if let Some(n) = s.limited.get_mut(usize::from(kind)) {
+            *n += 1;
+        }
+    });
+}
+
+/// Takes a token from the node's bucket alone, for what no event goes beside.
+#[inline(always)]
+pub fn node_allows(kind: u16, ts: u64) -> bool {
+    let (burst, token_ns) = (u64::from(setting!(burst)), setting!(token_ns));
+    let key = BucketKey { kind: u32::from(kind), whole_node: 1, pod: 0 };
+    let allowed = take(&key, ts, burst, token_ns);
+    if !allowed {
+        limited(kind);
+    }
+    allowed
 }
 
 /// Takes a token from the pod's bucket and one from the node's, which bounds what a flood from ever

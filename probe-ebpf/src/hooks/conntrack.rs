@@ -162,11 +162,11 @@ fn clash_return(stack: u64, ret: u64) -> Option<()> {
     clash.status_after = field(ct, offset!(ct_status));
     let pod = socket::source_key(&clash.loser.orig);
     let ts = clash.header.ts;
-    emit::send(kind::CLASH, pod, ts, |event: *mut Clash| {
+    let sent = emit::send(kind::CLASH, pod, ts, |event: *mut Clash| {
         // SAFETY: the entry is reserved for exactly this type and written whole.
         unsafe { event.write(*clash) };
     });
-    let beside = Beside { ct: Some(&clash.loser), ..Beside::event(clash.header, pod) };
+    let beside = Beside { ct: Some(&clash.loser), ..Beside::event(clash.header, sent) };
     // As NAT has left it: this is the last thing before it goes.
     capture::skb(clash.skb, None, beside);
     let _ = CLASHES.remove(&stack);

@@ -145,10 +145,10 @@ fn returned(armed: &Armed, stack: u64, ret: u64) -> Option<()> {
     to.info = u32::from(info);
     to.iif = field(skb, offset!(skb_iif));
     let pod = socket::source_key(&armed.flow);
-    emit::send(kind::CT_ENTRY, pod, ts, |event: *mut CtEntry| {
+    let sent = emit::send(kind::CT_ENTRY, pod, ts, |event: *mut CtEntry| {
         // SAFETY: the entry is reserved for exactly this type and written whole.
         unsafe { event.write(*scratch) };
     });
-    let beside = Beside { ct: Some(&to.ct), ..Beside::event(to.header, pod) };
+    let beside = Beside { ct: Some(&to.ct), ..Beside::event(to.header, sent) };
     capture::skb(skb, None, beside)
 }

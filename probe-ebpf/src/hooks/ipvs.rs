@@ -169,8 +169,8 @@ fn tell(kind: u16, skb: Ptr, packet: &Packet, cp: Ptr, svc: Ptr) -> Option<()> {
         // SAFETY: a field of the scratch value.
         unsafe { address(svc, layout.svc_addr, v4, &raw mut to.service) };
     }
-    send(kind, to);
-    let beside = Beside::event(Header { kind, ..to.header }, socket::source_key(&to.tuple));
+    let sent = send(kind, to);
+    let beside = Beside::event(Header { kind, ..to.header }, sent);
     capture::send(skb, packet, beside);
     Some(())
 }
@@ -235,10 +235,10 @@ pub(super) fn service(layout: &Layout, to: &mut Ipvs, cp: Ptr) {
 
 /// `kind` again, as a constant: older verifiers do not follow it through memory.
 #[inline(always)]
-pub(super) fn send(kind: u16, event: &Ipvs) {
+pub(super) fn send(kind: u16, event: &Ipvs) -> bool {
     let pod = socket::source_key(&event.tuple);
     emit::send(kind, pod, event.header.ts, |to: *mut Ipvs| {
         // SAFETY: the entry is reserved for exactly this type and written whole.
         unsafe { to.write(*event) };
-    });
+    })
 }

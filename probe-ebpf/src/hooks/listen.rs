@@ -196,8 +196,7 @@ fn send(sk: Ptr, tuple: Tuple, isn: u32, refusal: Refusal) -> Beside<'static> {
     let somaxconn = field(net, offset!(net_somaxconn));
     let max_syn_backlog = field(net, offset!(net_max_syn_backlog));
     let syncookies: u8 = field(net, offset!(net_syncookies));
-    let beside = Beside::event(header, u64::from(header.netns));
-    emit::send(kind::LISTEN_DROP, beside.pod, ts, |event: *mut Listen| {
+    let sent = emit::send(kind::LISTEN_DROP, u64::from(header.netns), ts, |event: *mut Listen| {
         // SAFETY: the entry is reserved for exactly this type and written whole.
         unsafe {
             event.write(Listen {
@@ -216,5 +215,5 @@ fn send(sk: Ptr, tuple: Tuple, isn: u32, refusal: Refusal) -> Beside<'static> {
             });
         }
     });
-    beside
+    Beside::event(header, sent)
 }

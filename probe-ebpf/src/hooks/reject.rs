@@ -61,10 +61,10 @@ fn rejected(skb: Ptr, code: u64, hook: u64) -> Option<()> {
     to.code = (code & 0xff) as u32;
     to.hook = hook as u32;
     let pod = socket::source_key(&packet.tuple);
-    emit::send(kind::REJECT, pod, ts, |event: *mut Reject| {
+    let sent = emit::send(kind::REJECT, pod, ts, |event: *mut Reject| {
         // SAFETY: the entry is reserved for exactly this type and written whole.
         unsafe { event.write(*scratch) };
     });
-    capture::send(skb, &packet, Beside { ct: Some(&to.ct), ..Beside::event(to.header, pod) });
+    capture::send(skb, &packet, Beside { ct: Some(&to.ct), ..Beside::event(to.header, sent) });
     Some(())
 }

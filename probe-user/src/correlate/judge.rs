@@ -84,20 +84,20 @@ impl Correlator {
         } else if !due {
             return None;
         }
-        let is_probe = stall.symptom.kind != SymptomKind::ProbeFailure
-            || probe::probed(&stall.symptom, &self.world).is_some();
-        let worth_it = is_probe
+        let is_no_probe = stall.symptom.kind == SymptomKind::ProbeFailure
+            && probe::probed(&stall.symptom, &self.world).is_none();
+        if is_no_probe && !due {
+            // Whose process it is may be told yet.
+            return None;
+        }
+        let worth_it = !is_no_probe
             && match stall.symptom.worth {
                 Worth::Stall => verdict.is_some() || !at_end || stall.symptom.is_over(now),
                 Worth::OnlyNamed => verdict.is_some(),
                 Worth::OnlyCertain => certain,
             };
-        if !is_probe && !due {
-            // Whose process it is may be told yet.
-            return None;
-        }
         if !worth_it {
-            if at_end && is_probe && stall.symptom.worth == Worth::Stall {
+            if at_end && !is_no_probe && stall.symptom.worth == Worth::Stall {
                 // Too young to judge: stays open, and is counted as such.
                 return None;
             }

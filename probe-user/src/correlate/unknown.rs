@@ -45,19 +45,20 @@ const PROBE: &[(Cause, &[u16])] = &[
     (Cause::ServerSlow, &[kind::PROBE_SERVER]),
 ];
 
+/// Of a server that closed a probe's connection, or reset it.
+const HUNG_UP: &str =
+    "the server's side ended the connection without a byte: its own log may say why";
+
 pub fn verdict(case: &Case<'_>) -> Verdict {
     let evidence = sorted(case.say_all());
     // What was seen last apart from the client's own waiting is the best hint there is.
     let own: Vec<&str> = case.symptom.notes.iter().map(|n| n.kind).collect();
     let is_hint = |kind: &str| kind != ARMED && !own.contains(&kind);
     let hint = evidence.iter().rev().find(|line| is_hint(line.kind));
-    let hung_up = case.symptom.probe.as_deref().filter(|carried| carried.outcome == PROBE_CLOSED);
+    let carried = case.symptom.probe.as_deref();
+    let hung_up = carried.is_some_and(|carried| carried.outcome == PROBE_CLOSED);
     let title = match hint {
-        _ if hung_up.is_some() => {
-            "the server's side ended the connection without a byte: its own log may \
-                                   say why"
-                .to_owned()
-        }
+        _ if hung_up => HUNG_UP.to_owned(),
         Some(line) => format!("seen last: {}", line.text),
         None => "nothing was seen of its packets on this node".to_owned(),
     };

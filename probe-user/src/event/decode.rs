@@ -56,7 +56,10 @@ pub fn decode(record: &[u8]) -> Result<Event, DecodeError> {
         kind::CT_ENTRY => Body::CtEntry(exactly(header.kind, record)?),
         kind::REJECT => Body::Reject(exactly(header.kind, record)?),
         kind::PROBE_END => Body::Probe(exactly(header.kind, record)?),
-        kind::PROBE_SERVER | kind::PROBE_SERVED => Body::ProbeServer(exactly(header.kind, record)?),
+        kind::PROBE_SERVER | kind::PROBE_SERVED | kind::PROBE_SEEN => {
+            Body::ProbeServer(exactly(header.kind, record)?)
+        }
+        kind::PROBE_STEPS => Body::ProbeSteps(exactly(header.kind, record)?),
         kind::PACKET => Body::Packet(exactly(header.kind, record)?),
         kind => return Err(DecodeError::UnknownKind { kind }),
     };
@@ -84,6 +87,7 @@ pub fn record(event: &Event) -> Option<&[u8]> {
         Body::Probe(e) => bytes_of(&**e),
         Body::ProbeServer(e) => bytes_of(&**e),
         Body::Packet(e) => bytes_of(&**e),
+        Body::ProbeSteps(e) => bytes_of(&**e),
         _ => return None,
     })
 }
@@ -115,7 +119,7 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]
 
     use probe_common::event::{
-        Clash, Connect, CtEntry, Dns, Drop, Ipvs, Listen, Packet, Probe, ProbeServer, Reject,
+        Clash, Connect, CtEntry, Dns, Drop, Ipvs, Listen, Packet, Probe, ProbeServer, ProbeSteps, Reject,
         SynAck, TableFull,
     };
     use proptest::prelude::*;
@@ -150,6 +154,8 @@ mod tests {
         (kind::PROBE_SERVER, size_of::<ProbeServer>()),
         (kind::PROBE_SERVED, size_of::<ProbeServer>()),
         (kind::PACKET, size_of::<Packet>()),
+        (kind::PROBE_SEEN, size_of::<ProbeServer>()),
+        (kind::PROBE_STEPS, size_of::<ProbeSteps>()),
     ];
 
     fn bytes_of_kind(kind: u16, len: usize) -> Vec<u8> {

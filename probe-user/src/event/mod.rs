@@ -8,8 +8,8 @@ pub mod decode;
 use std::net::{IpAddr, SocketAddr};
 
 use probe_common::event::{
-    Clash, Connect, CtEntry, Dns, Drop, Header, Ipvs, Listen, Packet, Probe, ProbeServer, Reject,
-    SynAck, TableFull,
+    Clash, Connect, CtEntry, Dns, Drop, Header, Ipvs, Listen, Packet, Probe, ProbeServer, ProbeSteps,
+    Reject, SynAck, TableFull,
 };
 use serde::{Deserialize, Serialize};
 
@@ -53,6 +53,8 @@ pub enum Body {
     ProbeServer(Box<ProbeServer>),
     #[serde(skip)]
     Packet(Box<Packet>),
+    #[serde(skip)]
+    ProbeSteps(Box<ProbeSteps>),
     // From the loader.
     /// All kernel events up to `Event::ts` have been delivered (the watermark).
     #[serde(skip)]
@@ -93,6 +95,7 @@ impl Event {
             Body::Probe(e) => &e.header,
             Body::ProbeServer(e) => &e.header,
             Body::Packet(e) => &e.header,
+            Body::ProbeSteps(e) => &e.header,
             _ => return None,
         })
     }

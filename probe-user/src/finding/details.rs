@@ -387,10 +387,10 @@ pub struct SlowProbe {
 pub enum Late {
     /// The connection waited in the accept queue.
     Accept,
-    /// It was accepted, and the request not read, or not all of it.
+    /// It was accepted, and nothing of the request was read.
     Read,
     /// The request was read, and not answered.
     Answer,
-    /// One of these, which was not seen: the answer came in the end.
+    /// One of these, which was not seen: a part was read, or the answer came in the end.
     Unknown,
 }

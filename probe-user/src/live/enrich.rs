@@ -128,6 +128,7 @@ pub fn netns(body: &Body) -> Option<u32> {
         Body::Probe(e) => Some(e.header.netns),
         Body::ProbeServer(e) => Some(e.header.netns),
         Body::Packet(e) => Some(e.header.netns),
+        Body::ProbeSteps(e) => Some(e.header.netns),
         _ => None,
     }
 }

@@ -6,8 +6,8 @@ use probe_common::{
     event::{
         CT_INVALID, CT_UNTRACKED, Clash, Connect, CtEntry, DROP_INSERT_FAILED, DROP_TABLE_FULL,
         Dns, Drop, IPVS_GONE, IPVS_NO_DEST, Ipvs, Listen, PROBE_CLOSED, PROBE_GAVE_UP, PROBE_LATE,
-        Packet, Probe, ProbeServer, Reject, STAGE_ACK, STAGE_SYN_PRESSURE, STAGE_SYN_QUEUE, SynAck,
-        kind,
+        Packet, Probe, ProbeServer, ProbeSteps, Reject, STAGE_ACK, STAGE_SYN_PRESSURE, STAGE_SYN_QUEUE,
+        SynAck, kind,
     },
     net::{Conntrack, Tuple},
 };
@@ -58,6 +58,8 @@ pub const fn kind_name(kind: u16) -> &'static str {
         kind::PROBE_SERVER => "probe-server",
         kind::PROBE_SERVED => "probe-served",
         kind::PACKET => "packet",
+        kind::PROBE_SEEN => "probe-seen",
+        kind::PROBE_STEPS => "probe-steps",
         _ => "unknown",
     }
 }
@@ -103,6 +105,7 @@ fn words(event: &Event, names: &Correlator) -> Option<(&'static str, Option<Stri
         Body::Probe(e) => probe(e),
         Body::ProbeServer(e) => probe_server(e),
         Body::Packet(e) => packet(e),
+        Body::ProbeSteps(e) => probe_steps(e),
         _ => return None,
     };
     Some((kind_name(header.kind), Some(place), words))
@@ -439,6 +442,17 @@ fn hex(bytes: &[u8]) -> String {
     })
 }
 
+fn probe_steps(e: &ProbeSteps) -> String {
+    let [accept, read, answer, none] = e.count;
+    format!(
+        "{} seen not accepted {accept}, not read {read}, not answered {answer}, done {none} times, \
+         received={} sk={:#x}",
+        Flow::of(&e.tuple),
+        e.received,
+        e.sk
+    )
+}
+
 /// The flow as fields, for filters; of an arming also what came of it.
 fn fields(event: &Event) -> Option<Value> {
     let tuple: &Tuple = match &event.body {
@@ -454,6 +468,7 @@ fn fields(event: &Event) -> Option<Value> {
         Body::Probe(e) => &e.tuple,
         Body::ProbeServer(e) => &e.tuple,
         Body::Packet(e) => &e.tuple,
+        Body::ProbeSteps(e) => &e.tuple,
         Body::Armed(e) => {
             let (mut all, more) = (flow_fields(e.flow()), serde_json::to_value(&e.step).ok()?);
             if let (Value::Object(all), Value::Object(more)) = (&mut all, more) {

@@ -6,7 +6,7 @@ use std::{collections::HashMap, sync::OnceLock};
 
 use probe_common::{
     event::{
-        Clash, Connect, CtEntry, Dns, Drop, Ipvs, Listen, Packet, Probe, ProbeServer, Reject,
+        Clash, Connect, CtEntry, Dns, Drop, Ipvs, Listen, Packet, Probe, ProbeServer, ProbeSteps, Reject,
         SynAck, TableFull, kind,
     },
     layout::{Shape, Shaped},
@@ -87,7 +87,8 @@ pub fn ours() -> Vec<Layout> {
         of::<Packet>(&[kind::PACKET]),
         of::<Reject>(&[kind::REJECT]),
         of::<Probe>(&[kind::PROBE_END]),
-        of::<ProbeServer>(&[kind::PROBE_SERVER, kind::PROBE_SERVED]),
+        of::<ProbeServer>(&[kind::PROBE_SERVER, kind::PROBE_SERVED, kind::PROBE_SEEN]),
+        of::<ProbeSteps>(&[kind::PROBE_STEPS]),
     ]
 }
 

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use probe_common::{
     event::{
-        Clash, Connect, CtEntry, Dns, Drop, Ipvs, Listen, Packet, Probe, ProbeServer, QNAME_BYTES,
+        Clash, Connect, CtEntry, Dns, Drop, Ipvs, Listen, Packet, Probe, ProbeServer, ProbeSteps, QNAME_BYTES,
         Question, Reject, SynAck,
     },
     net::{Conntrack, FAMILY_V4, FAMILY_V6, Tuple},
@@ -216,6 +216,13 @@ impl Redactor {
         } = &mut *e;
         self.conntrack(loser);
         self.conntrack(winner);
+        e
+    }
+
+    pub(super) fn probe_steps(&mut self, mut e: Box<ProbeSteps>) -> Box<ProbeSteps> {
+        let ProbeSteps { header: _, tuple, sk: _, received: _, first: _, last: _, count: _ } =
+            &mut *e;
+        self.tuple(tuple);
         e
     }
 

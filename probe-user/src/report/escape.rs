@@ -163,6 +163,8 @@ fn longest_run(text: &str) -> usize {
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::panic, reason = "tests")]
+
     use proptest::prelude::*;
 
     use super::*;

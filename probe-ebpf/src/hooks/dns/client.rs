@@ -141,17 +141,18 @@ pub fn answered(
         let header = emit::header(kind::DNS_WRONG_SOURCE, now, net);
         let source = tuple.src;
         let port = tuple.sport;
-        emit::send(kind::DNS_WRONG_SOURCE, u64::from(header.netns), now, |event: *mut Dns| {
-            // SAFETY: the entry is reserved for exactly this type and written whole.
-            unsafe {
-                event.write(*known);
-                (*event).header = header;
-                (*event).rcode = rcode;
-                (*event).tuple.dst = source;
-                (*event).tuple.dport = port;
-            }
-        });
-        capture::send(skb, packet, Beside::event(header, u64::from(header.netns)));
+        let sent =
+            emit::send(kind::DNS_WRONG_SOURCE, u64::from(header.netns), now, |event: *mut Dns| {
+                // SAFETY: the entry is reserved for exactly this type and written whole.
+                unsafe {
+                    event.write(*known);
+                    (*event).header = header;
+                    (*event).rcode = rcode;
+                    (*event).tuple.dst = source;
+                    (*event).tuple.dport = port;
+                }
+            });
+        capture::send(skb, packet, Beside::event(header, sent));
         return None;
     }
     known.answered = now;

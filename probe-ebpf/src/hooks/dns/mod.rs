@@ -204,13 +204,12 @@ fn fill(dns: &mut Dns, header: Header, tuple: &Tuple, sk: Ptr) {
 #[inline(always)]
 fn send(kind: u16, known: &Dns, now: u64, net: Ptr) -> Beside<'static> {
     let header = emit::header(kind, now, net);
-    let beside = Beside::event(header, u64::from(header.netns));
-    emit::send(kind, beside.pod, now, |event: *mut Dns| {
+    let sent = emit::send(kind, u64::from(header.netns), now, |event: *mut Dns| {
         // SAFETY: the entry is reserved for exactly this type and written whole.
         unsafe {
             event.write(*known);
             (*event).header = header;
         }
     });
-    beside
+    Beside::event(header, sent)
 }

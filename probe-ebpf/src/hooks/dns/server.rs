@@ -48,7 +48,8 @@ pub fn served(
         if known.question.hash == dns.question.hash && known.question.qtype == dns.question.qtype {
             if now.saturating_sub(known.last) >= RETRY_AFTER {
                 let header = Header { kind: kind::DNS_RETRY, ..dns.header };
-                capture::send(skb, packet, Beside::event(header, u64::from(header.netns)));
+                let allowed = capture::wanted() && emit::node_allows(kind::PACKET, now);
+                capture::send(skb, packet, Beside::event(header, allowed));
             }
             known.last = now;
             known.attempts += 1;

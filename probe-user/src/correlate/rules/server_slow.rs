@@ -1,5 +1,6 @@
-//! `server-slow`, for DNS (probes are in [`super::slow_probe`]): the query reached the server's socket and was answered late or never.
-//! If the server itself waited for someone in that time, that one is the cause.
+//! `server-slow`, for DNS (probes are in [`super::slow_probe`]): the query reached the server's socket
+//! and was answered late or never. If the server itself waited for someone in that time, that one is
+//! the cause.
 //!
 //! An answer sent late but lost on its way is not this: the server's time must explain the stall.
 
