@@ -48,6 +48,7 @@ fn events_per_second() {
     for event in events.iter().cycle().take(EVENTS) {
         writer.event(event).unwrap();
     }
+    writer.end(&End::default()).unwrap();
     let file = writer.into_inner();
     let began = Instant::now();
     let (mut reader, mut seen) = (Reader::new(&file[..]), 0);
@@ -56,9 +57,9 @@ fn events_per_second() {
         seen += usize::from(matches!(item, Item::Event { .. }));
     }
     let read = per_second(began);
+    assert_eq!(seen, EVENTS);
     eprintln!(
-        "written: {written:.0} events/s, {} bytes each; read: {read:.0} events/s ({seen} of them), \
-         {:.2} of writing",
+        "written: {written:.0} events/s, {} bytes each; read: {read:.0} events/s, {:.2} of writing",
         bytes / EVENTS as u64,
         read / written
     );

@@ -9,6 +9,7 @@ use crate::{
     event::{Body, Symbol},
     output::sanitize::again,
     recording::codec,
+    testing::*,
 };
 
 #[test]
@@ -187,4 +188,20 @@ fn tshark_opens_it_without_a_warning() {
         format!("{at}|host|10.0.0.2|2000|no-listener (certain): web"),
     ];
     assert_eq!(lines.lines().collect::<Vec<_>>(), due);
+}
+
+/// More than one batch, and more than is read at once.
+#[test]
+fn nothing_is_lost_between_blocks() {
+    let bodies = [refused(CLIENT_END, ISN), syn_drop(WEB, WEB_END, NO_SOCKET, 0x400), Body::Tick];
+    let events: Vec<Event> =
+        (0..9000).map(|n| Event { ts: n as u64, body: bodies[n % 3].clone() }).collect();
+    let mut writer = Writer::new(Vec::new(), &head(), 0).unwrap();
+    events.iter().for_each(|event| writer.event(event).unwrap());
+    writer.end(&End::default()).unwrap();
+    assert!(writer.written() > 1 << 20);
+    let read = read(writer.get_ref());
+    assert_eq!((read.notices, read.error, read.cut), (vec![], None, None));
+    let lost = events.iter().zip(&read.events).position(|(a, b)| a != b);
+    assert_eq!((lost, read.events.len()), (None, events.len()));
 }
