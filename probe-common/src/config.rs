@@ -28,7 +28,8 @@ wire! {
         pub dns_ports: [u16; DNS_PORTS],
         /// Number of arguments of the tracepoint `skb:kfree_skb`: 2 (5.10), 3, or 4 (6.11).
         pub kfree_skb_args: u32,
-        /// How many bytes of a packet are kept ([`crate::event::Packet`]); 0: packets are not wanted.
+        /// How many bytes of a packet are kept, less than [`crate::event::CAPTURE_BYTES`]; 0: packets are
+        /// not wanted.
         pub snaplen: u32,
         /// Value of `SKB_CONSUMED` in `enum skb_drop_reason`; [`u32::MAX`] when there is none.
         pub reason_consumed: u32,

@@ -65,7 +65,6 @@ pub fn send(skb: Ptr, packet: &Packet, beside: Beside<'_>) {
     let Beside { header, at, ct, .. } = beside;
     let iif = field(skb, offset!(skb_iif));
     let snaplen = setting!(snaplen);
-    let most = if snaplen < MOST { snaplen } else { MOST };
     emit::send_anyway(kind::PACKET, |event: *mut Captured| {
         // SAFETY: the entry is reserved for exactly this type and every field is written; a `Conntrack`
         // of zeros is a valid value.
@@ -87,10 +86,10 @@ pub fn send(skb: Ptr, packet: &Packet, beside: Beside<'_>) {
             // Last: each bound doubles what the verifier has to walk behind it.
             let linear = packet.end.saturating_sub(packet.l3);
             let mut len = if linear < u64::from(packet.len) { linear as u32 } else { packet.len };
-            if len > most {
-                len = most;
+            if len > snaplen {
+                len = snaplen;
             }
-            let read = read::bytes(packet.l3, (&raw mut (*event).bytes).cast(), len, MOST);
+            let read = read::masked(packet.l3, (&raw mut (*event).bytes).cast(), len, MOST);
             (*event).captured = if read { len } else { 0 };
         }
     });

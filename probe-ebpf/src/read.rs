@@ -68,6 +68,17 @@ pub unsafe fn bytes(from: Ptr, to: *mut u8, len: u32, max: u32) -> bool {
     unsafe { generated::bpf_probe_read_kernel(to.cast(), len & max, from as *const _) == 0 }
 }
 
+/// As [`bytes`], for a `len` that is known to be no more than `max`, but not to the compiler: so the mask
+/// stays, on the very register that is passed. Verifiers before 5.15 know no bounds of a spilled one.
+///
+/// # Safety
+/// `to` points to at least `max` writable bytes.
+#[inline(always)]
+pub unsafe fn masked(from: Ptr, to: *mut u8, len: u32, max: u32) -> bool {
+    // SAFETY: the caller guarantees max writable bytes; the helper checks the source.
+    unsafe { generated::bpf_probe_read_kernel(to.cast(), len & max, from as *const _) == 0 }
+}
+
 /// Inode number and cookie of a `struct net`.
 #[inline(always)]
 pub fn net(net: Ptr) -> (u32, u64) {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use log::{info, warn};
-use probe_common::config::Config;
+use probe_common::{config::Config, event::CAPTURE_BYTES};
 use thiserror::Error;
 
 use super::{
@@ -51,6 +51,9 @@ pub struct Options {
 /// Events of one kind that a pod may send at once, and per second.
 const BURST: u32 = 256;
 const RATE: u64 = 64;
+
+/// Bytes of a packet that the programs have room for.
+const MOST_KEPT: u32 = CAPTURE_BYTES as u32 - 1;
 
 /// UDP ports that are DNS: the standard one, and those CoreDNS, OpenShift's DNS and Cilium listen
 /// on behind DNAT.
@@ -211,7 +214,7 @@ fn config(btf: &Btf, symbols: Option<&Symbols>, options: &Options) -> Config {
         token_ns: 1_000_000_000 / RATE,
         dns_ports: DNS_PORTS,
         kfree_skb_args: u32::try_from(args).unwrap_or(2),
-        snaplen: options.snaplen,
+        snaplen: options.snaplen.min(MOST_KEPT),
         reason_consumed: reason("SKB_CONSUMED"),
         reason_netfilter_drop: reason("SKB_DROP_REASON_NETFILTER_DROP"),
         _pad: 0,
