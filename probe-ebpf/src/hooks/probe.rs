@@ -37,7 +37,7 @@ use crate::{
     emit,
     maps::{GIVEN_UP, GIVEN_UP_AT, PROBES, Probing, SAMPLED, SERVING, offset, seen, setting},
     read::{self, Ptr, field},
-    socket::{self, TCP_CLOSE_WAIT, TCP_ESTABLISHED, TCP_FIN_WAIT1, TCP_SYN_RECV, TCP_SYN_SENT},
+    socket::{self, TCP_CLOSE_WAIT, TCP_ESTABLISHED, TCP_FIN_WAIT1, TCP_SYN_SENT},
 };
 
 /// How long after the client's FIN the server's socket may get it: it waits while the server's program
@@ -69,9 +69,7 @@ pub fn probe_state(ctx: RawTracePointContext) -> i32 {
 #[raw_tracepoint]
 pub fn probe_server(ctx: RawTracePointContext) -> i32 {
     let (sk, old, new) = (ctx.arg(0), ctx.arg::<u32>(1) as u8, ctx.arg::<u32>(2) as u8);
-    if old == TCP_SYN_RECV && new == TCP_ESTABLISHED {
-        probe_sample::reached(sk);
-    } else if let Some(kind) = server(sk, old, new) {
+    if let Some(kind) = server(sk, old, new) {
         served(sk, kind);
     }
     0

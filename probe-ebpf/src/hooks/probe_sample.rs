@@ -2,9 +2,9 @@
 //! program accepts or reads, short of a hook on every call.
 //!
 //! - The handshake's last ACK makes the server's socket (`tcp_rcv_state_process`: SYN_RECV to
-//!   ESTABLISHED), after the client's is connected: [`reached`] brings the two together.
+//!   ESTABLISHED), after the client's is connected: [`probe_reached`] brings the two together.
 //! - The loader runs [`probe_sample`] for each entry of [`SAMPLED`], of which there is none but while the
-//!   kubelet has connections to servers of this node. It is attached to nothing (`BPF_PROG_RUN`, 5.10).
+//!   kubelet has connections to servers of this node. It is attached to nothing (`BPF_PROG_TEST_RUN`, 5.10).
 //! - What it saw is sent when the connection ends, in one event, and the first time at each step.
 
 use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
@@ -22,12 +22,16 @@ use crate::{
     emit,
     maps::{PROBES, REACHING, REACHING_AT, SAMPLED, Sampled, offset, seen, setting},
     read::{self, Ptr, field},
-    socket::{self, TCP_ESTABLISHED},
+    socket::{self, TCP_ESTABLISHED, TCP_SYN_RECV},
 };
 
 /// How long after the client is connected the server's socket may come: a full accept queue makes it
 /// wait for the client's next packet.
 const ON_ITS_WAY: u64 = 2_000_000_000;
+
+/// Nothing was seen yet. Not on the stack, which is small.
+static UNSEEN: Sampled =
+    Sampled { server: 0, received: 0, first: [0; STEPS], last: [0; STEPS], count: [0; STEPS] };
 
 /// The client is connected; its server may be here.
 #[inline(always)]
@@ -41,9 +45,19 @@ pub fn reach(sk: Ptr, now: u64) -> Option<()> {
     Some(())
 }
 
+/// `sock:inet_sock_set_state`, as in [`super::probe`]: a program of its own, for the stack is small.
+#[raw_tracepoint]
+pub fn probe_reached(ctx: RawTracePointContext) -> i32 {
+    let (sk, old, new) = (ctx.arg(0), ctx.arg::<u32>(1) as u8, ctx.arg::<u32>(2) as u8);
+    if old == TCP_SYN_RECV && new == TCP_ESTABLISHED {
+        reached(sk);
+    }
+    0
+}
+
 /// A server's socket is connected: remembers it if it is a probe's.
 #[inline(always)]
-pub fn reached(server: Ptr) -> Option<()> {
+fn reached(server: Ptr) -> Option<()> {
     let at = REACHING_AT.get(0).copied()?;
     if at == 0 || emit::now().saturating_sub(at) > ON_ITS_WAY {
         return None;
@@ -54,26 +68,43 @@ pub fn reached(server: Ptr) -> Option<()> {
     let sk = unsafe { *sk };
     let _ = REACHING.remove(&tuple);
     PROBES.get_ptr(&sk)?;
-    let sampled =
-        Sampled { server, received: 0, first: [0; STEPS], last: [0; STEPS], count: [0; STEPS] };
-    let _ = SAMPLED.insert(&sk, &sampled, 0);
+    let _ = SAMPLED.insert(&sk, &UNSEEN, 0);
+    let sampled = SAMPLED.get_ptr_mut(&sk)?;
+    // SAFETY: a live map value, at which nobody looks before its client has waited.
+    unsafe { (*sampled).server = server };
     Some(())
 }
 
 /// Looks at the server of one connection. Its argument is the client's socket, a key of [`SAMPLED`].
+/// Gives 1 when it was seen at that step for the first time.
 #[raw_tracepoint]
 pub fn probe_sample(ctx: RawTracePointContext) -> i32 {
     let sk: Ptr = ctx.arg(0);
-    if look(sk).is_none() {
-        // Nobody waits for it any more.
-        let _ = SAMPLED.remove(&sk);
+    match look(sk) {
+        Some(is_first) => i32::from(is_first),
+        None => {
+            // Nobody waits for it any more.
+            let _ = SAMPLED.remove(&sk);
+            0
+        }
+    }
+}
+
+/// Tells what the server's socket shows. It is run right after [`probe_sample`], with its argument.
+#[raw_tracepoint]
+pub fn probe_seen(ctx: RawTracePointContext) -> i32 {
+    let sk: Ptr = ctx.arg(0);
+    if let Some(sampled) = SAMPLED.get_ptr(&sk) {
+        // SAFETY: a live map value, in which this is written once.
+        let server = unsafe { (*sampled).server };
+        served(server, PROBE_SEEN);
     }
     0
 }
 
 /// `None`: it need not be looked at again.
 #[inline(always)]
-fn look(sk: Ptr) -> Option<()> {
+fn look(sk: Ptr) -> Option<bool> {
     let probing = PROBES.get_ptr(&sk)?;
     // SAFETY: a live map value, which is written before its socket is in [`SAMPLED`].
     let probing = unsafe { &*probing };
@@ -85,7 +116,7 @@ fn look(sk: Ptr) -> Option<()> {
     let received: u64 = field(sk, offset!(tcp_bytes_received));
     let asked: u64 = field(sk, offset!(tcp_bytes_sent));
     if asked == 0 || silence(sk, received, now, probing) < setting!(min_stall) / 4 {
-        return Some(());
+        return Some(false);
     }
     let sampled = SAMPLED.get_ptr_mut(&sk)?;
     // SAFETY: a live map value that only the loader's one thread has written since it was made.
@@ -97,11 +128,11 @@ fn look(sk: Ptr) -> Option<()> {
     let count = sampled.count.get_mut(step)?;
     *last = now;
     *count += 1;
-    if *count == 1 {
+    let is_first = *count == 1;
+    if is_first {
         *first = now;
-        served(server, PROBE_SEEN);
     }
-    Some(())
+    Some(is_first)
 }
 
 /// One of the `STEP_*`; `None` when that socket is no more the server's.

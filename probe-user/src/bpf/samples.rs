@@ -1,6 +1,6 @@
 //! Looks at the servers of probes that wait, by running a program that is attached to nothing.
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result};
 use aya::{
     Ebpf, Pod, RawTracePointRunOptions, TestRun as _,
     maps::{HashMap, MapData, MapError},
@@ -10,7 +10,9 @@ use probe_common::event::STEPS;
 
 use super::attach::{typed, without_log};
 
-const PROGRAM: &str = "probe_sample";
+/// Looks at a server, and tells of it.
+const LOOK: &str = "probe_sample";
+const TELL: &str = "probe_seen";
 /// How many connections are looked at in one call: each costs two system calls, of some microseconds.
 const AT_ONCE: usize = 256;
 
@@ -43,8 +45,11 @@ impl Samples {
 
     /// Loads the program; without it nothing is looked at.
     pub fn load(&mut self, ebpf: &mut Ebpf) {
-        let loaded = typed::<RawTracePoint>(ebpf, PROGRAM)
-            .and_then(|program| program.load().with_context(|| format!("cannot load {PROGRAM}")));
+        let mut load = |name| {
+            let program = typed::<RawTracePoint>(ebpf, name)?;
+            program.load().with_context(|| format!("cannot load {name}"))
+        };
+        let loaded = load(LOOK).and_then(|()| load(TELL));
         match loaded {
             Ok(()) => self.is_loaded = true,
             Err(err) => {
@@ -67,16 +72,25 @@ impl Samples {
                 Err(err) => return Err(err).context("cannot walk the map SAMPLED"),
             }
         }
-        let program = typed::<RawTracePoint>(ebpf, PROGRAM)?;
         for sk in &open {
-            let mut run = RawTracePointRunOptions::new();
-            run.args[0] = *sk;
-            if let Err(err) = program.test_run(run) {
+            let told = run(ebpf, LOOK, *sk).and_then(|is_first| match is_first {
+                0 => Ok(0),
+                _ => run(ebpf, TELL, *sk),
+            });
+            if let Err(err) = told {
                 // It will not go another time either.
                 self.is_loaded = false;
-                return Err(anyhow!(err).context(format!("cannot run {PROGRAM}")));
+                return Err(err);
             }
         }
         Ok(open.len())
     }
+}
+
+/// Runs a program with one argument; gives what it returns.
+fn run(ebpf: &mut Ebpf, name: &str, sk: u64) -> Result<u32> {
+    let mut with = RawTracePointRunOptions::new();
+    with.args[0] = sk;
+    let result = typed::<RawTracePoint>(ebpf, name)?.test_run(with);
+    Ok(result.with_context(|| format!("cannot run {name}"))?.return_value)
 }
