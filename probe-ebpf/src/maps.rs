@@ -145,6 +145,8 @@ pub static REACHING_AT: Array<u64> = Array::with_max_entries(1, 0);
 #[derive(Clone, Copy)]
 pub struct Sampled {
     pub server: u64,
+    /// 1: it was seen at a step for the first time, which is to be told.
+    pub is_news: u64,
     pub received: u64,
     pub first: [u64; STEPS],
     pub last: [u64; STEPS],

@@ -30,8 +30,14 @@ use crate::{
 const ON_ITS_WAY: u64 = 2_000_000_000;
 
 /// Nothing was seen yet. Not on the stack, which is small.
-static UNSEEN: Sampled =
-    Sampled { server: 0, received: 0, first: [0; STEPS], last: [0; STEPS], count: [0; STEPS] };
+static UNSEEN: Sampled = Sampled {
+    server: 0,
+    is_news: 0,
+    received: 0,
+    first: [0; STEPS],
+    last: [0; STEPS],
+    count: [0; STEPS],
+};
 
 /// The client is connected; its server may be here.
 #[inline(always)]
@@ -76,35 +82,35 @@ fn reached(server: Ptr) -> Option<()> {
 }
 
 /// Looks at the server of one connection. Its argument is the client's socket, a key of [`SAMPLED`].
-/// Gives 1 when it was seen at that step for the first time.
 #[raw_tracepoint]
 pub fn probe_sample(ctx: RawTracePointContext) -> i32 {
     let sk: Ptr = ctx.arg(0);
-    match look(sk) {
-        Some(is_first) => i32::from(is_first),
-        None => {
-            // Nobody waits for it any more.
-            let _ = SAMPLED.remove(&sk);
-            0
-        }
+    if look(sk).is_none() {
+        // Nobody waits for it any more.
+        let _ = SAMPLED.remove(&sk);
     }
+    0
 }
 
-/// Tells what the server's socket shows. It is run right after [`probe_sample`], with its argument.
+/// Tells what the server's socket shows, if that is news. It is run right after [`probe_sample`], with
+/// its argument: a program of its own, for both together have not enough stack.
 #[raw_tracepoint]
 pub fn probe_seen(ctx: RawTracePointContext) -> i32 {
     let sk: Ptr = ctx.arg(0);
-    if let Some(sampled) = SAMPLED.get_ptr(&sk) {
-        // SAFETY: a live map value, in which this is written once.
-        let server = unsafe { (*sampled).server };
-        served(server, PROBE_SEEN);
+    if let Some(sampled) = SAMPLED.get_ptr_mut(&sk) {
+        // SAFETY: a live map value that only the loader's one thread has written since it was made.
+        let sampled = unsafe { &mut *sampled };
+        if sampled.is_news != 0 {
+            sampled.is_news = 0;
+            served(sampled.server, PROBE_SEEN);
+        }
     }
     0
 }
 
 /// `None`: it need not be looked at again.
 #[inline(always)]
-fn look(sk: Ptr) -> Option<bool> {
+fn look(sk: Ptr) -> Option<()> {
     let probing = PROBES.get_ptr(&sk)?;
     // SAFETY: a live map value, which is written before its socket is in [`SAMPLED`].
     let probing = unsafe { &*probing };
@@ -116,7 +122,7 @@ fn look(sk: Ptr) -> Option<bool> {
     let received: u64 = field(sk, offset!(tcp_bytes_received));
     let asked: u64 = field(sk, offset!(tcp_bytes_sent));
     if asked == 0 || silence(sk, received, now, probing) < setting!(min_stall) / 4 {
-        return Some(false);
+        return Some(());
     }
     let sampled = SAMPLED.get_ptr_mut(&sk)?;
     // SAFETY: a live map value that only the loader's one thread has written since it was made.
@@ -128,11 +134,11 @@ fn look(sk: Ptr) -> Option<bool> {
     let count = sampled.count.get_mut(step)?;
     *last = now;
     *count += 1;
-    let is_first = *count == 1;
-    if is_first {
+    if *count == 1 {
         *first = now;
+        sampled.is_news = 1;
     }
-    Some(is_first)
+    Some(())
 }
 
 /// One of the `STEP_*`; `None` when that socket is no more the server's.
