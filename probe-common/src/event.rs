@@ -67,8 +67,14 @@ pub mod kind {
     pub const PROBE_SERVER: u16 = 25;
     /// What the server did with such a connection after that: [`super::ProbeServer`].
     pub const PROBE_SERVED: u16 = 26;
+    /// A step at which the server of such a connection was first seen while the client waited:
+    /// [`super::ProbeServer`].
+    pub const PROBE_SEEN: u16 = 27;
+    /// How far the server was while the client waited, sent right before a [`PROBE_END`]:
+    /// [`super::ProbeSteps`].
+    pub const PROBE_STEPS: u16 = 28;
     /// One more than the highest kind.
-    pub const COUNT: usize = 27;
+    pub const COUNT: usize = 29;
 }
 
 wire! {
@@ -165,6 +171,18 @@ pub const PROBE_GAVE_UP: u32 = 1;
 pub const PROBE_CLOSED: u32 = 2;
 pub const PROBE_LATE: u32 = 3;
 
+/// Whether a probe that waited for so long, in nanoseconds, may have come to its `timeoutSeconds`, which
+/// are whole. The kubelet's clock runs a moment before it calls connect(), and its program has to be
+/// woken up to close.
+#[inline(always)]
+pub const fn may_be_timeout(waited: u64) -> bool {
+    const SECOND: u64 = 1_000_000_000;
+    const BEFORE: u64 = 20_000_000;
+    const AFTER: u64 = 50_000_000;
+    let waited = waited.saturating_add(BEFORE);
+    waited >= SECOND && waited % SECOND <= BEFORE + AFTER
+}
+
 wire! {
     /// A connection made by a program that is called as the kubelet is, which ended after a wait.
     pub struct Probe {
@@ -195,12 +213,39 @@ wire! {
     }
 }
 
+/// What a server that is waited for has not done yet, by its socket: accepted the connection / read all
+/// that came / sent anything since the client asked. [`STEP_NONE`]: it has done all this, or the client
+/// may have asked for nothing, as on a connection that is kept for the next request.
+pub const STEP_ACCEPT: usize = 0;
+pub const STEP_READ: usize = 1;
+pub const STEP_ANSWER: usize = 2;
+pub const STEP_NONE: usize = 3;
+pub const STEPS: usize = 4;
+
+wire! {
+    /// What the server's socket showed each time it was looked at while the client was connected and got
+    /// no byte. Nothing is sent of a connection that was never looked at.
+    pub struct ProbeSteps {
+        pub header: Header,
+        /// The client's socket: local → remote.
+        pub tuple: Tuple,
+        pub sk: u64,
+        /// Payload that had come from the server, in bytes, when it was looked at last.
+        pub received: u64,
+        /// By the `STEP_*`: the first and the last time that it was seen at that step, in boot-time
+        /// nanoseconds, 0 for never, and how often.
+        pub first: [u64; STEPS],
+        pub last: [u64; STEPS],
+        pub count: [u32; STEPS],
+    }
+}
+
 /// How many bytes of a request a [`ProbeServer`] carries.
 pub const REQUEST_BYTES: usize = 128;
 
 wire! {
     /// The server's end of such a connection, at the moment at which the client's FIN reached it or, of
-    /// [`kind::PROBE_SERVED`], at which it was closed there too.
+    /// [`kind::PROBE_SERVED`], at which it was closed there too, or, of [`kind::PROBE_SEEN`], before.
     pub struct ProbeServer {
         pub header: Header,
         /// client → server as the server's namespace sees it.

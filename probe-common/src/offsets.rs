@@ -125,6 +125,8 @@ offsets! {
     tcp_packets_out = "tcp_sock"."packets_out",
     /// Jiffies, low 32 bits: when the last payload came.
     icsk_lrcvtime = "inet_connection_sock"."icsk_ack.lrcvtime",
+    /// Jiffies, low 32 bits: when payload was sent last.
+    tcp_lsndtime = "tcp_sock"."lsndtime",
     sk_receive_queue = "sock"."sk_receive_queue",
     skb_end = "sk_buff"."end",
     shinfo_nr_frags = "skb_shared_info"."nr_frags",

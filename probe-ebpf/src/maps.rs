@@ -7,7 +7,7 @@ use aya_ebpf::{
 use probe_common::{
     armed::{Armed, Cost},
     config::Config,
-    event::{Clash, CtEntry, Dns, Ipvs, Reject, kind},
+    event::{Clash, CtEntry, Dns, Ipvs, Reject, STEPS, kind},
     ipvs::Layout,
     net::Tuple,
     offsets::Offsets,
@@ -128,6 +128,32 @@ pub struct Probing {
 /// only call themselves so is not told.
 #[map]
 pub static PROBES: LruHashMap<u64, Probing> = LruHashMap::with_max_entries(4096, 0);
+
+/// Such a connection by its own tuple, from the end of its handshake until the server's socket is there.
+#[map]
+pub static REACHING: LruHashMap<Tuple, u64> = LruHashMap::with_max_entries(1024, 0);
+
+/// When that was the last time, so that no other server's socket is looked at.
+#[map]
+pub static REACHING_AT: Array<u64> = Array::with_max_entries(1, 0);
+
+/// A connection of [`PROBES`] whose server is on this node: its server's socket, and what that showed
+/// each time it was looked at. See [`probe_common::event::ProbeSteps`].
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Sampled {
+    pub server: u64,
+    /// 1: it was seen at a step for the first time, which is to be told.
+    pub is_news: u64,
+    pub received: u64,
+    pub first: [u64; STEPS],
+    pub last: [u64; STEPS],
+    pub count: [u32; STEPS],
+}
+
+/// By the client's socket, for as long as anyone waits for a probe.
+#[map]
+pub static SAMPLED: LruHashMap<u64, Sampled> = LruHashMap::with_max_entries(1024, 0);
 
 /// When such a connection was given up, by its own tuple, until the server's end gets the FIN.
 #[map]

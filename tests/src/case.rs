@@ -158,7 +158,6 @@ const NO_HOOKS: &str = "it needs hooks that this rung does not have";
 pub enum Expect {
     Certain,
     Likely,
-    Possible,
     /// It cannot be seen there, and why.
     Unseen(&'static str),
 }
@@ -169,7 +168,6 @@ impl Expect {
         match self {
             Self::Certain => "certain",
             Self::Likely => "likely",
-            Self::Possible => "possible",
             Self::Unseen(_) => "unseen",
         }
     }

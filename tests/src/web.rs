@@ -4,6 +4,7 @@
 use std::{
     io::{self, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
+    os::fd::AsRawFd as _,
     thread,
     time::{Duration, Instant},
 };
@@ -17,6 +18,12 @@ use crate::{
 };
 
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok";
+
+/// Empty SETTINGS (RFC 9113 6.5).
+const SETTINGS: &[u8] = b"\0\0\0\x04\0\0\0\0\0";
+
+/// How long a client takes from a server's first bytes to its request: some jiffies of any kernel.
+const WORKS: Duration = Duration::from_millis(50);
 
 /// As long as a close_notify of TLS 1.3 (RFC 8446 5.2, 6.1).
 const LAST_RECORD: [u8; 24] = [0x17; 24];
@@ -34,24 +41,39 @@ pub enum Server {
     Keeps(Duration),
     /// Reads the request and closes the connection so much later without an answer.
     Closes(Duration),
+    /// Leaves it in the accept queue for so long, then answers at once.
+    AcceptsLate(Duration),
+    /// Accepts it, reads the request so much later, and answers at once.
+    ReadsLate(Duration),
+    /// Sends some bytes at once, as TLS and HTTP/2 begin, reads the request, and sends no more.
+    Begins,
+}
+
+impl Server {
+    /// Its arguments for the helper, and how late it is.
+    fn args(self) -> (&'static [&'static str], Option<Duration>) {
+        match self {
+            Self::Ignores => (&[], None),
+            Self::Accepts => (&["--accept"], None),
+            Self::Answers(after) => (&[], Some(after)),
+            Self::Keeps(after) => (&["--keep"], Some(after)),
+            Self::Closes(after) => (&["--silent"], Some(after)),
+            Self::AcceptsLate(after) => (&["--late", "accept"], Some(after)),
+            Self::ReadsLate(after) => (&["--late", "read"], Some(after)),
+            Self::Begins => (&["--begin", "--silent", "--keep"], Some(Duration::ZERO)),
+        }
+    }
 }
 
 /// Starts a server of the given name, in a pod or on the node itself.
 pub fn serve(pod: Option<&Pod>, name: &str, at: SocketAddr, server: Server) -> Result<Process> {
     let at = at.to_string();
-    let delay = match server {
-        Server::Answers(after) | Server::Keeps(after) | Server::Closes(after) => {
-            after.as_millis().to_string()
-        }
-        Server::Ignores | Server::Accepts => String::new(),
-    };
+    let (how, delay) = server.args();
+    let delay = delay.map(|after| after.as_millis().to_string());
     let mut args = vec!["web-server", "--listen", &at, "--name", name];
-    match server {
-        Server::Ignores => {}
-        Server::Accepts => args.push("--accept"),
-        Server::Answers(_) => args.extend(["--answer", &delay]),
-        Server::Keeps(_) => args.extend(["--answer", &delay, "--keep"]),
-        Server::Closes(_) => args.extend(["--answer", &delay, "--silent"]),
+    args.extend(how);
+    if let Some(delay) = &delay {
+        args.extend(["--answer", delay]);
     }
     match pod {
         Some(pod) => Process::helper(pod, &args),
@@ -67,7 +89,13 @@ pub fn main(flags: &Flags) -> Result<()> {
         None => None,
     };
     let accepts = flags.has("--accept") || answer.is_some();
-    let (keeps, silent) = (flags.has("--keep"), flags.has("--silent"));
+    let late = match flags.optional("--late") {
+        Some("accept") => Late::Accept,
+        Some("read") => Late::Read,
+        _ => Late::Answer,
+    };
+    let (keeps, silent, begins) =
+        (flags.has("--keep"), flags.has("--silent"), flags.has("--begin"));
     set_name(flags.value("--name")?)?;
     let listener = TcpListener::bind(at).with_context(|| format!("cannot listen on {at}"))?;
     crate::cli::say(READY)?;
@@ -78,12 +106,17 @@ pub fn main(flags: &Flags) -> Result<()> {
     }
     let mut kept = Vec::new();
     loop {
+        if let (Some(after), Late::Accept) = (answer, late) {
+            wait_for_a_client(&listener).context("cannot wait for a client")?;
+            thread::sleep(after);
+        }
         // A client that went away before it was accepted is no error of the listener's.
         let Ok((stream, _)) = listener.accept() else { continue };
         match answer {
             Some(after) => {
+                let how = How { after, late, keeps, silent, begins };
                 thread::Builder::new()
-                    .spawn(move || answer_one(stream, after, keeps, silent))
+                    .spawn(move || how.answer(stream))
                     .context("cannot start a thread")?;
             }
             None => kept.push(stream),
@@ -91,19 +124,56 @@ pub fn main(flags: &Flags) -> Result<()> {
     }
 }
 
-fn answer_one(mut stream: TcpStream, after: Duration, keeps: bool, silent: bool) -> io::Result<()> {
-    let mut request = [0u8; 4096];
-    if stream.read(&mut request)? > 0 {
-        thread::sleep(after);
-        if !silent {
-            stream.write_all(ANSWER)?;
+/// The step in which it is late.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Late {
+    Accept,
+    Read,
+    Answer,
+}
+
+/// How a connection is answered.
+struct How {
+    after: Duration,
+    late: Late,
+    keeps: bool,
+    silent: bool,
+    begins: bool,
+}
+
+impl How {
+    fn answer(&self, mut stream: TcpStream) -> io::Result<()> {
+        let mut request = [0u8; 4096];
+        if self.begins {
+            stream.write_all(SETTINGS)?;
         }
-        if keeps {
-            // Until the client closes.
-            let _ = stream.read(&mut request)?;
+        if self.late == Late::Read {
+            thread::sleep(self.after);
         }
+        if stream.read(&mut request)? > 0 {
+            if self.late == Late::Answer {
+                thread::sleep(self.after);
+            }
+            if !self.silent {
+                stream.write_all(ANSWER)?;
+            }
+            if self.keeps {
+                // Until the client closes.
+                while stream.read(&mut request)? > 0 {}
+            }
+        }
+        Ok(())
     }
-    Ok(())
+}
+
+/// Returns when a connection is in the accept queue.
+fn wait_for_a_client(listener: &TcpListener) -> io::Result<()> {
+    let mut waits = libc::pollfd { fd: listener.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: one valid pollfd on the stack, whose descriptor the listener keeps open.
+    match unsafe { libc::poll(&raw mut waits, 1, -1) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
 }
 
 /// What a client sends once it is connected; then it waits for the answer.
@@ -115,6 +185,8 @@ pub enum Request {
     /// And at the end of its time some bytes more, as TLS does.
     LastRecord,
     Grpc,
+    /// The same, when the server has sent its first bytes.
+    GrpcCall,
 }
 
 impl Request {
@@ -124,11 +196,12 @@ impl Request {
             Self::Http => "http",
             Self::LastRecord => "last-record",
             Self::Grpc => "grpc",
+            Self::GrpcCall => "grpc-call",
         }
     }
 
     pub fn parse(name: &str) -> Result<Self> {
-        let all = [Self::None, Self::Http, Self::LastRecord, Self::Grpc];
+        let all = [Self::None, Self::Http, Self::LastRecord, Self::Grpc, Self::GrpcCall];
         let found = all.into_iter().find(|r| r.name() == name);
         found.with_context(|| format!("no request {name:?}"))
     }
@@ -142,7 +215,9 @@ impl Request {
             )
             .into_bytes(),
             // The preface and empty SETTINGS, as grpc-go begins.
-            Self::Grpc => b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec(),
+            Self::Grpc | Self::GrpcCall => {
+                b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec()
+            }
         }
     }
 }
@@ -152,6 +227,11 @@ impl Request {
 pub fn ask(to: SocketAddr, request: Request, limit: Duration) -> Result<bool> {
     let mut stream = TcpStream::connect_timeout(&to, limit).context("cannot connect")?;
     let end = Instant::now() + limit;
+    if request == Request::GrpcCall {
+        stream.set_read_timeout(Some(limit)).context("cannot set a time limit")?;
+        stream.read_exact(&mut [0; SETTINGS.len()]).context("cannot read the first bytes")?;
+        thread::sleep(WORKS);
+    }
     stream.write_all(&request.bytes(to)).context("cannot send")?;
     if request == Request::None {
         thread::sleep(end.saturating_duration_since(Instant::now()));

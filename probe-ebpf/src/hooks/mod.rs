@@ -9,5 +9,6 @@ mod ipvs;
 mod ipvs_verdict;
 mod listen;
 mod probe;
+mod probe_sample;
 mod reject;
 mod skb_drop;

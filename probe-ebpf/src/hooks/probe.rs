@@ -1,5 +1,6 @@
 //! Connections of the kubelet that get no answer, or a late one: two more programs at the
-//! tracepoint that tells of handshakes. The sockets themselves count what they carried.
+//! tracepoint that tells of handshakes. The sockets themselves count what they carried. What the server
+//! does while the kubelet waits is in [`super::probe_sample`].
 //!
 //! Raw tracepoint, the same on 5.10, 6.1, 6.12, 6.18 and 7.2:
 //! `sock:inet_sock_set_state(const struct sock *sk, const int oldstate, const int newstate)`
@@ -12,8 +13,9 @@
 //!   (`sk_socket`), whether the request was read (`copied_seq`), and whether bytes were sent.
 //! - When the server's socket leaves CLOSE_WAIT, it says whether it answered in the end.
 //!
-//! While nothing is wrong a connection of another program costs a look at its name when it begins, and
-//! at its end one search in a small map for each of its sockets; packets cost nothing.
+//! While nothing is wrong a connection of another program costs a look at its name when it begins, one
+//! search in a small map when its server's socket is made, and at its end one for each of its sockets;
+//! packets cost nothing.
 //!
 //! `bytes_received` counts a FIN as a byte (`tcp_rcv_nxt_update`). `lrcvtime` is in jiffies, whose length
 //! is taken from the time and the jiffies between the end of the handshake and now.
@@ -22,14 +24,18 @@ use aya_ebpf::{
     helpers::generated::bpf_jiffies64, macros::raw_tracepoint, programs::RawTracePointContext,
 };
 use probe_common::{
-    event::{PROBE_CLOSED, PROBE_GAVE_UP, PROBE_LATE, Probe, ProbeServer, REQUEST_BYTES, kind},
+    event::{
+        PROBE_CLOSED, PROBE_GAVE_UP, PROBE_LATE, Probe, ProbeServer, REQUEST_BYTES, kind,
+        may_be_timeout,
+    },
     net::{IPPROTO_TCP, Tuple},
     offsets::ABSENT,
 };
 
+use super::probe_sample;
 use crate::{
     emit,
-    maps::{GIVEN_UP, GIVEN_UP_AT, PROBES, Probing, SERVING, offset, seen, setting},
+    maps::{GIVEN_UP, GIVEN_UP_AT, PROBES, Probing, SAMPLED, SERVING, offset, seen, setting},
     read::{self, Ptr, field},
     socket::{self, TCP_CLOSE_WAIT, TCP_ESTABLISHED, TCP_FIN_WAIT1, TCP_SYN_SENT},
 };
@@ -40,7 +46,7 @@ const ON_ITS_WAY: u64 = 2_000_000_000;
 
 /// The kubelet's lifecycle hooks keep their connections for the next request, and close them after 90 s
 /// (`http.DefaultTransport`); probes do not (`DisableKeepAlives`). An idle one was answered long before.
-const IDLE: u64 = 60_000_000_000;
+pub const IDLE: u64 = 60_000_000_000;
 
 /// What programs are called of which the kubelet is a part, by the first eight bytes. Whether it is one
 /// the loader finds out.
@@ -102,12 +108,14 @@ fn connected(sk: Ptr, new: u8) {
         return;
     }
     let una: u32 = field(sk, offset!(tcp_snd_una));
+    let now = emit::now();
     // SAFETY: the entry is this socket's, whose lock the kernel holds here.
     unsafe {
-        (*probing).connected = emit::now();
+        (*probing).connected = now;
         (*probing).jiffies = jiffies();
         (*probing).isn = una.wrapping_sub(1);
     }
+    probe_sample::reach(sk, now);
 }
 
 /// A socket leaves ESTABLISHED.
@@ -117,6 +125,7 @@ fn left_established(sk: Ptr, new: u8) {
     // SAFETY: the entry is this socket's, whose lock the kernel holds here.
     ended(sk, new, unsafe { &*probing });
     let _ = PROBES.remove(&sk);
+    let _ = SAMPLED.remove(&sk);
 }
 
 #[inline(always)]
@@ -131,13 +140,14 @@ fn ended(sk: Ptr, new: u8, probing: &Probing) -> Option<()> {
     let received: u64 = field(sk, offset!(tcp_bytes_received));
     let received = received.saturating_sub(u64::from(new == TCP_CLOSE_WAIT));
     let silence = silence(sk, received, now, probing);
-    let may_be_idle = received != 0 && waited >= IDLE;
+    let is_idle =
+        received != 0 && (waited >= IDLE || !(probe_sample::owes(sk) || may_be_timeout(waited)));
     // A server that hangs up without a byte fails a probe however fast it does.
     let outcome = if received == 0 && new != TCP_FIN_WAIT1 {
         PROBE_CLOSED
     } else if waited < setting!(min_given_up) {
         return None;
-    } else if new == TCP_FIN_WAIT1 && silence >= waited / 2 && !may_be_idle {
+    } else if new == TCP_FIN_WAIT1 && silence >= waited / 2 && !is_idle {
         PROBE_GAVE_UP
     } else if received != 0
         && silence <= waited / 8
@@ -155,12 +165,13 @@ fn ended(sk: Ptr, new: u8, probing: &Probing) -> Option<()> {
             unsafe { *at = now };
         }
     }
+    probe_sample::tell(sk, now, &tuple);
     tell(sk, now, probing, &tuple, outcome, [sent, received, silence])
 }
 
 /// Nanoseconds without a byte from the server.
 #[inline(always)]
-fn silence(sk: Ptr, received: u64, now: u64, probing: &Probing) -> u64 {
+pub fn silence(sk: Ptr, received: u64, now: u64, probing: &Probing) -> u64 {
     let since = now.saturating_sub(probing.connected);
     let here = jiffies();
     let passed = here.saturating_sub(probing.jiffies);
@@ -240,7 +251,7 @@ fn server(sk: Ptr, old: u8, new: u8) -> Option<u16> {
 }
 
 #[inline(always)]
-fn served(sk: Ptr, kind: u16) -> Option<()> {
+pub fn served(sk: Ptr, kind: u16) -> Option<()> {
     let tuple = socket::reversed(&socket::tcp_tuple(sk)?);
     let now = emit::now();
     seen(kind);
@@ -251,6 +262,7 @@ fn served(sk: Ptr, kind: u16) -> Option<()> {
     let copied: u32 = field(sk, offset!(tcp_copied_seq));
     let received: u64 = field(sk, offset!(tcp_bytes_received));
     let sent: u64 = field(sk, offset!(tcp_bytes_sent));
+    let fin = u32::from(kind != kind::PROBE_SEEN);
     emit::send(kind, u64::from(header.netns), now, |event: *mut ProbeServer| {
         // SAFETY: the entry is reserved for exactly this type; all bytes zero is a valid value of it.
         let event = unsafe {
@@ -264,8 +276,8 @@ fn served(sk: Ptr, kind: u16) -> Option<()> {
         event.accepted = u32::from(file != 0);
         event.sent = sent;
         // The FIN is among the bytes.
-        event.received = received.saturating_sub(1);
-        let unread = next.wrapping_sub(copied).saturating_sub(1);
+        event.received = received.saturating_sub(u64::from(fin));
+        let unread = next.wrapping_sub(copied).saturating_sub(fin);
         event.unread = unread;
         if unread > 0 && u64::from(unread) == event.received {
             event.captured = request(sk, &mut event.request);

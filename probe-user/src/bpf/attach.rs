@@ -58,6 +58,13 @@ impl Attachments {
         HOOKS.iter().zip(&self.states).map(|(spec, state)| hook(spec, state.clone())).collect()
     }
 
+    /// Whether connections of the kubelet, and their servers, are watched.
+    pub fn sees_probes(&self) -> bool {
+        let mut probes =
+            HOOKS.iter().zip(&self.states).filter(|(spec, _)| spec.family == Family::Probe);
+        probes.all(|(_, state)| matches!(state, HookState::Watched { .. }))
+    }
+
     /// Whether at least one hook is attached.
     pub fn any(&self) -> bool {
         self.states.iter().any(|state| matches!(state, HookState::Watched { .. }))

@@ -186,6 +186,7 @@ pub const HOOKS: &[Spec] = &[
         "probe_server",
         &["server-slow"],
     ),
+    tracepoint("sock:inet_sock_set_state (reached)", Family::Probe, "probe_reached", &[]),
     Spec {
         name: "__inet_hash_connect (return)",
         family: Family::Handshake,

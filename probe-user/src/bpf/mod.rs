@@ -6,6 +6,7 @@ mod counts;
 mod ladder;
 mod object;
 mod pairs;
+mod samples;
 
 use anyhow::{Context as _, Result};
 use aya::{
@@ -15,7 +16,7 @@ use aya::{
 use aya_log::EbpfLogger;
 use probe_common::{armed::Armed, config::Config, event::Dns, ipvs::Layout, stats::Stats};
 
-use self::{armed::Armory, attach::Attachments, object::Wire, pairs::Pairs};
+use self::{armed::Armory, attach::Attachments, object::Wire, pairs::Pairs, samples::Samples};
 pub use self::{armed::Spent, attach::unattached};
 use crate::{
     event::{Hook, Rung, Totals, armed::Set},
@@ -31,6 +32,7 @@ pub struct Probes {
     events: RingBuf<MapData>,
     stats: PerCpuArray<MapData, Wire<Stats>>,
     pairs: Pairs,
+    samples: Samples,
     armory: Armory,
     ipvs: Array<MapData, Wire<Layout>>,
     logger: Option<EbpfLogger<&'static dyn log::Log>>,
@@ -57,6 +59,7 @@ impl Probes {
         let stats = ebpf.take_map("STATS").context("no map STATS")?;
         let stats = PerCpuArray::try_from(stats).context("map STATS")?;
         let pairs = Pairs::take(&mut ebpf, config.min_stall)?;
+        let mut samples = Samples::take(&mut ebpf)?;
         let armory = Armory::take(&mut ebpf)?;
         let ipvs = ebpf.take_map("IPVS_LAYOUT").context("no map IPVS_LAYOUT")?;
         let mut ipvs = Array::try_from(ipvs).context("map IPVS_LAYOUT")?;
@@ -68,7 +71,21 @@ impl Probes {
         });
         let attachments =
             Attachments::new(&mut ebpf, btf.as_ref(), &resolved, rungs, no_ipvs, has_module);
-        Ok(Self { ebpf, attachments, resolved, events, stats, pairs, armory, ipvs, logger })
+        if attachments.sees_probes() {
+            samples.load(&mut ebpf);
+        }
+        Ok(Self {
+            ebpf,
+            attachments,
+            resolved,
+            events,
+            stats,
+            pairs,
+            samples,
+            armory,
+            ipvs,
+            logger,
+        })
     }
 
     pub fn hooks(&self) -> Vec<Hook> {
@@ -110,6 +127,14 @@ impl Probes {
     /// When the kernel does not give a map's entries.
     pub fn sweep(&mut self, now: u64) -> Result<Vec<Dns>> {
         self.pairs.sweep(now)
+    }
+
+    /// See [`Samples::look`].
+    ///
+    /// # Errors
+    /// When the kernel does not give a map's entries, or does not run the program.
+    pub fn look_at_servers(&mut self) -> Result<usize> {
+        self.samples.look(&mut self.ebpf)
     }
 
     /// See [`Pairs::closed`].

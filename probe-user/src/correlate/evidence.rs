@@ -4,7 +4,9 @@
 use std::net::{IpAddr, SocketAddr};
 
 use probe_common::{
-    event::{Clash, CtEntry, Dns, Drop, Ipvs, Listen, ProbeServer, Reject, SynAck, kind},
+    event::{
+        Clash, CtEntry, Dns, Drop, Ipvs, Listen, ProbeServer, ProbeSteps, Reject, SynAck, kind,
+    },
     net::{IPPROTO_TCP, IPPROTO_UDP, Tuple},
 };
 
@@ -153,6 +155,12 @@ impl Joined for ProbeServer {
     }
 }
 
+impl Joined for ProbeSteps {
+    fn keys(&self) -> Vec<Key> {
+        vec![Key::Flow(Flow::of(&self.tuple))]
+    }
+}
+
 impl Joined for ServerQueue {
     fn keys(&self) -> Vec<Key> {
         vec![Key::Flow(Flow { proto: IPPROTO_TCP, src: self.client, dst: self.server })]
@@ -211,6 +219,8 @@ pub struct Index {
     /// Servers of connections that the kubelet gave up, and who listens there.
     pub probe_servers: Recent<Seen<ProbeServer>>,
     pub server_queues: Recent<Seen<ServerQueue>>,
+    /// What such servers were seen to do while they were waited for.
+    pub probe_steps: Recent<Seen<ProbeSteps>>,
     /// Counts up with every event kept, so that a symptom can tell whether there is anything new.
     pub generation: u64,
 }
@@ -231,6 +241,7 @@ impl Default for Index {
             rejects: Recent::new(CAPACITY, KEEP),
             probe_servers: Recent::new(CAPACITY, KEEP),
             server_queues: Recent::new(CAPACITY, KEEP),
+            probe_steps: Recent::new(CAPACITY, KEEP),
             generation: 0,
         }
     }
@@ -254,6 +265,7 @@ impl Index {
             Body::CtEntry(e) => self.ct_entries.push(Seen { ts, event: e.clone() }),
             Body::Reject(e) => self.rejects.push(Seen { ts, event: e.clone() }),
             Body::ProbeServer(e) => self.probe_servers.push(Seen { ts, event: e.clone() }),
+            Body::ProbeSteps(e) => self.probe_steps.push(Seen { ts, event: e.clone() }),
             Body::ServerQueue(e) => {
                 self.server_queues.push(Seen { ts, event: Box::new(e.clone()) });
             }
@@ -287,6 +299,7 @@ impl Index {
         self.rejects.forget(now);
         self.probe_servers.forget(now);
         self.server_queues.forget(now);
+        self.probe_steps.forget(now);
     }
 
     /// Events forgotten before their time, and events kept now.
@@ -304,6 +317,7 @@ impl Index {
             + self.rejects.evicted
             + self.probe_servers.evicted
             + self.server_queues.evicted
+            + self.probe_steps.evicted
     }
 
     pub fn len(&self) -> usize {
@@ -320,6 +334,7 @@ impl Index {
             + self.rejects.len()
             + self.probe_servers.len()
             + self.server_queues.len()
+            + self.probe_steps.len()
     }
 
     pub fn is_empty(&self) -> bool {

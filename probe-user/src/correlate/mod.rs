@@ -17,6 +17,7 @@ mod headline;
 mod join;
 mod judge;
 mod probe;
+mod probe_steps;
 mod recent;
 mod refusals;
 mod stalls;

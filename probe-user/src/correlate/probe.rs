@@ -6,6 +6,7 @@ use probe_common::event::{PROBE_CLOSED, PROBE_GAVE_UP, PROBE_LATE, ProbeServer};
 
 use super::{
     evidence::Key,
+    probe_steps,
     rules::client_ports_exhausted::EADDRNOTAVAIL,
     symptom::{Side, Symptom, seconds},
     world::World,
@@ -18,7 +19,7 @@ use crate::{
 
 /// A probe's answer is rarely waited for longer, in nanoseconds (`timeoutSeconds`): what took longer is
 /// a lifecycle hook.
-const LONGEST: u64 = 60_000_000_000;
+pub const LONGEST: u64 = 60_000_000_000;
 
 /// What a connection of the kubelet is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,15 +79,16 @@ fn asker<'a>(symptom: &Symptom, world: &'a World) -> Option<&'a Process> {
     let pod =
         world.pods.owner(symptom.server().ip(), symptom.first).filter(|p| is_of_kubernetes(p))?;
     let is_here = symptom.netns == at_home && pod.netns != at_home;
-    ((process.kubelet || process.has_kubelet) && is_here && !is_answered(symptom))
+    ((process.kubelet || process.has_kubelet) && is_here && !is_answered(symptom, world))
         .then_some(process)
 }
 
 /// A connection that was answered and then idle is kept for the next request, as those of lifecycle
-/// hooks are, and closed at any time. When its first byte came is not known.
-fn is_answered(symptom: &Symptom) -> bool {
+/// hooks are (`http.DefaultTransport`), and closed at any time: after 90 s, with the kubelet, or for
+/// others. Probes keep none. When its first byte came is not known.
+fn is_answered(symptom: &Symptom, world: &World) -> bool {
     symptom.probe.as_deref().is_some_and(|carried| match carried.outcome {
-        PROBE_GAVE_UP => carried.received > 0,
+        PROBE_GAVE_UP => carried.received > 0 && !probe_steps::is_pending(symptom, world),
         PROBE_LATE => symptom.answered.is_some_and(|ts| ts.saturating_sub(symptom.first) > LONGEST),
         _ => false,
     })
@@ -192,6 +194,12 @@ pub fn headline(symptom: &Symptom, world: &World, probed: &Party) -> String {
             (PROBE_CLOSED, _) => {
                 let how = if carried.err == 0 { "closed" } else { "reset" };
                 format!("{what}, was {how} by the server without an answer after {waited}")
+            }
+            _ if carried.received > 0 => {
+                let (got, silence) = (carried.received, seconds(carried.silence));
+                format!(
+                    "{what}, got {got} bytes, then none for {silence}, and was given up after {waited}"
+                )
             }
             _ => format!("{what}, got no answer and was given up after {waited}"),
         };

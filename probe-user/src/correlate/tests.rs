@@ -15,6 +15,7 @@ mod ipvs_stale;
 mod no_listener;
 mod polled;
 mod probe;
+mod probe_steps;
 mod processes;
 mod service_no_backend;
 mod slow_probe;

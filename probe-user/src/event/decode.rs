@@ -56,7 +56,10 @@ pub fn decode(record: &[u8]) -> Result<Event, DecodeError> {
         kind::CT_ENTRY => Body::CtEntry(exactly(header.kind, record)?),
         kind::REJECT => Body::Reject(exactly(header.kind, record)?),
         kind::PROBE_END => Body::Probe(exactly(header.kind, record)?),
-        kind::PROBE_SERVER | kind::PROBE_SERVED => Body::ProbeServer(exactly(header.kind, record)?),
+        kind::PROBE_SERVER | kind::PROBE_SERVED | kind::PROBE_SEEN => {
+            Body::ProbeServer(exactly(header.kind, record)?)
+        }
+        kind::PROBE_STEPS => Body::ProbeSteps(exactly(header.kind, record)?),
         kind => return Err(DecodeError::UnknownKind { kind }),
     };
     Ok(Event { ts: header.ts, body })
@@ -77,6 +80,7 @@ pub fn encode(event: &Event) -> Option<Vec<u8>> {
         Body::Reject(e) => bytes_of(&**e),
         Body::Probe(e) => bytes_of(&**e),
         Body::ProbeServer(e) => bytes_of(&**e),
+        Body::ProbeSteps(e) => bytes_of(&**e),
         _ => return None,
     };
     Some(bytes.to_vec())
@@ -109,8 +113,8 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]
 
     use probe_common::event::{
-        Clash, Connect, CtEntry, Dns, Drop, Ipvs, Listen, Probe, ProbeServer, Reject, SynAck,
-        TableFull,
+        Clash, Connect, CtEntry, Dns, Drop, Ipvs, Listen, Probe, ProbeServer, ProbeSteps, Reject,
+        SynAck, TableFull,
     };
     use proptest::prelude::*;
 
@@ -143,6 +147,8 @@ mod tests {
         (kind::PROBE_END, size_of::<Probe>()),
         (kind::PROBE_SERVER, size_of::<ProbeServer>()),
         (kind::PROBE_SERVED, size_of::<ProbeServer>()),
+        (kind::PROBE_SEEN, size_of::<ProbeServer>()),
+        (kind::PROBE_STEPS, size_of::<ProbeSteps>()),
     ];
 
     fn record(kind: u16, len: usize) -> Vec<u8> {

@@ -8,8 +8,8 @@ pub mod decode;
 use std::net::{IpAddr, SocketAddr};
 
 use probe_common::event::{
-    Clash, Connect, CtEntry, Dns, Drop, Header, Ipvs, Listen, Probe, ProbeServer, Reject, SynAck,
-    TableFull,
+    Clash, Connect, CtEntry, Dns, Drop, Header, Ipvs, Listen, Probe, ProbeServer, ProbeSteps,
+    Reject, SynAck, TableFull,
 };
 use serde::{Deserialize, Serialize};
 
@@ -38,6 +38,7 @@ pub enum Body {
     Reject(Box<Reject>),
     Probe(Box<Probe>),
     ProbeServer(Box<ProbeServer>),
+    ProbeSteps(Box<ProbeSteps>),
     // From the loader.
     /// All kernel events up to `Event::ts` have been delivered (the watermark).
     Tick,
@@ -75,6 +76,7 @@ impl Event {
             Body::Reject(e) => &e.header,
             Body::Probe(e) => &e.header,
             Body::ProbeServer(e) => &e.header,
+            Body::ProbeSteps(e) => &e.header,
             _ => return None,
         })
     }

@@ -62,7 +62,9 @@ impl Family {
                 &["net_syncookies", "net_max_syn_backlog"],
             ],
             Self::Handshake => &[SOCKET, &["sk_state", "sk_protocol", "inet_sport", "tcp_snd_una"]],
-            Self::Probe => &[SOCKET, CARRIED, &["sk_protocol", "inet_sport", "tcp_snd_una"]],
+            Self::Probe => {
+                &[SOCKET, CARRIED, &["sk_state", "sk_protocol", "inet_sport", "tcp_snd_una"]]
+            }
             Self::Conntrack => &[ENTRY, &["net_inum"]],
             Self::Dns => &[PACKET, SOCKET, FLOW, &["skb_sk", "skb_transport_header"]],
             // What it needs of the module itself is asked when the module is there.
@@ -117,7 +119,7 @@ const WIDTHS: &[(u32, &[&str])] = &[
     (4, &["ct_status", "ct_timeout", "fl4_saddr", "fl4_daddr"]),
     (8, &["sk_errors", "tcp_bytes_sent", "tcp_bytes_received"]),
     (4, &["tcp_rcv_nxt", "tcp_copied_seq", "tcp_packets_out", "tcp_total_retrans"]),
-    (4, &["icsk_lrcvtime", "skb_end"]),
+    (4, &["icsk_lrcvtime", "tcp_lsndtime", "skb_end"]),
     (1, &["shinfo_nr_frags"]),
     (4, &["sk_err_soft", "sk_errors_len", "exterr_errno"]),
     (2, &["skb_network_header", "skb_transport_header", "sk_family", "sk_num"]),

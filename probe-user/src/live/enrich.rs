@@ -229,6 +229,7 @@ pub fn netns(body: &Body) -> Option<u32> {
         Body::Reject(e) => Some(e.header.netns),
         Body::Probe(e) => Some(e.header.netns),
         Body::ProbeServer(e) => Some(e.header.netns),
+        Body::ProbeSteps(e) => Some(e.header.netns),
         _ => None,
     }
 }

@@ -130,6 +130,7 @@ impl Live {
             for dns in swept {
                 self.enrich(Event { ts: now, body: Body::Dns(Box::new(dns)) }, now, &mut events);
             }
+            self.look_at_servers();
         }
         if now.saturating_sub(self.looked) >= LOOK {
             self.looked = now;
@@ -159,6 +160,17 @@ impl Live {
         self.let_go(self.pulled, Outcome::Ended, &mut events);
         events.extend(self.pull()?);
         Ok(events)
+    }
+
+    /// What the servers of waiting probes do now; the kernel side tells of it.
+    fn look_at_servers(&mut self) {
+        let Ok(probes) = &mut self.probes else { return };
+        let start = Instant::now();
+        match probes.look_at_servers() {
+            Ok(0) => {}
+            Ok(n) => debug!("looked at the servers of {n} probes in {:?}", start.elapsed()),
+            Err(err) => error!("{err:#}"),
+        }
     }
 
     /// Modules, names and counters.
@@ -313,7 +325,7 @@ impl Live {
                 self.known.spare_one();
                 self.name_process(probe.pid, probe.header.netns, (ts, now), events);
             }
-            Body::ProbeServer(server) if server.header.kind == kind::PROBE_SERVER => {
+            Body::ProbeServer(server) if server.header.kind != kind::PROBE_SERVED => {
                 self.name_server(server, (ts, now), events);
             }
             Body::Clash(clash) => self.known.address(&clash.loser.orig),

@@ -6,7 +6,8 @@ use probe_common::{
     event::{
         CT_INVALID, CT_UNTRACKED, Clash, Connect, CtEntry, DROP_INSERT_FAILED, DROP_TABLE_FULL,
         Dns, Drop, IPVS_GONE, IPVS_NO_DEST, Ipvs, Listen, PROBE_CLOSED, PROBE_GAVE_UP, PROBE_LATE,
-        Probe, ProbeServer, Reject, STAGE_ACK, STAGE_SYN_PRESSURE, STAGE_SYN_QUEUE, SynAck, kind,
+        Probe, ProbeServer, ProbeSteps, Reject, STAGE_ACK, STAGE_SYN_PRESSURE, STAGE_SYN_QUEUE,
+        SynAck, kind,
     },
     net::{Conntrack, Tuple},
 };
@@ -56,6 +57,8 @@ pub const fn kind_name(kind: u16) -> &'static str {
         kind::PROBE_END => "probe-end",
         kind::PROBE_SERVER => "probe-server",
         kind::PROBE_SERVED => "probe-served",
+        kind::PROBE_SEEN => "probe-seen",
+        kind::PROBE_STEPS => "probe-steps",
         _ => "unknown",
     }
 }
@@ -100,6 +103,7 @@ fn words(event: &Event, names: &Correlator) -> Option<(&'static str, Option<Stri
         Body::Reject(e) => reject(e),
         Body::Probe(e) => probe(e),
         Body::ProbeServer(e) => probe_server(e),
+        Body::ProbeSteps(e) => probe_steps(e),
         _ => return None,
     };
     Some((kind_name(header.kind), Some(place), words))
@@ -407,6 +411,17 @@ fn probe_server(e: &ProbeServer) -> String {
     )
 }
 
+fn probe_steps(e: &ProbeSteps) -> String {
+    let [accept, read, answer, none] = e.count;
+    format!(
+        "{} seen not accepted {accept}, not read {read}, not answered {answer}, done {none} times, \
+         received={} sk={:#x}",
+        Flow::of(&e.tuple),
+        e.received,
+        e.sk
+    )
+}
+
 /// The flow as fields, for filters; of an arming also what came of it.
 fn fields(event: &Event) -> Option<Value> {
     let tuple: &Tuple = match &event.body {
@@ -421,6 +436,7 @@ fn fields(event: &Event) -> Option<Value> {
         Body::Reject(e) => &e.tuple,
         Body::Probe(e) => &e.tuple,
         Body::ProbeServer(e) => &e.tuple,
+        Body::ProbeSteps(e) => &e.tuple,
         Body::Armed(e) => {
             let (mut all, more) = (flow_fields(e.flow()), serde_json::to_value(&e.step).ok()?);
             if let (Value::Object(all), Value::Object(more)) = (&mut all, more) {

@@ -20,8 +20,8 @@ use probe_common::{
     event::{
         Clash, Connect, CtEntry, DROP_HAS_REASON, DROP_IN_NF_HOOK_SLOW, DROP_TABLE_FULL, Dns, Drop,
         Header, IPVS_FOUND, IPVS_GONE, IPVS_LOOKED, Ipvs, Listen, NF_INET_FORWARD, OUTCOME_TRYING,
-        PACKET_BYTES, Probe, ProbeServer, QNAME_BYTES, Question, REQUEST_BYTES, Reject, SERVERS,
-        STAGE_SYN, SynAck, VERDICT_ACCEPT, kind,
+        PACKET_BYTES, Probe, ProbeServer, ProbeSteps, QNAME_BYTES, Question, REQUEST_BYTES, Reject,
+        SERVERS, STAGE_SYN, STEPS, SynAck, VERDICT_ACCEPT, kind,
     },
     net::{Conntrack, FAMILY_V4, IPPROTO_TCP, IPPROTO_UDP, Tuple, ips},
 };

@@ -43,6 +43,26 @@ pub fn probe_server(kind: u16, request: &[u8], unread: u32, sent: u64) -> ProbeS
     }
 }
 
+/// What it showed while the kubelet waited: for each step the times after the run's start, in
+/// milliseconds, at which it was seen first and last, and how often.
+pub fn seen_at(steps: &[(usize, u64, u64, u32)]) -> Body {
+    let (mut first, mut last, mut count) = ([0; STEPS], [0; STEPS], [0; STEPS]);
+    for (step, from, to, often) in steps {
+        first[*step] = START + from * MS;
+        last[*step] = START + to * MS;
+        count[*step] = *often;
+    }
+    Body::ProbeSteps(Box::new(ProbeSteps {
+        header: header(kind::PROBE_STEPS, HOST),
+        tuple: tcp(NODE_PORT, WEB_END),
+        sk: 0xffff_8880_0000_6000,
+        received: 0,
+        first,
+        last,
+        count,
+    }))
+}
+
 /// Who listens there.
 pub fn server_queue(waiting: u32) -> Body {
     let queue = ListenQueue { address: WEB_END.parse().unwrap(), ino: 4711, waiting };

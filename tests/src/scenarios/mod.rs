@@ -339,8 +339,20 @@ pub const ALL: &[Case] = &[
         .low(&[(Rung::Tracepoint, Expect::Likely)])
         .same_everywhere(),
     Case::new("probe_answered_in_time", slow_probe::answered_in_time)
-        .names("server-slow", Expect::Possible)
-        .low(&[(Rung::Tracepoint, Expect::Possible)])
+        .names("server-slow", Expect::Likely)
+        .low(&[(Rung::Tracepoint, Expect::Likely)])
+        .same_everywhere(),
+    Case::new("probe_accepted_in_time", slow_probe::accepted_in_time)
+        .names("server-slow", Expect::Likely)
+        .low(&[(Rung::Tracepoint, Expect::Likely)])
+        .same_everywhere(),
+    Case::new("probe_read_in_time_v6", slow_probe::read_in_time)
+        .names("server-slow", Expect::Likely)
+        .low(&[(Rung::Tracepoint, Expect::Likely)])
+        .same_everywhere(),
+    Case::new("probe_partly_answered", slow_probe::partly_answered)
+        .names("server-slow", Expect::Likely)
+        .low(&[(Rung::Tracepoint, Expect::Likely)])
         .same_everywhere(),
     Case::new("probe_hung_up", slow_probe::hung_up).same_everywhere(),
     Case::new("probe_closed", slow_probe::closed)

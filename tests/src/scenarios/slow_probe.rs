@@ -17,12 +17,15 @@ const POD: &str = "shop/api-7d4f9c-x2x5k";
 const SERVER: &str = "health";
 /// After the kubelet has given up, also on a machine that runs the kubelet's program seconds late.
 const LATE: Duration = Duration::from_secs(5);
-/// Late for a probe that waits for [`LONG`].
-const STILL_THERE: Duration = Duration::from_millis(1500);
+/// Late for a probe that waits for [`LONG`], so that the server is looked at many times meanwhile.
+const STILL_THERE: Duration = Duration::from_secs(3);
 /// What a probe waits whose `timeoutSeconds` is more than 1.
 const LONG: Duration = Duration::from_secs(8);
 /// In time.
 const IN_TIME: Duration = Duration::from_millis(100);
+
+/// No `timeoutSeconds` are so long, also when the client is woken up late.
+const NO_TIMEOUT: Duration = Duration::from_millis(1300);
 
 /// A server in a Kubernetes pod.
 struct Slow {
@@ -65,8 +68,25 @@ pub fn last_record(lab: &Lab) -> Result<()> {
 
 /// Answered late, and the kubelet was still there.
 pub fn answered_in_time(lab: &Lab) -> Result<()> {
+    late(lab, false, Server::Answers(STILL_THERE), (Request::Http, LONG), ("likely", "answer", ""))
+}
+
+/// Accepted late, and then answered at once.
+pub fn accepted_in_time(lab: &Lab) -> Result<()> {
     let patient = (Request::Http, LONG);
-    late(lab, false, Server::Answers(STILL_THERE), patient, ("possible", "unknown", ""))
+    late(lab, false, Server::AcceptsLate(STILL_THERE), patient, ("likely", "accept", "http"))
+}
+
+/// Accepted, read late, and then answered at once.
+pub fn read_in_time(lab: &Lab) -> Result<()> {
+    let patient = (Request::Http, LONG);
+    late(lab, true, Server::ReadsLate(STILL_THERE), patient, ("likely", "read", "http"))
+}
+
+/// The server has sent its settings, and not answered the call.
+pub fn partly_answered(lab: &Lab) -> Result<()> {
+    let patient = (Request::GrpcCall, STILL_THERE);
+    late(lab, false, Server::Begins, patient, ("likely", "answer", ""))
 }
 
 /// The server closes the connection without a byte.
@@ -114,14 +134,14 @@ fn late(
         .is("/open", false)?
         .at_least("/waited_ms", 900)?
         .filled("/fix")?;
-    if patience == PATIENCE {
+    if !matches!(server, Server::Closes(_)) {
         found.is("/culprit/process", SERVER)?;
     }
     if !protocol.is_empty() && cfg!(target_arch = "x86_64") {
         found.is("/details/protocol", protocol)?;
     }
-    if confidence == "possible" {
-        found.at_least("/details/took_ms", 1400)?;
+    if patience == LONG && !matches!(server, Server::Closes(_)) {
+        found.at_least("/details/took_ms", 2900)?;
     }
     probe.stop()?;
     drop(kubelet);
@@ -146,7 +166,7 @@ pub fn no_failure(lab: &Lab) -> Result<()> {
 
     let ask = |name: &str, to, request| kubelet::ask(name, to, request, PATIENCE, None);
     let _others = [
-        ask("kubelet", quick_at, Request::Http)?,
+        kubelet::ask("kubelet", quick_at, Request::Http, NO_TIMEOUT, None)?,
         ask("kubelet", slow.to, Request::None)?,
         ask("curl", slow.to, Request::Http)?,
         ask("kubelet", api_at, Request::Http)?,

@@ -2,7 +2,8 @@
 //! connection, did not read the request or did not answer it in time.
 //!
 //! What the server had done is read from its own socket, at the moment at which the kubelet's FIN
-//! reached it. A request or an answer that was lost on its way is not this.
+//! reached it, or a few times while the kubelet waited. A request or an answer that was lost on its way
+//! is not this.
 
 use probe_common::event::{PROBE_CLOSED, PROBE_GAVE_UP, PROBE_LATE, Probe, kind};
 
@@ -29,10 +30,10 @@ pub fn judge(case: &Case<'_>) -> Option<Verdict> {
     let carried = case.symptom.probe.as_deref()?;
     why_not(case, carried).is_none().then_some(())?;
     let (late, confidence) = match carried.outcome {
-        PROBE_GAVE_UP => given_up(case)?,
+        PROBE_GAVE_UP if carried.received == 0 => given_up(case)?,
+        PROBE_GAVE_UP => by_steps(case, case.symptom.ended?),
         PROBE_CLOSED => (Late::Answer, Confidence::Likely),
-        // Its answer may have been sent in time, lost on its way, and sent again.
-        PROBE_LATE => (Late::Unknown, Confidence::Possible),
+        PROBE_LATE => by_steps(case, case.symptom.answered?),
         _ => return None,
     };
     Some(verdict(case, carried, late, confidence))
@@ -73,6 +74,25 @@ fn given_up(case: &Case<'_>) -> Option<(Late, Confidence)> {
     })
 }
 
+/// By what was seen while the kubelet waited. Without that an answer may have been sent in time, lost on
+/// its way, and sent again, and what was given up after some bytes may have been idle.
+fn by_steps(case: &Case<'_>, end: u64) -> (Late, Confidence) {
+    match case.longest_step(end) {
+        Some(late) => (late, Confidence::Likely),
+        None => (Late::Unknown, Confidence::Possible),
+    }
+}
+
+/// What the server had sent when nothing more came: what begins by exchanging more than a request and an
+/// answer is known by its port at best.
+fn part(case: &Case<'_>, carried: &Probe) -> String {
+    let of = match case.symptom.server().port() % 1000 {
+        443 => "a TLS handshake, by its port",
+        _ => "a TLS handshake or HTTP/2 settings, if it speaks these",
+    };
+    format!("had sent {} bytes ({of})", carried.received)
+}
+
 fn verdict(case: &Case<'_>, carried: &Probe, late: Late, confidence: Confidence) -> Verdict {
     let (symptom, world) = (case.symptom, case.world);
     let at = symptom.server();
@@ -80,7 +100,7 @@ fn verdict(case: &Case<'_>, carried: &Probe, late: Late, confidence: Confidence)
     let place = pod.as_ref().and_then(|party| party.pod.clone());
     let queue = case.server_queue();
     // Who listens need not be who accepted it.
-    let accepted = case.probe_server(kind::PROBE_SERVER).map_or(0, |seen| seen.event.ino);
+    let accepted = case.accepted_by();
     let listening = queue.map_or(0, |queue| queue.event.queue.ino);
     let listener = world.listener(if accepted == 0 { listening } else { accepted });
     let who = match (listener, &place) {
@@ -93,6 +113,36 @@ fn verdict(case: &Case<'_>, carried: &Probe, late: Late, confidence: Confidence)
     let after = |ts: u64| seconds(ts.saturating_sub(first));
     let gave_up = after(ended);
     let what = match (late, symptom.answered) {
+        (Late::Accept, Some(answered)) => {
+            format!(
+                "accepted the connection late, so that it answered only after {}",
+                after(answered)
+            )
+        }
+        (Late::Read, Some(answered)) => format!(
+            "accepted the connection and read the request late, so that it answered only after {}",
+            after(answered)
+        ),
+        (Late::Answer, Some(answered)) => {
+            format!("read the request and answered it only after {}", after(answered))
+        }
+        _ if carried.outcome == PROBE_GAVE_UP && carried.received > 0 => {
+            let part = part(case, carried);
+            match late {
+                Late::Accept | Late::Read => {
+                    format!("{part} and had not read what the kubelet sent then, after {gave_up}")
+                }
+                Late::Answer => {
+                    format!(
+                        "{part}, had read all that the kubelet sent, and sent no more in {gave_up}"
+                    )
+                }
+                Late::Unknown => format!(
+                    "{part} and sent no more in {gave_up}; if that was its whole answer, the \
+                     connection was only kept"
+                ),
+            }
+        }
         (Late::Accept, _) => format!("had not accepted the connection after {gave_up}"),
         (Late::Read, _) => {
             format!("accepted the connection and had not read the request after {gave_up}")
@@ -199,6 +249,7 @@ impl Case<'_> {
             );
             lines.push(Evidence { ts: seen.ts, kind: "probe-server", text });
         }
+        lines.extend(self.say_steps());
         if let Some(seen) = self.probe_server(kind::PROBE_SERVED) {
             let e = &*seen.event;
             let text = format!(

@@ -87,9 +87,9 @@ fn a_last_record_that_is_not_read_is_no_unread_request() {
 #[test]
 fn a_connection_that_was_answered_may_be_closed_at_any_time() {
     let mut run = Run::new();
-    run.at(31_500, kubelet(PID));
-    run.at(31_500, probed(probe(PROBE_GAVE_UP, GET.len() as u64, 180)));
-    run.at(31_500, serving(server(0, 180)));
+    run.at(31_700, kubelet(PID));
+    run.at(31_700, probed(probe(PROBE_GAVE_UP, GET.len() as u64, 180)));
+    run.at(31_700, serving(server(0, 180)));
     run.until(39_000);
     assert!(run.out.is_empty(), "{:?}", run.out);
 }
