@@ -125,11 +125,12 @@ impl Session {
     pub fn end(&mut self, how: &str) -> Result<()> {
         let printed = self.print_end();
         // Whoever read the findings may be gone; the recording is ended all the same.
-        if let Recording::On(recorder) = std::mem::replace(&mut self.recording, Recording::None) {
-            match recorder.end(how, &self.pipeline) {
+        match std::mem::replace(&mut self.recording, Recording::None) {
+            Recording::On(recorder) => match recorder.end(how, &self.pipeline) {
                 Ok(done) => self.printer.note(&format!("{} recorded", size(done))),
                 Err(err) => self.failed(&err),
-            }
+            },
+            over => self.recording = over,
         }
         printed?;
         if matches!(self.recording, Recording::Failed) {

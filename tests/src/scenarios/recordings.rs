@@ -26,8 +26,8 @@ use crate::{
     wait::{SOON, until},
 };
 
-/// Recordings that are killed; `RECORD_KILLS` asks for more.
-const KILLS: u64 = 20;
+/// Recordings that are killed; `RECORD_KILLS` asks for more. One takes about ten seconds.
+const KILLS: u64 = 6;
 /// Lines after which one is killed, at most: some seconds.
 const LINES: u64 = 150;
 /// What may be missing, in milliseconds of the stream: a flush comes each second with the next tick,
