@@ -139,8 +139,6 @@ fn pad(out: &mut Vec<u8>, start: usize) {
 /// Why bytes are not a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum Damage {
-    #[error("it does not begin as a pcapng file does")]
-    NotPcapng,
     #[error("it was written by a big-endian machine, which is not supported")]
     BigEndian,
     #[error("its section header has the unknown byte order mark {0:#010x}")]

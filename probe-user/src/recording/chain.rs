@@ -136,7 +136,7 @@ impl File {
 fn no_recording(path: &Path, reader: &Reader<Input>) -> String {
     let what = match reader.cut() {
         Some(cut) if cut.at == 0 && cut.left_over == 0 => "is empty",
-        Some(cut) if cut.at == 0 => "is too short for a recording",
+        Some(cut) if cut.left_over > 0 => "is cut before what it says of itself is whole",
         _ => "is pcapng, but no recording of stallprobe: there are packets in it only",
     };
     format!("{} {what}", path.display())

@@ -44,6 +44,8 @@ pub enum Item {
 pub enum ReadError {
     #[error("cannot read it")]
     Io(#[from] io::Error),
+    #[error("it is no recording: it does not begin as a pcapng file does")]
+    NotPcapng,
     #[error("it is damaged at byte {at}: {why}")]
     Damaged { at: u64, why: Damage },
     #[error("it is damaged at byte {at}: what it says of itself there is garbled")]
@@ -238,7 +240,7 @@ impl<R: Read> Reader<R> {
                 && rest.len() >= 4
                 && block::u32_at(rest, 0).is_some_and(|kind| kind != block::SECTION)
             {
-                return Err(ReadError::Damaged { at: 0, why: Damage::NotPcapng });
+                return Err(ReadError::NotPcapng);
             }
             match block::parse(rest) {
                 Ok(Parsed::Block(block)) => {

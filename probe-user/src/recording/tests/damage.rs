@@ -42,7 +42,7 @@ fn last_block(bytes: &[u8]) -> usize {
 #[test]
 fn what_is_no_recording_is_told() {
     let error = |bytes: &[u8]| read(bytes).error.unwrap_or_default();
-    let text = "it is damaged at byte 0: it does not begin as a pcapng file does";
+    let text = "it is no recording: it does not begin as a pcapng file does";
     assert_eq!(error(b"PK\x03\x04 and so on"), text);
     let bytes = file(&ticks(3), 1);
     let mut swapped = bytes.clone();
