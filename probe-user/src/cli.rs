@@ -212,7 +212,8 @@ pub struct PodFilter {
     /// its process is not known, all of a pod's containers count.
     #[arg(long = "container", value_name = "NAME|ID", help_heading = FILTERS)]
     pub containers: Vec<String>,
-    /// This network namespace: its inode number, a process in it, its path or its name.
+    /// This network namespace: its inode number, a process in it, its path or its name. Of a recording: its
+    /// inode number, or its name where it has no pod's.
     #[arg(long, value_name = "NETNS", help_heading = FILTERS)]
     pub netns: Vec<String>,
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 
 use crate::{cli::PodFilter, output::filter::Filter, pods::netns};
 
@@ -12,30 +12,42 @@ use crate::{cli::PodFilter, output::filter::Filter, pods::netns};
 /// When a `--netns` names nothing on the node below `root`.
 pub fn of_pods(args: &PodFilter, root: &Path) -> Result<Filter> {
     let netns = args.netns.iter().map(|text| netns::find(root, text).context("--netns"));
-    filter(args, netns.collect::<Result<_>>()?)
+    Ok(filter(args, netns.collect::<Result<_>>()?))
 }
 
-/// What the options ask for of a recording, where a namespace's processes and paths are not known.
-///
-/// # Errors
-/// When a `--netns` is no inode number.
-pub fn of_recorded_pods(args: &PodFilter) -> Result<Filter> {
-    let netns = args.netns.iter().map(|text| match text.parse() {
-        Ok(inode) => Ok(inode),
-        Err(_) => bail!(
-            "--netns {text}: a recording knows network namespaces by their inode numbers; -p finds \
-             pods by name"
-        ),
-    });
-    filter(args, netns.collect::<Result<_>>()?)
+/// What the options ask for of a recording: its namespaces are known by their numbers, and by the names of
+/// their files where they have no better one. Processes and paths of that node are not known.
+pub fn of_recorded_pods(args: &PodFilter) -> Filter {
+    let (mut netns, mut names) = (Vec::new(), Vec::new());
+    for text in &args.netns {
+        match text.parse() {
+            Ok(inode) => netns.push(inode),
+            Err(_) => names.push(text.rsplit('/').next().unwrap_or(text).to_owned()),
+        }
+    }
+    Filter { netns_names: names, ..filter(args, netns) }
 }
 
-fn filter(args: &PodFilter, netns: Vec<u32>) -> Result<Filter> {
-    Ok(Filter {
+fn filter(args: &PodFilter, netns: Vec<u32>) -> Filter {
+    Filter {
         namespaces: args.namespaces.clone(),
         pods: args.pods.clone(),
         containers: args.containers.clone(),
         netns,
         ..Filter::default()
-    })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn namespaces_of_a_recording_by_number_name_or_file() {
+        let words = ["4026532000", "blue", "/run/netns/green"].map(str::to_owned);
+        let filter = of_recorded_pods(&PodFilter { netns: words.to_vec(), ..PodFilter::default() });
+        assert!(filter.fits_pod(None, Some(4_026_532_000)));
+        assert!(filter.fits_pod(Some("blue"), Some(7)) && filter.fits_pod(Some("green"), None));
+        assert!(!filter.fits_pod(Some("blue-2"), Some(7)) && !filter.fits_pod(None, None));
+    }
 }

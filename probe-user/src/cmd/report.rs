@@ -43,7 +43,7 @@ fn write(args: &Args) -> Result<()> {
     let mut screen = Screen::new();
     let (mut nodes, mut damage) = (Vec::new(), None);
     for chain in Chain::all(inputs.collect::<Result<_>>()?)? {
-        let (node, err) = played(chain, collector(args)?, &mut screen);
+        let (node, err) = played(chain, collector(args), &mut screen);
         nodes.push(node);
         damage = damage.or(err);
     }
@@ -65,9 +65,9 @@ fn write(args: &Args) -> Result<()> {
     damage.map_or(Ok(()), Err)
 }
 
-fn collector(args: &Args) -> Result<Collector> {
+fn collector(args: &Args) -> Collector {
     let causes = args.causes.clone();
-    Ok(Collector::new(Filter { causes, ..filter::of_recorded_pods(&args.filter)? }))
+    Collector::new(Filter { causes, ..filter::of_recorded_pods(&args.filter) })
 }
 
 /// One recording to its end, or to where it is damaged.

@@ -18,8 +18,9 @@ pub struct Filter {
     pub pods: Vec<String>,
     /// Names of containers, or how their ids begin.
     pub containers: Vec<String>,
-    /// Inode numbers of network namespaces.
+    /// Inode numbers of network namespaces, and names of those that are called by a file.
     pub netns: Vec<u32>,
+    pub netns_names: Vec<String>,
     pub causes: Vec<Cause>,
 }
 
@@ -56,7 +57,15 @@ impl Filter {
         };
         (self.namespaces.is_empty() || self.namespaces.iter().any(|wanted| wanted == namespace))
             && (self.pods.is_empty() || (!full.is_empty() && self.pods.iter().any(is)))
-            && (self.netns.is_empty() || netns.is_some_and(|n| self.netns.contains(&n)))
+            && self.fits_netns(full, netns)
+    }
+}
+
+impl Filter {
+    fn fits_netns(&self, name: &str, netns: Option<u32>) -> bool {
+        (self.netns.is_empty() && self.netns_names.is_empty())
+            || netns.is_some_and(|n| self.netns.contains(&n))
+            || self.netns_names.iter().any(|wanted| wanted == name)
     }
 }
 
