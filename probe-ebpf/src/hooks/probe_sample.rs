@@ -102,7 +102,9 @@ pub fn probe_seen(ctx: RawTracePointContext) -> i32 {
         let sampled = unsafe { &mut *sampled };
         if sampled.is_news != 0 {
             sampled.is_news = 0;
-            served(sampled.server, PROBE_SEEN);
+            if let Some(tuple) = socket::tcp_tuple(sampled.server) {
+                served::<PROBE_SEEN>(sampled.server, &socket::reversed(&tuple));
+            }
         }
     }
     0
