@@ -100,8 +100,8 @@ pub fn disk_full(lab: &Lab) -> Result<()> {
 
 fn disk_full_at(lab: &Lab, dir: &Path) -> Result<()> {
     let _refused = refusals(lab)?;
-    // What is left is soon used up.
-    fs::write(dir.join("ballast"), vec![1; 960 * 1024])?;
+    // What is left is soon used up, but not by the events of the first second.
+    fs::write(dir.join("ballast"), vec![1; 600 * 1024]).context("cannot fill the small disk")?;
     let file = dir.join("full.pcapng");
     let output = Command::new(STALLPROBE)
         .args(["record", "--duration", "120s", "-o"])
@@ -121,7 +121,7 @@ fn disk_full_at(lab: &Lab, dir: &Path) -> Result<()> {
 
     // Live findings go on: with the file gone, too.
     let probe = lab.probe(&["--record", &file.display().to_string()])?;
-    until("the recording ends early", SOON, || {
+    until("the recording ends early", 6 * SOON, || {
         Ok((probe.errors("the recording ended early") > 0).then_some(()))
     })?;
     let before = probe.lines("status").len();
