@@ -101,7 +101,7 @@ pub fn disk_full(lab: &Lab) -> Result<()> {
 fn disk_full_at(lab: &Lab, dir: &Path) -> Result<()> {
     let _refused = refusals(lab)?;
     // What is left is soon used up, but not by the events of the first second.
-    fs::write(dir.join("ballast"), vec![1; 600 * 1024]).context("cannot fill the small disk")?;
+    fs::write(dir.join("ballast"), vec![1; 760 * 1024]).context("cannot fill the small disk")?;
     let file = dir.join("full.pcapng");
     let output = Command::new(STALLPROBE)
         .args(["record", "--duration", "120s", "-o"])
