@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// Recordings that are killed; `RECORD_KILLS` asks for more. One takes about ten seconds.
-const KILLS: u64 = 6;
+const KILLS: u64 = 4;
 /// Lines after which one is killed, at most: some seconds.
 const LINES: u64 = 150;
 /// What may be missing, in milliseconds of the stream: a flush comes each second with the next tick,
