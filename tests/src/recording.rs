@@ -49,7 +49,7 @@ impl Recording {
         if std::env::var_os(WANTED).is_some() {
             let copy = self.path.with_extension("pcapng.zst");
             let to = copy.display().to_string();
-            replays(&self.path, &["--compress", "--record", &to].map(str::to_owned), "")?;
+            replay(&self.path, &["--compress", "--record", &to].map(str::to_owned))?;
             replays(&copy, &self.shown, live).context("of the copy")?;
             let bytes = fs::read(&copy).with_context(|| format!("cannot read {to}"))?;
             say(&format!("recording {}", BASE64_STANDARD.encode(bytes)))?;
@@ -60,8 +60,19 @@ impl Recording {
     }
 }
 
-/// A replay with these arguments says this; anything, if that is empty.
+/// A replay with these arguments says this.
 fn replays(file: &Path, arguments: &[String], live: &str) -> Result<()> {
+    let (replayed, stderr) = replay(file, arguments)?;
+    if let Some((live, replayed)) = first_difference(live, &replayed) {
+        anyhow::bail!(
+            "the replay says otherwise\n  live:   {live}\n  replay: {replayed}\n{stderr}"
+        );
+    }
+    Ok(())
+}
+
+/// What a replay with these arguments writes to standard output and standard error.
+fn replay(file: &Path, arguments: &[String]) -> Result<(String, String)> {
     let path = file.display();
     let output = Command::new(STALLPROBE)
         .args(["replay", "-o", "json"])
@@ -70,18 +81,10 @@ fn replays(file: &Path, arguments: &[String], live: &str) -> Result<()> {
         .stdin(Stdio::null())
         .output()
         .with_context(|| format!("cannot start {STALLPROBE} replay {path}"))?;
-    let stderr = String::from_utf8_lossy(&output.stderr);
+    let [replayed, stderr] =
+        [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text).into_owned());
     ensure!(output.status.success(), "the replay ended with {}\n{stderr}", output.status);
-    let replayed = String::from_utf8_lossy(&output.stdout);
-    if live.is_empty() {
-        return Ok(());
-    }
-    if let Some((live, replayed)) = first_difference(live, &replayed) {
-        anyhow::bail!(
-            "the replay says otherwise\n  live:   {live}\n  replay: {replayed}\n{stderr}"
-        );
-    }
-    Ok(())
+    Ok((replayed, stderr))
 }
 
 impl Drop for Recording {

@@ -107,8 +107,8 @@ impl Printer {
         self.screen.note(text);
     }
 
-    /// How it goes, and in text `beside` it what else does: in place on a terminal, now and then elsewhere; and at once when events are
-    /// lost.
+    /// How it goes, and in text `beside` it what else does: in place on a terminal, now and then
+    /// elsewhere; and at once when events are lost.
     ///
     /// # Errors
     /// When stdout cannot be written.

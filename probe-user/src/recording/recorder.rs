@@ -129,7 +129,10 @@ impl Recorder {
     }
 
     fn write(&mut self, event: &Event, pipeline: &Pipeline) -> Result<Room> {
-        self.memory.note(event);
+        // Only a later part begins with it.
+        if self.options.rotate.is_some() {
+            self.memory.note(event);
+        }
         match (&mut self.writer, &event.body) {
             (None, Body::Node(_)) => {
                 self.early.push(event.clone());
