@@ -22,6 +22,31 @@ fn a_server_that_answers_late() {
     assert_eq!((details.took_ms, details.waited_for.as_deref()), (Some(2399), None));
 }
 
+#[test]
+fn a_name_that_is_no_plain_word_is_not_in_a_command() {
+    let asked = |body: Body, name: &[u8]| match body {
+        Body::Dns(mut dns) => {
+            dns.question = question(ID, AAAA, name);
+            Body::Dns(dns)
+        }
+        other => other,
+    };
+    let confirm = |name: &[u8]| {
+        let mut run = Run::new();
+        run.at(1500, asked(unanswered(ID, AAAA, 500), name));
+        let late = served(kind::DNS_SERVER_ANSWER, ID, DNS_A, DNS_A_END, 501, 2900);
+        run.at(2900, asked(late, name));
+        run.at(2901, asked(answer(ID, AAAA, 500, 2901, 1), name));
+        run.until(9000);
+        run.only().confirm.join("; ")
+    };
+    assert!(confirm(b"\x04_a-B\x03svc\0").contains(" _a-B.svc`"));
+    for name in [b"\x09$(reboot)\0" as &[u8], b"\x02-f\x01x\0", b"\x03a`b\0", b"\x03a b\0"] {
+        let told = confirm(name);
+        assert!(told.contains(" NAME`"), "{told}");
+    }
+}
+
 /// The query of dnsmasq in `dns-a` for the same name, in other letters, to its upstream.
 fn upstream_query(kind: u16, first: u64) -> Dns {
     let mut q = query(kind, 0x7777, AAAA, first);
