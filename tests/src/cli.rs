@@ -5,7 +5,8 @@ use std::{io::Write, process::ExitCode};
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    args::Flags, case, demo, dns, in_pod, kube_proxy, kubelet, rung::Rung, runner, tcp, web,
+    args::Flags, case, demo, dns, in_pod, kube_proxy, kubelet, rung::Rung, runner, tcp,
+    two_nodes, web,
 };
 
 const USAGE: &str = "usage: lab list
@@ -15,7 +16,9 @@ const USAGE: &str = "usage: lab list
                     that may differ between kernels; as on a kernel without the rungs above
                     kprobe, tracepoint or snapshot; on a kernel that was booted with
                     lockdown=confidentiality; those of pods that container runtimes make
-       lab demo";
+       lab demo
+       lab node server|client
+                    one of two machines that are connected: `cargo xtask vm --two-nodes`";
 
 /// Runs the sub-command that the arguments name.
 pub fn run() -> Result<ExitCode> {
@@ -29,6 +32,7 @@ pub fn run() -> Result<ExitCode> {
         "list" => runner::list()?,
         "test" => return Ok(ExitCode::from(u8::from(!runner::test(&flags)?))),
         "demo" => demo::run()?,
+        "node" => two_nodes::main(&flags)?,
         "case" => {
             let name = *flags.words(&["--rungs"]).first().context("lab case NAME")?;
             let rung = Rung::parse(flags.value("--rungs")?)?;

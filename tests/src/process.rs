@@ -124,16 +124,21 @@ pub fn set_name(name: &str) -> Result<()> {
 }
 
 /// Moves the calling process into a network namespace and a UTS namespace of its own, called so.
-pub fn apart(hostname: &str) -> Result<()> {
+pub fn apart(name: &str) -> Result<()> {
     // SAFETY: unshare takes no pointers.
-    let done = match unsafe { libc::unshare(libc::CLONE_NEWNET | libc::CLONE_NEWUTS) } {
-        // SAFETY: the pointer and the length are those of one string.
-        0 => unsafe { libc::sethostname(hostname.as_ptr().cast(), hostname.len()) },
-        failed => failed,
-    };
-    match done {
-        0 => Ok(()),
+    match unsafe { libc::unshare(libc::CLONE_NEWNET | libc::CLONE_NEWUTS) } {
+        0 => hostname(name),
         _ => Err(std::io::Error::last_os_error()).context("cannot make namespaces"),
+    }
+}
+
+/// Names the node, or what the calling process has for one.
+pub fn hostname(name: &str) -> Result<()> {
+    // SAFETY: the pointer and the length are those of one string.
+    match unsafe { libc::sethostname(name.as_ptr().cast(), name.len()) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error())
+            .with_context(|| format!("cannot set the host name {name}")),
     }
 }
 

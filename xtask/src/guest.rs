@@ -21,6 +21,7 @@ use crate::{
     qemu::{self, Machine, Outcome},
     runtimes,
     vm::MachineOptions,
+    wire::Wire,
 };
 
 /// A machine that dies before its verdict, or whose clock went wrong, is booted again, up to this
@@ -51,6 +52,7 @@ pub struct Guest {
     runs: PathBuf,
     /// In MB.
     memory: u32,
+    wire: Wire,
 }
 
 /// What came of a run.
@@ -82,6 +84,7 @@ impl Guest {
             release: kernel.release.clone(),
             runs: cache.runs()?,
             memory: qemu::MEMORY,
+            wire: Wire::Hub,
         };
         for program in artifacts.programs(kernel.arch) {
             let name = file_name(program)?;
@@ -100,6 +103,11 @@ impl Guest {
         self.run.bytes("vm/pivot", 0o644, "");
         self.memory = runtimes::MEMORY;
         Ok(())
+    }
+
+    /// Connects its first network card with another machine's.
+    pub fn connect(&mut self, wire: Wire) {
+        self.wire = wire;
     }
 
     /// What `uname -r` says.
@@ -146,6 +154,7 @@ impl Guest {
             append: &options.append,
             accel: options.accel,
             memory: self.memory,
+            wire: &self.wire,
             time_limit: Duration::from_secs(options.timeout),
         };
         let mut report = Report { status: NO_VERDICT, ..Report::default() };

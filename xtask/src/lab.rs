@@ -151,18 +151,18 @@ impl Done {
 }
 
 /// Makes whole lines of what comes in pieces, each after a label.
-struct Lines {
+pub struct Lines {
     label: String,
     part: Vec<u8>,
 }
 
 impl Lines {
-    fn after(label: String) -> Self {
+    pub fn after(label: String) -> Self {
         Self { label, part: Vec::new() }
     }
 
     /// The lines that are whole with this piece.
-    fn take(&mut self, piece: &[u8]) -> Vec<u8> {
+    pub fn take(&mut self, piece: &[u8]) -> Vec<u8> {
         self.part.extend_from_slice(piece);
         let end = self.part.iter().rposition(|&byte| byte == b'\n').map_or(0, |last| last + 1);
         let rest = self.part.split_off(end);
@@ -179,7 +179,7 @@ impl Lines {
     }
 
     /// What is left without an end of line.
-    fn rest(&mut self) -> Vec<u8> {
+    pub fn rest(&mut self) -> Vec<u8> {
         if self.part.is_empty() { Vec::new() } else { self.take(b"\n") }
     }
 }

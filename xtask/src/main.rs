@@ -28,9 +28,11 @@ mod tables;
 mod tally;
 mod test;
 mod tsc;
+mod two_nodes;
 mod verdict;
 mod vm;
 mod vmlinux;
+mod wire;
 
 use std::process::ExitCode;
 

@@ -13,11 +13,13 @@ use crate::{
     guest::{Guest, Task, command_line},
     kernel, lab, matrix,
     qemu::Accel,
+    two_nodes,
 };
 
 #[derive(clap::Args)]
 pub struct Options {
-    /// Kernel series, such as 6.12 (the default) or 6.1. May be repeated with --matrix.
+    /// Kernel series, such as 6.12 (the default) or 6.1. May be repeated with --matrix and
+    /// --two-nodes.
     #[arg(long = "kernel", value_name = "KERNEL")]
     pub kernels: Vec<String>,
     /// Make every cause's fault on every kernel and print which was named where.
@@ -29,6 +31,10 @@ pub struct Options {
     /// How many kernels run at the same time with --matrix.
     #[arg(long, default_value_t = lab::AT_ONCE, value_name = "NUMBER", requires = "matrix")]
     pub at_once: usize,
+    /// Two connected machines that record, one of which knows why connects of the other stall: the
+    /// first --kernel is the client's, the second the server's.
+    #[arg(long, conflicts_with_all = ["command", "files", "matrix", "runtimes"])]
+    pub two_nodes: bool,
     #[command(flatten)]
     pub machine: MachineOptions,
     /// With Debian's container runtimes in the guest.
@@ -41,7 +47,7 @@ pub struct Options {
     #[arg(long)]
     pub no_build: bool,
     /// What to run: one argument is a line for bash, several are a program and its arguments.
-    #[arg(last = true, required_unless_present = "matrix", value_name = "COMMAND")]
+    #[arg(last = true, required_unless_present_any = ["matrix", "two_nodes"], value_name = "COMMAND")]
     pub command: Vec<String>,
 }
 
@@ -62,6 +68,9 @@ pub struct MachineOptions {
 pub fn run(options: Options) -> Result<ExitCode> {
     if options.matrix {
         return matrix::run(&options);
+    }
+    if options.two_nodes {
+        return two_nodes::run(&options);
     }
     let kernel = match options.kernels.as_slice() {
         [] => "6.12",

@@ -225,6 +225,7 @@ fn drop_syns(client: &Pod, server: &Pod, v6: bool) -> Result<()> {
     server.run(tool, &["-A", "INPUT", "-s", &from, "-j", "DROP"]).map(drop)
 }
 
-fn any(v6: bool) -> SocketAddr {
+/// The listener's port on every address.
+pub fn any(v6: bool) -> SocketAddr {
     if v6 { ([0u16; 8], PORT).into() } else { ([0u8; 4], PORT).into() }
 }
