@@ -193,6 +193,10 @@ pub struct Recording {
     /// address always by the same.
     #[arg(long, help_heading = RECORDING)]
     pub redact: bool,
+    /// Redact with the key in this file, which is made if it is not there: recordings of several nodes
+    /// that were redacted with one key still explain each other. Keep it from whoever gets them.
+    #[arg(long, value_name = "FILE", help_heading = RECORDING)]
+    pub redact_key: Option<PathBuf>,
 }
 
 /// Where the help lists what hides findings.
@@ -381,6 +385,7 @@ mod tests {
         assert!(parse("stallprobe record -o a --max-size 1MB --rotate 0").is_err());
         assert!(parse("stallprobe replay").is_err());
         assert!(parse("stallprobe replay a b -f -o json --record c --redact").is_ok());
+        assert!(parse("stallprobe replay a --record c --redact-key k").is_ok());
         let cli = parse("stallprobe --record a.pcapng").unwrap();
         assert_eq!(cli.watch.record, Some(PathBuf::from("a.pcapng")));
     }

@@ -5,8 +5,8 @@ use std::{io::Write, process::ExitCode};
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    args::Flags, case, demo, dns, in_pod, kube_proxy, kubelet, rung::Rung, runner, tcp,
-    two_nodes, web,
+    args::Flags, case, demo, dns, in_pod, kube_proxy, kubelet, rung::Rung, runner, tcp, two_nodes,
+    web,
 };
 
 const USAGE: &str = "usage: lab list

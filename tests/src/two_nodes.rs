@@ -120,8 +120,7 @@ fn client(lab: &Lab) -> Result<()> {
 
     let shop = address(SHOP);
     let _direct = Attempt::start(&client, SocketAddr::new(shop.into(), PORT))?;
-    let _node_port =
-        Attempt::start(&by_node_port, SocketAddr::new(SERVER_NODE.into(), NODE_PORT))?;
+    let _node_port = Attempt::start(&by_node_port, SocketAddr::new(SERVER_NODE.into(), NODE_PORT))?;
     let _dropped = Attempt::start(&other, SocketAddr::new(shop.into(), WELL))?;
     for pod in [&client, &by_node_port, &other] {
         stalled(&probe, pod)?;

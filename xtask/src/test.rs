@@ -21,6 +21,7 @@ use crate::{
     setup::{self, Kernels},
     tables::Tables,
     tally::Tally,
+    two_nodes,
     vm::{self, MachineOptions},
 };
 
@@ -79,6 +80,7 @@ pub fn run(options: Options) -> Result<ExitCode> {
     }
     let artifacts = build(&mut kernels)?;
     let Kernels { ready, left_out } = kernels;
+    let nodes = nodes(&ready, &options);
     let mut jobs = jobs(ready, &options);
     let no_runtimes = setup::left_out_runtimes(jobs.iter().any(|job| job.runtimes));
     if no_runtimes.is_some() {
@@ -96,6 +98,9 @@ pub fn run(options: Options) -> Result<ExitCode> {
         if let (Ok(done), true) = (done, job.recordings) {
             rows.push(recordings(job, done));
         }
+    }
+    if let Some(kernels) = nodes {
+        rows.push(two_nodes(kernels, &artifacts, &options.machine));
     }
     for (series, why) in left_out {
         tables.add_left_out(series);
@@ -271,6 +276,33 @@ fn recordings(job: &Job, done: &Done) -> Row {
     let trouble = wrong.first().cloned();
     let remarks = vec![format!("of {}, read by tshark", job.name)];
     Row { name, tally, trouble, remarks, time: start.elapsed(), ..Row::default() }
+}
+
+/// The kernels of two connected machines, in a run of everything: the client's and the server's.
+fn nodes(ready: &[&'static Series], options: &Options) -> Option<[&'static Series; 2]> {
+    let find = |name| ready.iter().copied().find(|series| series.name == name);
+    let main = find(MAIN).filter(|_| options.kernels.is_empty() && options.filters.is_empty())?;
+    Some([main, find(two_nodes::SERVER).unwrap_or(main)])
+}
+
+/// What the recordings of two connected machines say together.
+fn two_nodes(
+    kernels: [&'static Series; 2],
+    artifacts: &Artifacts,
+    machine: &MachineOptions,
+) -> Row {
+    let name = two_nodes::NAME;
+    match two_nodes::record_and_look(kernels, artifacts, machine) {
+        Ok(done) => Row {
+            name: name.to_owned(),
+            tally: done.tally,
+            retries: done.retries,
+            time: done.time,
+            remarks: vec![format!("{} asks {}", kernels[0].name, kernels[1].name)],
+            trouble: done.wrong.into_iter().next(),
+        },
+        Err(error) => broken(name, &error),
+    }
 }
 
 /// A kernel whose run could not be started or followed.

@@ -69,9 +69,7 @@ impl Wire {
     /// For QEMU. Without `romfile=` it asks for a boot loader of Debian's ipxe-qemu.
     pub fn cards(&self) -> Vec<String> {
         let hub = |card: &str| format!("hubport,id={card},hubid=0");
-        let card = |card: &str, more: &str| {
-            format!("virtio-net-pci,netdev={card},romfile={more}")
-        };
+        let card = |card: &str, more: &str| format!("virtio-net-pci,netdev={card},romfile={more}");
         let (first, more) = match self {
             Self::Hub => (hub("card0"), String::new()),
             Self::Between(End { own, other, number }) => {
@@ -108,8 +106,14 @@ mod tests {
         let [a, b] = folder.ends().unwrap().map(|end| end.cards().join(" "));
         let path = |name| folder.0.join(name).display().to_string();
         let (to_a, to_b) = (path("a"), path("b"));
-        assert!(a.contains(&format!("local.path={to_a},")) && a.contains(&format!("remote.path={to_b} ")));
-        assert!(b.contains(&format!("local.path={to_b},")) && b.contains(&format!("remote.path={to_a} ")));
+        assert!(
+            a.contains(&format!("local.path={to_a},"))
+                && a.contains(&format!("remote.path={to_b} "))
+        );
+        assert!(
+            b.contains(&format!("local.path={to_b},"))
+                && b.contains(&format!("remote.path={to_a} "))
+        );
         assert!(a.contains("mac=52:54:00:00:00:01") && b.contains("mac=52:54:00:00:00:02"));
         let gone = folder.0.clone();
         drop(folder);

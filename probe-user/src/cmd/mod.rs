@@ -7,6 +7,7 @@ pub mod pods;
 mod printer;
 pub mod record;
 mod recording;
+mod redact_key;
 pub mod replay;
 pub mod report;
 mod screen;

@@ -30,6 +30,8 @@ use crate::{
 
 /// What the run is called.
 pub const NAME: &str = "two nodes";
+/// Where the server's node has another kernel than the client's, it is this one.
+pub const SERVER: &str = "6.1";
 const ROLES: [&str; 2] = ["client", "server"];
 /// Seconds for the lab in each machine.
 const LIMIT: u64 = 240;
@@ -49,7 +51,7 @@ pub struct Done {
 /// `cargo xtask vm --two-nodes`.
 pub fn run(options: &Options) -> Result<ExitCode> {
     let kernels: [&str; 2] = match options.kernels.as_slice() {
-        [] => [MAIN; 2],
+        [] => [MAIN, SERVER],
         [both] => [both; 2],
         [client, server] => [client, server],
         _ => bail!("two nodes have two kernels at most"),
@@ -147,10 +149,8 @@ fn boot(
     };
     let one = &one;
     thread::scope(|scope| {
-        let running: Vec<_> = guests
-            .into_iter()
-            .map(|(guest, role)| scope.spawn(move || one(guest, role)))
-            .collect();
+        let running: Vec<_> =
+            guests.into_iter().map(|(guest, role)| scope.spawn(move || one(guest, role))).collect();
         let ended = running.into_iter();
         ended.map(|run| run.join().map_err(|_| anyhow!("a machine's thread panicked"))?).collect()
     })
