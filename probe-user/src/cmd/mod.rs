@@ -13,4 +13,5 @@ pub mod report;
 mod screen;
 mod session;
 mod several;
+mod streams;
 pub mod watch;

@@ -13,7 +13,7 @@ use crate::{
         json::Json,
         text::{Text, status_line},
     },
-    pipeline::{Pipeline, Summary},
+    pipeline::{Pipeline, Summary, WallClock},
 };
 
 /// Nanoseconds between two lines of status in JSON.
@@ -134,13 +134,13 @@ impl Printer {
     ///
     /// # Errors
     /// When stdout cannot be written.
-    pub fn summary(&mut self, pipeline: &Pipeline) -> Result<()> {
-        let summary = Summary { hidden: self.filtered.hidden(), ..pipeline.summary() };
+    pub fn summary(&mut self, summary: Summary, clock: WallClock) -> Result<()> {
+        let summary = Summary { hidden: self.filtered.hidden(), ..summary };
         match self.format {
             Format::Text => self.screen.note(&self.text.summary(&summary)),
             Format::Json => {
-                self.out(&self.json.status(&summary.status, pipeline.clock()))?;
-                self.out(&self.json.summary(&summary, pipeline.clock()))?;
+                self.out(&self.json.status(&summary.status, clock))?;
+                self.out(&self.json.summary(&summary, clock))?;
             }
         }
         Ok(())

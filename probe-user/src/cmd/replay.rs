@@ -42,7 +42,7 @@ fn replay(args: &Replay) -> Result<()> {
         if recorder.is_some() {
             bail!("--record writes the recording of one node; these are {}", chains.len());
         }
-        return several::replay(&mut chains, &mut printer);
+        return several::replay(chains, &mut printer);
     };
     let pipeline = Pipeline::new(correlate::Options::default());
     let mut session = Session::new(pipeline, printer, recorder);

@@ -11,16 +11,17 @@ use anyhow::{Context as _, Error, Result, bail};
 use super::{
     filter,
     screen::{Screen, reader_gone},
+    streams::{Said, Streams},
 };
 use crate::{
     cli::Report as Args,
     output::{filter::Filter, sanitize},
     recording::{
-        chain::{Chain, Next},
+        chain::Chain,
         file::{Part, Target},
         open::open,
     },
-    report::{self, Collector, Node, Report},
+    report::{self, Collector, Report, Source},
 };
 
 /// Writes the report. Of a damaged recording it tells what comes before the damage.
@@ -40,14 +41,8 @@ fn write(args: &Args) -> Result<()> {
         not_over(path, &args.files)?;
     }
     let inputs = args.files.iter().map(|path| Ok((path.clone(), open(path, None)?)));
-    let mut screen = Screen::new();
-    let (mut nodes, mut damage) = (Vec::new(), None);
-    for chain in Chain::all(inputs.collect::<Result<_>>()?)? {
-        let (node, err) = played(chain, collector(args), &mut screen);
-        nodes.push(node);
-        damage = damage.or(err);
-    }
-    let report = Report { nodes };
+    let chains = Chain::all(inputs.collect::<Result<_>>()?)?;
+    let (report, damage) = played(chains, filtered(args), &mut Screen::new());
     let text = if is_html(args) { report::page(&report) } else { report::markdown(&report) };
     match target {
         Some(target) => {
@@ -65,36 +60,41 @@ fn write(args: &Args) -> Result<()> {
     damage.map_or(Ok(()), Err)
 }
 
-fn collector(args: &Args) -> Collector {
+fn filtered(args: &Args) -> Filter {
     let causes = args.causes.clone();
-    Collector::new(Filter { causes, ..filter::of_recorded_pods(&args.filter) })
+    Filter { causes, ..filter::of_recorded_pods(&args.filter) }
 }
 
-/// One recording to its end, or to where it is damaged.
-fn played(
-    mut chain: Chain,
-    mut collector: Collector,
-    screen: &mut Screen,
-) -> (Node, Option<Error>) {
-    let source =
-        chain.paths().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
-    let mut notices = Vec::new();
-    let damage = loop {
-        match chain.next() {
-            Ok(Some(Next::Event(event))) => collector.take(&event),
-            Ok(Some(Next::End(end))) => collector.was_ordered(end.late, end.early),
-            Ok(Some(Next::Notice(text))) => {
-                screen.note(&sanitize::text(&text));
-                notices.push(text);
+/// The recordings to their ends, or to where they are damaged.
+fn played(chains: Vec<Chain>, filter: Filter, screen: &mut Screen) -> (Report, Option<Error>) {
+    let mut sources: Vec<Source> = chains.iter().map(source).collect();
+    let mut collector = Collector::new(chains.len(), &filter);
+    let mut damage = None;
+    for (node, said) in Streams::new(chains) {
+        let mut note = |text| {
+            if let Some(source) = sources.get_mut(node) {
+                source.notices.push(text);
             }
-            Ok(None) => break None,
-            Err(err) => {
-                notices.push(format!("{err:#}; what follows is not in this report"));
-                break Some(err);
+        };
+        match said {
+            Said::Event(event) => collector.take(node, &event),
+            Said::End(end) => collector.was_ordered(node, end.late, end.early),
+            Said::Notice(text) => {
+                screen.note(&sanitize::text(&text));
+                note(text);
+            }
+            Said::Damage(err) => {
+                note(format!("{err:#}; what follows is not in this report"));
+                damage = damage.or(Some(err));
             }
         }
-    };
-    (collector.finish(&source, notices), damage)
+    }
+    (collector.finish(sources), damage)
+}
+
+fn source(chain: &Chain) -> Source {
+    let paths: Vec<_> = chain.paths().map(|path| path.display().to_string()).collect();
+    Source { name: paths.join(", "), notices: Vec::new() }
 }
 
 /// A page if that is said, or if the file is called so.

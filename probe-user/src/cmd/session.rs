@@ -145,6 +145,6 @@ impl Session {
         }
         let outputs = self.pipeline.end();
         self.printer.outputs(&self.pipeline, &outputs)?;
-        self.printer.summary(&self.pipeline)
+        self.printer.summary(self.pipeline.summary(), self.pipeline.clock())
     }
 }

@@ -5,7 +5,7 @@
 //! does not know it, addresses and ports of both ends; of a query its id and name and one of its ends.
 //! And the time, for all of these are used again.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use crate::{
     finding::{Cause, Change, Confidence, Details, Evidence, Finding, Fix, Output, Party, Stalled},
@@ -17,10 +17,19 @@ const SKEW: u64 = 2_000_000_000;
 /// Findings kept, over all nodes.
 const CAPACITY: usize = 2048;
 
-/// Findings of all nodes, in the order they were said first.
-#[derive(Default)]
-pub struct Findings(VecDeque<Known>);
+/// Stalls by the cause that their own node gave them and that another one did.
+pub type ByCauses = BTreeMap<(Cause, Cause), u64>;
 
+/// Findings of all nodes.
+#[derive(Debug, Default)]
+pub struct Findings {
+    /// That which was said longest ago comes first.
+    known: VecDeque<Known>,
+    /// What was lent to findings that there was no more room for, by the number of their node.
+    gone: HashMap<usize, ByCauses>,
+}
+
+#[derive(Debug)]
 struct Known {
     node: usize,
     /// The node's name.
@@ -33,6 +42,7 @@ struct Known {
 }
 
 /// A cause, and all that belongs to it, from another node.
+#[derive(Debug)]
 struct Lent {
     cause: Cause,
     confidence: Confidence,
@@ -55,14 +65,15 @@ impl Findings {
         output: Output,
     ) -> Vec<(usize, Output)> {
         let finding = output.finding().clone();
-        let place = self.0.iter().position(|known| known.finding.id == finding.id);
-        let lent = place.and_then(|place| self.0.remove(place)).and_then(|known| known.lent);
+        let place = self.known.iter().position(|known| known.finding.id == finding.id);
+        let lent = place.and_then(|place| self.known.remove(place)).and_then(|known| known.lent);
+        let lent = lent.filter(|_| is_of_one_place(&finding));
         let mut known = Known { node, on: on.to_owned(), clock, finding, lent };
         let mut out = Vec::new();
         if is_explained(&known.finding) {
             known.lent = None;
             out.push((node, output));
-            for other in &mut self.0 {
+            for other in &mut self.known {
                 if other.node != node && other.lent.is_none() && !is_explained(&other.finding) {
                     other.lent = lend(&known, other);
                     if let Some(lent) = &other.lent {
@@ -73,7 +84,7 @@ impl Findings {
             }
         } else {
             if known.lent.is_none() {
-                let others = self.0.iter().filter(|other| other.node != node);
+                let others = self.known.iter().filter(|other| other.node != node);
                 let lent = others.filter_map(|other| lend(other, &known));
                 known.lent = lent.max_by_key(|lent| lent.confidence);
                 let is_new = known.lent.is_some();
@@ -82,15 +93,30 @@ impl Findings {
                 out.push((node, known.said(output, false)));
             }
         }
-        if self.0.len() >= CAPACITY {
-            self.0.pop_front();
+        if self.known.len() >= CAPACITY
+            && let Some(oldest) = self.known.pop_front()
+        {
+            oldest.count(self.gone.entry(oldest.node).or_default());
         }
-        self.0.push_back(known);
+        self.known.push_back(known);
         out
+    }
+
+    /// Of a node the stalls that others explained.
+    pub fn lent(&self, node: usize) -> ByCauses {
+        let mut counts = self.gone.get(&node).cloned().unwrap_or_default();
+        self.known.iter().filter(|known| known.node == node).for_each(|k| k.count(&mut counts));
+        counts
     }
 }
 
 impl Known {
+    fn count(&self, counts: &mut ByCauses) {
+        if let Some(lent) = &self.lent {
+            *counts.entry((self.finding.cause, lent.cause)).or_default() += self.finding.count;
+        }
+    }
+
     /// What is said of it, where it may have a cause from elsewhere.
     fn said(&self, output: Output, is_new: bool) -> Output {
         let Some(lent) = &self.lent else { return output };
@@ -138,9 +164,17 @@ fn is_explained(finding: &Finding) -> bool {
     !matches!(finding.cause, Cause::Unknown | Cause::LeftTheNode)
 }
 
+/// Whether all of its stalls, as far as they are known, have one destination. Of a client that waits for
+/// many the rest are one finding, and what explains one of them says nothing of the others.
+fn is_of_one_place(finding: &Finding) -> bool {
+    let mut places = finding.stalls.iter().map(|stalled| stalled.flow.dst);
+    let first = places.next();
+    places.all(|place| Some(place) == first)
+}
+
 /// The cause of `from` for `to`, if one of the stalls of each is the same connection.
 fn lend(from: &Known, to: &Known) -> Option<Lent> {
-    if !is_explained(&from.finding) {
+    if !is_explained(&from.finding) || !is_of_one_place(&to.finding) {
         return None;
     }
     let pairs =

@@ -10,28 +10,40 @@ mod tests;
 use self::join::Findings;
 pub use self::merge::Merge;
 use crate::{
-    correlate::Options,
+    correlate::{Options, fold::Counts},
     event::{Body, Event},
     finding::{Finding, Output},
-    pipeline::Pipeline,
+    pipeline::{Pipeline, Summary},
 };
 
 /// The nodes, numbered as their recordings are.
+#[derive(Debug)]
 pub struct Nodes {
     nodes: Vec<Node>,
+    ids: Ids,
     findings: Findings,
 }
 
+/// What stands before the id of a finding where there are several nodes: each counts its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ids {
+    /// `ip-10-0-3-17/f1`
+    ByName,
+    /// `n1-f1`: short, and of letters that a page may have as an anchor.
+    ByNumber,
+}
+
+#[derive(Debug)]
 struct Node {
     pipeline: Pipeline,
-    /// What stands before the ids of its findings; empty where there is but one node.
+    /// What it is called; empty where there is but one node.
     label: String,
 }
 
 impl Nodes {
-    pub fn new(count: usize, options: &Options) -> Self {
+    pub fn new(count: usize, ids: Ids, options: &Options) -> Self {
         let node = |_| Node { pipeline: Pipeline::new(options.clone()), label: String::new() };
-        Self { nodes: (0..count).map(node).collect(), findings: Findings::default() }
+        Self { nodes: (0..count).map(node).collect(), ids, findings: Findings::default() }
     }
 
     /// Takes a node's next event in order of time; see [`Merge`] for whose turn it is. Gives out what is
@@ -63,6 +75,22 @@ impl Nodes {
         self.nodes.get_mut(node).map(|node| &mut node.pipeline)
     }
 
+    /// How a node's run went. Stalls that another node explained are counted where they belong.
+    pub fn summary(&self, node: usize) -> Option<Summary> {
+        let mut summary = self.pipeline(node)?.summary();
+        for ((own, other), stalls) in self.findings.lent(node) {
+            let had = summary.by_cause.remove(&own).unwrap_or(0);
+            let moved = stalls.min(had);
+            if had > moved {
+                summary.by_cause.insert(own, had - moved);
+            }
+            *summary.by_cause.entry(other).or_default() += moved;
+        }
+        let (stalls, by_cause) = (summary.status.stalls, summary.by_cause.clone());
+        summary.status.explained = Counts { stalls, by_cause }.explained();
+        Some(summary)
+    }
+
     /// What a node is called here: its name, with a number where another has it too.
     pub fn label(&self, node: usize) -> &str {
         self.nodes.get(node).map_or("", |node| &node.label)
@@ -87,17 +115,21 @@ impl Nodes {
         }
     }
 
-    /// `NODE/f1`: each node counts its own findings.
+    /// Gives findings the ids that they have among those of several nodes.
     fn tell(&mut self, node: usize, outputs: Vec<Output>) -> Vec<(usize, Output)> {
         let Some(Node { pipeline, label }) = self.nodes.get(node) else { return Vec::new() };
         if self.nodes.len() < 2 {
             return outputs.into_iter().map(|output| (node, output)).collect();
         }
         let (clock, label) = (pipeline.clock(), label.clone());
+        let before = match self.ids {
+            Ids::ByName => format!("{label}/"),
+            Ids::ByNumber => format!("n{}-", node + 1),
+        };
         let mut out = Vec::new();
         for output in outputs {
             let named =
-                |f: Box<Finding>| Box::new(Finding { id: format!("{label}/{}", f.id), ..*f });
+                |f: Box<Finding>| Box::new(Finding { id: format!("{before}{}", f.id), ..*f });
             let output = match output {
                 Output::Finding(f) => Output::Finding(named(f)),
                 Output::Update(change, f) => Output::Update(change, named(f)),

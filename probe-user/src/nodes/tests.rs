@@ -5,7 +5,7 @@
 use probe_common::event::{DROP_TABLE_FULL, Header, kind};
 use proptest::prelude::*;
 
-use super::{Merge, Nodes};
+use super::{Ids, Merge, Nodes};
 use crate::{
     correlate::Options,
     event::{Body, Clock, Event, HookState, Node, Rung},
@@ -63,8 +63,13 @@ fn server(client: &str, isn: u32, ahead: i64) -> Vec<Event> {
 }
 
 fn play(streams: Vec<Vec<Event>>) -> Vec<(usize, Output)> {
+    played(streams, Ids::ByName).0
+}
+
+/// What was said, and the nodes at their ends.
+fn played(streams: Vec<Vec<Event>>, ids: Ids) -> (Vec<(usize, Output)>, Nodes) {
     let mut merge = Merge::new(streams.len());
-    let mut nodes = Nodes::new(streams.len(), &Options::default());
+    let mut nodes = Nodes::new(streams.len(), ids, &Options::default());
     let mut streams: Vec<_> = streams.into_iter().map(Vec::into_iter).collect();
     let mut out = Vec::new();
     loop {
@@ -75,7 +80,14 @@ fn play(streams: Vec<Vec<Event>>) -> Vec<(usize, Output)> {
         out.extend(nodes.take(node, &event));
     }
     out.extend(nodes.end());
-    out
+    (out, nodes)
+}
+
+/// Of a node how many stalls there were, how many are explained, and by which causes.
+fn counted(nodes: &Nodes, node: usize) -> (u64, u64, Vec<(Cause, u64)>) {
+    let summary = nodes.summary(node).unwrap();
+    let by_cause = summary.by_cause.into_iter().collect();
+    (summary.status.stalls, summary.status.explained, by_cause)
 }
 
 /// The last word on the client's stall.
@@ -138,7 +150,7 @@ fn what_was_told_first_is_said_again_when_the_cause_comes_later() {
     let theirs = server(CLIENT_END, ISN, 0);
     // All of one node, then all of the other.
     for order in [[0, 1], [1, 0]] {
-        let mut nodes = Nodes::new(2, &Options::default());
+        let mut nodes = Nodes::new(2, Ids::ByName, &Options::default());
         let mut out = Vec::new();
         for node in order {
             for event in if node == 0 { &ours } else { &theirs } {
@@ -173,6 +185,48 @@ fn look_alikes_lend_no_cause() {
         assert_eq!(of_client(&out).0, Cause::Unknown, "{why}");
         assert!(out.iter().any(|(_, o)| o.finding().cause == Cause::AcceptQueueOverflow), "{why}");
     }
+}
+
+#[test]
+fn what_another_node_explains_is_counted_so() {
+    let full = Cause::AcceptQueueOverflow;
+    for turned in [false, true] {
+        let mut streams = vec![client(WEB_END, ISN), server(CLIENT_END, ISN, 0)];
+        let (ours, theirs) = if turned { (1, 0) } else { (0, 1) };
+        if turned {
+            streams.reverse();
+        }
+        let (out, nodes) = played(streams, Ids::ByNumber);
+        assert_eq!(counted(&nodes, ours), (1, 1, vec![(full, 1)]));
+        assert_eq!(counted(&nodes, theirs), (1, 1, vec![(full, 1)]));
+        let line = out.iter().rfind(|(node, _)| *node == ours).unwrap().1.finding().clone();
+        assert_eq!(line.id, format!("n{}-f1", ours + 1));
+        let other = line.evidence.iter().find(|line| line.kind == "other-node").unwrap();
+        assert!(other.text.ends_with(&format!("finding n{}-f1", theirs + 1)), "{other:?}");
+    }
+    let (_, nodes) = played(vec![client(WEB_END, ISN), server(ELSEWHERE, ISN + 1, 0)], Ids::ByName);
+    assert_eq!(counted(&nodes, 0), (1, 0, vec![(Cause::Unknown, 1)]));
+}
+
+#[test]
+fn what_explains_one_destination_explains_no_other() {
+    // More destinations than are told apart: those that are left share a finding.
+    let places: Vec<String> = (0..12).map(|n| format!("10.244.7.{}:8080", 10 + n)).collect();
+    let syns = |ms: u64, retransmits| {
+        let all = places.iter().enumerate();
+        all.map(move |(n, to)| (ms, again(to, 500, retransmits, ISN + n as u32)))
+            .collect::<Vec<_>>()
+    };
+    let ours = stream("a", 0, WALL, [syns(1500, 1), syns(3500, 2)].concat());
+    // The last of them was refused by its listener.
+    let out = play(vec![ours, server(CLIENT_END, ISN + 11, 0)]);
+    let ids: std::collections::BTreeSet<_> =
+        out.iter().filter(|(n, _)| *n == 0).map(|(_, o)| o.finding().id.clone()).collect();
+    let last = |id: &String| out.iter().rfind(|(_, o)| o.finding().id == *id).unwrap().1.finding();
+    let many = ids.iter().map(last).find(|f| f.count > 1).unwrap();
+    assert!(many.stalls.iter().any(|stalled| stalled.isn == ISN + 11), "{:?}", many.stalls);
+    assert_eq!(many.cause, Cause::Unknown);
+    assert_eq!(ids.iter().map(last).map(|f| f.count).sum::<u64>(), 12);
 }
 
 #[test]

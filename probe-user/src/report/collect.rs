@@ -1,14 +1,15 @@
-//! Plays a stream and keeps what a report is made of.
+//! Plays streams and keeps what a report is made of.
 
 use std::collections::HashMap;
 
-use super::{Hazards, Node};
+use super::{Hazards, Node, Report};
 use crate::{
     correlate::Options,
     event::Event,
     finding::{Finding, Output},
+    nodes::{Ids, Nodes},
     output::filter::{Filter, Filtered},
-    pipeline::{Pipeline, Summary},
+    pipeline::Summary,
 };
 
 /// Findings of one node that are kept.
@@ -26,10 +27,24 @@ pub struct Told {
     pub spans: Vec<(u64, u64)>,
 }
 
-/// A stream on its way into a report.
+/// What a node's part was read from.
+#[derive(Clone, Debug, Default)]
+pub struct Source {
+    pub name: String,
+    /// What there is to say of the recording itself.
+    pub notices: Vec<String>,
+}
+
+/// The streams of one node or several on their way into a report.
 #[derive(Debug)]
 pub struct Collector {
-    pipeline: Pipeline,
+    nodes: Nodes,
+    kept: Vec<Kept>,
+}
+
+/// Of one node.
+#[derive(Debug)]
+struct Kept {
     filtered: Filtered,
     by_id: HashMap<String, usize>,
     findings: Vec<Told>,
@@ -38,58 +53,83 @@ pub struct Collector {
 }
 
 impl Collector {
-    pub fn new(filter: Filter) -> Self {
-        Self {
-            pipeline: Pipeline::new(Options::default()),
-            filtered: Filtered::new(filter),
+    pub fn new(count: usize, filter: &Filter) -> Self {
+        let kept = |_| Kept {
+            filtered: Filtered::new(filter.clone()),
             by_id: HashMap::new(),
             findings: Vec::new(),
             more: 0,
             hazards: Hazards::default(),
+        };
+        Self {
+            nodes: Nodes::new(count, Ids::ByNumber, &Options::default()),
+            kept: (0..count).map(kept).collect(),
         }
     }
 
-    /// Takes the next event in order of time.
-    pub fn take(&mut self, event: &Event) {
-        self.hazards.note(self.pipeline.correlator(), event);
-        let outputs = self.pipeline.take(event);
+    /// Takes a node's next event in order of time.
+    pub fn take(&mut self, node: usize, event: &Event) {
+        if let (Some(kept), Some(pipeline)) = (self.kept.get_mut(node), self.nodes.pipeline(node)) {
+            kept.hazards.note(pipeline.correlator(), event);
+        }
+        let outputs = self.nodes.take(node, event);
         self.tell(&outputs);
     }
 
-    /// How many events were late and early when the stream was put in order.
-    pub fn was_ordered(&mut self, late: u64, early: u64) {
-        self.pipeline.was_ordered(late, early);
-    }
-
-    /// The stream is at its end. `source`: what it was read from.
-    pub fn finish(mut self, source: &str, notices: Vec<String>) -> Node {
-        let outputs = self.pipeline.finish();
-        self.tell(&outputs);
-        let header = self.pipeline.header();
-        Node {
-            source: source.to_owned(),
-            summary: Summary { hidden: self.filtered.hidden(), ..self.pipeline.summary() },
-            clock: self.pipeline.clock(),
-            hazards: self.hazards,
-            findings: self.findings,
-            more: self.more,
-            header,
-            notices,
+    /// How many events of a node were late and early when its stream was put in order.
+    pub fn was_ordered(&mut self, node: usize, late: u64, early: u64) {
+        if let Some(pipeline) = self.nodes.pipeline_mut(node) {
+            pipeline.was_ordered(late, early);
         }
     }
 
-    fn tell(&mut self, outputs: &[Output]) {
-        for output in outputs.iter().filter(|output| self.filtered.shows(output)) {
-            let finding = output.finding();
-            let known = self.by_id.get(&finding.id).copied();
-            match known.and_then(|at| self.findings.get_mut(at)) {
-                Some(told) => told.update(finding),
-                None if known.is_none() && self.by_id.len() < FINDINGS => {
-                    self.by_id.insert(finding.id.clone(), self.findings.len());
-                    self.findings.push(Told::new(finding));
-                }
-                None => self.more += u64::from(matches!(output, Output::Finding(_))),
+    /// The streams are at their ends.
+    pub fn finish(mut self, sources: Vec<Source>) -> Report {
+        let outputs = self.nodes.end();
+        self.tell(&outputs);
+        let mut nodes = Vec::new();
+        for ((n, kept), source) in self.kept.into_iter().enumerate().zip(sources) {
+            let (Some(pipeline), Some(summary)) = (self.nodes.pipeline(n), self.nodes.summary(n))
+            else {
+                continue;
+            };
+            nodes.push(Node {
+                source: source.name,
+                notices: source.notices,
+                header: pipeline.header(),
+                summary: Summary { hidden: kept.filtered.hidden(), ..summary },
+                clock: pipeline.clock(),
+                hazards: kept.hazards,
+                findings: kept.findings,
+                more: kept.more,
+            });
+        }
+        Report { nodes }
+    }
+
+    fn tell(&mut self, outputs: &[(usize, Output)]) {
+        for (node, output) in outputs {
+            if let Some(kept) = self.kept.get_mut(*node) {
+                kept.tell(output);
             }
+        }
+    }
+}
+
+impl Kept {
+    fn tell(&mut self, output: &Output) {
+        if !self.filtered.shows(output) {
+            return;
+        }
+        let finding = output.finding();
+        let known = self.by_id.get(&finding.id).copied();
+        match known.and_then(|at| self.findings.get_mut(at)) {
+            Some(told) => told.update(finding),
+            None if known.is_none() && self.by_id.len() < FINDINGS => {
+                self.by_id.insert(finding.id.clone(), self.findings.len());
+                self.findings.push(Told::new(finding));
+            }
+            None => self.more += u64::from(matches!(output, Output::Finding(_))),
         }
     }
 }

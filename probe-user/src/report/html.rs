@@ -28,7 +28,7 @@ pub fn page(report: &Report) -> String {
             svg::patterns(html);
             html.tag("header", &[], |html| top(html, report));
             html.tag("main", &[], |html| {
-                overview(html, report, &causes);
+                overview(html, &causes);
                 when(html, report, &causes);
                 for (n, node) in report.nodes.iter().enumerate() {
                     html.tag("section", &[("class", "node")], |html| {
@@ -64,7 +64,7 @@ fn top(html: &mut Html, report: &Report) {
     html.leaf("p", &[("class", "outcome")], &format!("{}.", report.outcome()));
 }
 
-fn overview(html: &mut Html, report: &Report, causes: &[CauseLine<'_>]) {
+fn overview(html: &mut Html, causes: &[CauseLine<'_>]) {
     if causes.is_empty() {
         return;
     }
@@ -85,7 +85,7 @@ fn overview(html: &mut Html, report: &Report, causes: &[CauseLine<'_>]) {
                         html.tag("th", &[("class", "key")], |html| key(html, cause));
                         html.leaf("td", &[("class", "n")], &number(cause.stalls));
                         html.leaf("td", &[], explain::title(cause.cause));
-                        html.tag("td", &[("class", "links")], |html| links(html, report, cause));
+                        html.tag("td", &[("class", "links")], |html| links(html, cause));
                     });
                 }
             });
@@ -99,13 +99,13 @@ fn key(html: &mut Html, cause: &CauseLine<'_>) {
     html.text(&format!("{} {}", cause.letter, cause.cause));
 }
 
-fn links(html: &mut Html, report: &Report, cause: &CauseLine<'_>) {
-    for (n, (node, told)) in cause.findings.iter().take(LINKS).enumerate() {
+fn links(html: &mut Html, cause: &CauseLine<'_>) {
+    for (n, (_, told)) in cause.findings.iter().take(LINKS).enumerate() {
         if n > 0 {
             html.text(", ");
         }
-        let name = report.name(*node, told);
-        html.leaf("a", &[("href", &*format!("#{name}"))], &name);
+        let name = &told.finding.id;
+        html.leaf("a", &[("href", &*format!("#{name}"))], name);
     }
     if let Some(more @ 1..) = cause.findings.len().checked_sub(LINKS) {
         html.text(&format!(" and {more} more"));
@@ -159,7 +159,7 @@ fn of_node(html: &mut Html, report: &Report, causes: &[CauseLine<'_>], n: usize,
         html.leaf("h2", &[], &format!("Findings{of}"));
     }
     for (cause, told) in all().take(WHOLE) {
-        finding(html, node, told, cause.look, &report.name(n, told));
+        finding(html, node, told, cause.look, &told.finding.id);
     }
     if let Some(more @ 1..) = all().count().checked_sub(WHOLE) {
         let more = number(more as u64);

@@ -65,7 +65,7 @@ fn overview(out: &mut String, report: &Report, causes: &[CauseLine<'_>]) {
     all.sort_by_key(|(n, told, node)| {
         (node.clock.wall(told.finding.first).unwrap_or(told.finding.first), *n)
     });
-    for (n, told, node) in all {
+    for (_, told, node) in all {
         let f = &told.finding;
         let who = match report.nodes.len() {
             0 | 1 => cell(&entry::victim(told)),
@@ -79,7 +79,7 @@ fn overview(out: &mut String, report: &Report, causes: &[CauseLine<'_>]) {
             number(f.count),
             span(f.waited),
             f.cause,
-            report.name(n, told)
+            f.id
         );
     }
     if more > 0 {
@@ -101,7 +101,7 @@ fn of_node(out: &mut String, report: &Report, causes: &[CauseLine<'_>], n: usize
     }
     let whole = (WHOLE / report.nodes.len().max(1)).max(1);
     for (_, told) in all().take(whole) {
-        finding(out, node, told, &report.name(n, told));
+        finding(out, node, told, &told.finding.id);
     }
     if let Some(more @ 1..) = all().count().checked_sub(whole) {
         let _ = writeln!(

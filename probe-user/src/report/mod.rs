@@ -19,7 +19,7 @@ mod tests;
 use std::{collections::BTreeMap, fmt::Write as _};
 
 pub use self::{
-    collect::{Collector, Told},
+    collect::{Collector, Source, Told},
     hazards::{Count, Hazards},
     html::page,
     markdown::markdown,
@@ -110,14 +110,6 @@ impl Report {
         let all = self.nodes.iter().enumerate();
         let all = all.flat_map(|(n, node)| node.findings.iter().map(move |told| (n, told)));
         all.filter(|(_, told)| told.finding.cause == cause).collect()
-    }
-
-    /// What a finding is called here: `f1`, or `n2-f1` where there are several nodes.
-    pub fn name(&self, node: usize, told: &Told) -> String {
-        match self.nodes.len() {
-            0 | 1 => told.finding.id.clone(),
-            _ => format!("n{}-{}", node + 1, told.finding.id),
-        }
     }
 
     /// `ip-10-0-3-17, ip-10-0-3-18 and 3 others`.

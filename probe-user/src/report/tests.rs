@@ -5,7 +5,7 @@
 use proptest::prelude::*;
 use sha2::{Digest as _, Sha256};
 
-use super::{Collector, Node, Report, html::STYLE, html::STYLE_HASH, markdown, page};
+use super::{Collector, Node, Report, Source, html::STYLE, html::STYLE_HASH, markdown, page};
 use crate::{
     event::{Body, ConntrackCounters, Counters, Event, HookState, Rung, Sandbox, Sysctls},
     finding::{Cause, Evidence, Finding, Fix, NotNamed, Party, Place},
@@ -18,14 +18,16 @@ const ID: u16 = 0x2222;
 
 /// A node's run: a clash of DNS queries of one pod, two connects of the node itself refused, an accept
 /// queue that is full.
-fn node(source: &str) -> Node {
+fn events(name: &str) -> Vec<Event> {
     let mut hooks = hooks(|name| match name {
         "nf_send_unreach" => HookState::CannotSee { why: "no BTF".to_owned() },
         "ip_vs_leave" => HookState::CannotHappen { why: "ip_vs is not loaded".to_owned() },
         _ => HookState::Watched { rung: Rung::Fentry },
     });
     hooks.truncate(13);
-    let mut run = Run::with(crate::testing::node(), hooks);
+    let facts = node();
+    let name = if name.is_empty() { facts.name.clone() } else { name.to_owned() };
+    let mut run = Run::with(crate::event::Node { name, ..facts }, hooks);
     run.at(0, Body::Sysctls(settings()));
     run.at(100, counters(100_000, 12));
     run.at(501, clashed(clash()));
@@ -42,13 +44,26 @@ fn node(source: &str) -> Node {
     run.at(3000, refused(NODE_PORT, ISN));
     run.at(4020, host_syn_again(3000, 1));
     run.at(9000, counters(250_000, 15));
-    let mut collector = Collector::new(Filter::default());
     run.until(20_000);
-    for event in run.played() {
-        collector.take(event);
+    run.played().to_vec()
+}
+
+/// A report of nodes with these streams, all as if they were one after the other.
+fn of(streams: &[Vec<Event>], filter: &Filter) -> Report {
+    let mut collector = Collector::new(streams.len(), filter);
+    for (node, events) in streams.iter().enumerate() {
+        events.iter().for_each(|event| collector.take(node, event));
     }
-    collector
-        .finish(source, vec!["the recording was cut off: its last 1.2 s are missing".to_owned()])
+    let source = |name: &str| Source {
+        name: name.to_owned(),
+        notices: vec!["the recording was cut off: its last 1.2 s are missing".to_owned()],
+    };
+    let names = ["node.pcapng", "b.pcapng"];
+    collector.finish(names.into_iter().take(streams.len()).map(source).collect())
+}
+
+fn one(events: &[Event]) -> Node {
+    of(&[events.to_vec()], &Filter::default()).nodes.remove(0)
 }
 
 fn settings() -> Sysctls {
@@ -73,7 +88,7 @@ fn counters(entries: u64, insert_failed: u64) -> Body {
 }
 
 fn report() -> Report {
-    Report { nodes: vec![node("node.pcapng")] }
+    of(&[events("")], &Filter::default())
 }
 
 #[test]
@@ -88,9 +103,7 @@ fn two_causes_two_victims() {
 
 #[test]
 fn several_nodes_share_a_timeline() {
-    let mut nodes = vec![node("a.pcapng"), node("b.pcapng")];
-    nodes[1].header.node.name = "ip-10-0-3-18".to_owned();
-    let report = Report { nodes };
+    let report = of(&[events(""), events("ip-10-0-3-18")], &Filter::default());
     let page = page(&report);
     check(&page).unwrap();
     for wanted in ["id=\"n1-f1\"", "id=\"n2-f2\"", "href=\"#n2-f1\"", "ip-10-0-3-18: client"] {
@@ -106,8 +119,7 @@ fn several_nodes_share_a_timeline() {
 
 #[test]
 fn nothing_found() {
-    let collector = Collector::new(Filter::default());
-    let report = Report { nodes: vec![collector.finish("empty", Vec::new())] };
+    let report = of(&[Vec::new()], &Filter::default());
     check(&page(&report)).unwrap();
     assert!(markdown(&report).contains("**No stalls.**"));
     let none = Report { nodes: Vec::new() };
@@ -117,16 +129,13 @@ fn nothing_found() {
 #[test]
 fn what_was_filtered_is_counted() {
     let filter = Filter { causes: vec![Cause::NoListener], ..Filter::default() };
-    let mut collector = Collector::new(filter);
     let mut run = Run::new();
     run.at(1500, unanswered(ID, AAAA, 500));
     run.until(9000);
-    for event in run.played() {
-        collector.take(event);
-    }
-    let node = collector.finish("x", Vec::new());
+    let report = of(&[run.played().to_vec()], &filter);
+    let node = &report.nodes[0];
     assert_eq!((node.findings.len(), node.summary.hidden), (0, 1));
-    assert!(markdown(&Report { nodes: vec![node] }).contains("1 finding hidden by filters"));
+    assert!(markdown(&report).contains("1 finding hidden by filters"));
 }
 
 /// The policy allows this style sheet and no other.
@@ -244,7 +253,8 @@ fn text(text: &str) -> Result<(), String> {
 
 /// A report in which every text is `with`.
 fn hostile(with: &str) -> Report {
-    let mut node = node(with);
+    let mut node = one(&events(""));
+    node.source = with.to_owned();
     let text = || with.to_owned();
     for told in &mut node.findings {
         let old = told.finding.clone();
@@ -276,15 +286,12 @@ fn hostile(with: &str) -> Report {
     }
     node.header.sandboxed = vec![(text(), Sandbox::Kata)];
     node.notices = vec![text()];
-    let mut other = Collector::new(Filter::default());
-    for body in [
+    let other = [
         up(HOST, with, "10.0.3.17"),
         counters(262_000, 7),
         Body::Sysctls(Sysctls { netns: HOST, values: vec![(text(), text())] }),
-    ] {
-        other.take(&Event { ts: START, body });
-    }
-    node.hazards = other.finish("x", Vec::new()).hazards;
+    ];
+    node.hazards = one(&other.map(|body| Event { ts: START, body })).hazards;
     Report { nodes: vec![node] }
 }
 

@@ -245,7 +245,7 @@ fn lanes(report: &Report, axis: &Axis, all: &[Placed<'_>]) -> Vec<Vec<Bar>> {
 
 fn bar(report: &Report, axis: &Axis, one: &Placed<'_>) -> Bar {
     let f = &one.told.finding;
-    let name = report.name(one.node, one.told);
+    let name = f.id.clone();
     let count = if f.count > 1 { format!(" \u{d7}{}", f.count) } else { String::new() };
     let clock = report.nodes.get(one.node).map(|node| node.clock).unwrap_or_default();
     Bar {
@@ -295,7 +295,7 @@ mod tests {
     use crate::{
         finding::Party,
         output::filter::Filter,
-        report::{Collector, Node},
+        report::{Collector, Node, Source},
         testing::*,
     };
 
@@ -305,10 +305,10 @@ mod tests {
     fn node() -> Node {
         let mut run = Run::new();
         run.at(1500, unanswered(7, AAAA, 500));
-        let mut collector = Collector::new(Filter::default());
+        let mut collector = Collector::new(1, &Filter::default());
         run.until(9000);
-        run.played().iter().for_each(|event| collector.take(event));
-        let mut node = collector.finish("x", Vec::new());
+        run.played().iter().for_each(|event| collector.take(0, event));
+        let mut node = collector.finish(vec![Source::default()]).nodes.remove(0);
         node.summary.status.elapsed = 3600 * SECOND;
         node.summary.status.now = START + 3600 * SECOND;
         node
