@@ -42,7 +42,11 @@ fn write(args: &Args) -> Result<()> {
     }
     let inputs = args.files.iter().map(|path| Ok((path.clone(), open(path, None)?)));
     let chains = Chain::all(inputs.collect::<Result<_>>()?)?;
-    let (report, damage) = played(chains, filtered(args), &mut Screen::new());
+    let mut screen = Screen::new();
+    for text in Chain::namesakes(&chains) {
+        screen.note(&sanitize::text(&text));
+    }
+    let (report, damage) = played(chains, filtered(args), &mut screen);
     let text = if is_html(args) { report::page(&report) } else { report::markdown(&report) };
     match target {
         Some(target) => {

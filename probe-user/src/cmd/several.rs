@@ -11,6 +11,7 @@ use crate::{
     correlate,
     event::{Body, Event},
     nodes::{Ids, Nodes},
+    output::sanitize,
     pipeline::Pipeline,
     recording::chain::Chain,
 };
@@ -21,6 +22,9 @@ use crate::{
 /// When one is damaged, or standard output cannot be written.
 pub fn replay(chains: Vec<Chain>, printer: &mut Printer) -> Result<()> {
     let count = chains.len();
+    for text in Chain::namesakes(&chains) {
+        printer.note(&format!("stallprobe: {}", sanitize::text(&text)));
+    }
     let mut nodes = Nodes::new(count, Ids::ByName, &correlate::Options::default());
     let mut begun = vec![false; count];
     let mut damage = None;

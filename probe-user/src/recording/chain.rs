@@ -45,7 +45,7 @@ impl Chain {
     /// Sorts files into recordings, in the order in which they were named.
     ///
     /// # Errors
-    /// When one is no recording, or cannot be read.
+    /// When one is no recording, or cannot be read, or when two are the same part of one.
     pub fn all(inputs: Vec<(PathBuf, Input)>) -> Result<Vec<Self>> {
         let mut chains: Vec<(String, Vec<File>)> = Vec::new();
         for (path, input) in inputs {
@@ -58,9 +58,36 @@ impl Chain {
         }
         let chain = |(_, mut files): (String, Vec<File>)| {
             files.sort_by_key(|file| file.head.part);
-            Self { files: files.into(), read: None, goes_on: false }
+            let mut pairs = files.iter().zip(files.iter().skip(1));
+            if let Some((a, b)) = pairs.find(|(a, b)| a.head.part == b.head.part) {
+                bail!(
+                    "{} and {} are the same part of one recording: leave one of them out",
+                    a.path.display(),
+                    b.path.display()
+                );
+            }
+            Ok(Self { files: files.into(), read: None, goes_on: false })
         };
-        Ok(chains.into_iter().map(chain).collect())
+        chains.into_iter().map(chain).collect()
+    }
+
+    /// What to say of recordings of nodes with one name: they are played side by side.
+    pub fn namesakes(chains: &[Self]) -> Vec<String> {
+        let name = |chain: &Self| chain.head().map(|head| head.node.clone()).unwrap_or_default();
+        let path = |chain: &Self| chain.paths().next().map(|path| path.display().to_string());
+        let mut said = Vec::new();
+        for (n, chain) in chains.iter().enumerate() {
+            let node = name(chain);
+            let before = chains.iter().take(n).find(|other| name(other) == node);
+            if let (false, Some(first)) = (node.is_empty(), before.and_then(path)) {
+                said.push(format!(
+                    "{} is another recording of a node called {node}, as {first} is: what is in both is \
+                     told twice",
+                    path(chain).unwrap_or_default()
+                ));
+            }
+        }
+        said
     }
 
     /// What the first of its files says of itself.
@@ -140,4 +167,68 @@ fn no_recording(path: &Path, reader: &Reader<Input>) -> String {
         _ => "is pcapng, but no recording of stallprobe: there are packets in it only",
     };
     format!("{} {what}", path.display())
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use std::fs;
+
+    use super::*;
+    use crate::{
+        correlate,
+        pipeline::Pipeline,
+        recording::{
+            open::open,
+            recorder::{Options, Recorder},
+        },
+        testing::*,
+    };
+
+    /// A recording of a node, and what it is called.
+    fn record(path: &Path, run: &str, name: &str) {
+        let mut stream = Run::with(crate::event::Node { name: name.to_owned(), ..node() }, vec![]);
+        stream.until(2000);
+        let mut recorder = Recorder::create(path, Options::default(), run.to_owned()).unwrap();
+        let mut pipeline = Pipeline::new(correlate::Options::default());
+        for event in stream.played() {
+            pipeline.take(event);
+            recorder.take(event, &pipeline).unwrap();
+        }
+        recorder.end("it was over", &pipeline).unwrap();
+    }
+
+    fn all(paths: &[&Path]) -> Result<Vec<Chain>> {
+        Chain::all(
+            paths.iter().map(|path| (path.to_path_buf(), open(path, None).unwrap())).collect(),
+        )
+    }
+
+    #[test]
+    fn one_part_is_not_read_twice() {
+        let dir = tempfile::tempdir().unwrap();
+        let [a, copy, other] = ["a", "copy", "other"].map(|name| dir.path().join(name));
+        record(&a, "one", "x");
+        record(&other, "two", "y");
+        fs::copy(&a, &copy).unwrap();
+        for paths in [[&*a, &*other, &*a], [&*a, &*copy, &*other]] {
+            let said = all(&paths).err().unwrap().to_string();
+            assert!(said.contains("are the same part of one recording"), "{said}");
+        }
+        assert_eq!(all(&[&a, &other]).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn two_recordings_of_one_node_are_said() {
+        let dir = tempfile::tempdir().unwrap();
+        let [a, again, other] = ["a", "again", "other"].map(|name| dir.path().join(name));
+        record(&a, "one", "x");
+        record(&again, "two", "x");
+        record(&other, "three", "y");
+        let said = Chain::namesakes(&all(&[&a, &other, &again]).unwrap());
+        assert_eq!(said.len(), 1, "{said:?}");
+        assert!(said[0].contains("again is another recording of a node called x"), "{said:?}");
+        assert!(Chain::namesakes(&all(&[&a, &other]).unwrap()).is_empty());
+    }
 }
