@@ -193,8 +193,9 @@ pub struct Recording {
     /// address always by the same.
     #[arg(long, help_heading = RECORDING)]
     pub redact: bool,
-    /// Redact with the key in this file, which is made if it is not there: recordings of several nodes
-    /// that were redacted with one key still explain each other. Keep it from whoever gets them.
+    /// Redact with the key in this file, which is made if it is not there: in all recordings that are
+    /// redacted with it, of several nodes too, a name is replaced by the same. Keep it from whoever gets
+    /// them.
     #[arg(long, value_name = "FILE", help_heading = RECORDING)]
     pub redact_key: Option<PathBuf>,
 }

@@ -28,13 +28,7 @@ pub fn is_line(line: &[u8]) -> bool {
 /// # Errors
 /// When one is garbled or cannot be written.
 pub fn save(job: &str, output: &[u8]) -> Result<Vec<PathBuf>> {
-    let folder = target_dir().join("recordings").join(job.replace(' ', "-"));
-    // Those of the run before say nothing of this one.
-    if folder.exists() {
-        fs::remove_dir_all(&folder)
-            .with_context(|| format!("cannot remove {}", folder.display()))?;
-    }
-    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let folder = folder(job)?;
     let mut files = Vec::new();
     for (name, bytes) in named(&String::from_utf8_lossy(output))? {
         let path = folder.join(format!("{name}.pcapng.zst"));
@@ -42,6 +36,20 @@ pub fn save(job: &str, output: &[u8]) -> Result<Vec<PathBuf>> {
         files.push(path);
     }
     Ok(files)
+}
+
+/// An empty folder for the recordings of a job: those of the run before say nothing of this one.
+///
+/// # Errors
+/// When it cannot be made, or emptied.
+pub fn folder(job: &str) -> Result<PathBuf> {
+    let folder = target_dir().join("recordings").join(job.replace(' ', "-"));
+    if folder.exists() {
+        fs::remove_dir_all(&folder)
+            .with_context(|| format!("cannot remove {}", folder.display()))?;
+    }
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    Ok(folder)
 }
 
 /// Name and bytes of each recording: the lines come after that of their case.

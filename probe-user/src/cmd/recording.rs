@@ -38,8 +38,8 @@ pub fn begin(target: Option<&Path>, how: &Recording) -> Result<Option<Recorder>>
     Recorder::create(path, options, name()).map(Some)
 }
 
-/// With what is redacted. Without a file for it, it is drawn anew for each recording: who has two of them
-/// cannot tell what is the same in both.
+/// With what is redacted. Without a file for it, it is drawn anew for each recording: one name becomes
+/// another in each.
 fn secret(target: &Path, how: &Recording) -> Result<Option<Vec<u8>>> {
     let Some(path) = &how.redact_key else {
         return how.redact.then(redact_key::random).transpose();
