@@ -9,6 +9,7 @@ use std::{fs, path::Path};
 use probe_user::{
     correlate::Options,
     finding::{Finding, Output},
+    nodes::{Ids, Merge, Nodes},
     pipeline::Pipeline,
     recording::{
         chain::{Chain, Next},
@@ -37,6 +38,43 @@ fn what_the_lab_recorded_is_named_as_it_was() {
     insta::assert_snapshot!(said);
 }
 
+/// Of two machines that were connected (tests/src/two_nodes.rs). The queue that kept two clients of the one
+/// waiting was on the other.
+#[test]
+fn what_two_nodes_recorded_explains_each_other() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/recordings/two-nodes");
+    let [client, server] =
+        ["client", "server"].map(|name| folder.join(format!("{name}.pcapng.zst")));
+    let said = together(&[&client, &server]);
+    assert_eq!(said, together(&[&server, &client]));
+    insta::assert_snapshot!(said.join("\n"));
+}
+
+/// The same of recordings that are played side by side, in the order of the lines.
+fn together(paths: &[&Path]) -> Vec<String> {
+    let inputs = paths.iter().map(|path| (path.to_path_buf(), open(path, None).unwrap())).collect();
+    let mut chains = Chain::all(inputs).unwrap();
+    let mut merge = Merge::new(chains.len());
+    let mut nodes = Nodes::new(chains.len(), Ids::ByName, &Options::default());
+    let mut outputs = Vec::new();
+    loop {
+        while let Some(node) = merge.wants() {
+            match chains[node].next().unwrap() {
+                Some(Next::Event(event)) => merge.put(node, Some(event)),
+                Some(Next::Notice(text)) => outputs.extend(unexpected(&text)),
+                Some(Next::End(_)) => {}
+                None => merge.put(node, None),
+            }
+        }
+        let Some((node, event)) = merge.take() else { break };
+        outputs.extend(nodes.take(node, &event).into_iter().map(|(_, output)| output));
+    }
+    outputs.extend(nodes.end().into_iter().map(|(_, output)| output));
+    let mut lines = last(outputs);
+    lines.sort();
+    lines
+}
+
 /// A line for each finding as it was said last.
 fn concluded(path: &Path) -> Vec<String> {
     let inputs = vec![(path.to_owned(), open(path, None).unwrap())];
@@ -51,6 +89,10 @@ fn concluded(path: &Path) -> Vec<String> {
         }
     }
     outputs.extend(pipeline.end());
+    last(outputs)
+}
+
+fn last(outputs: Vec<Output>) -> Vec<String> {
     let mut findings: Vec<Finding> = Vec::new();
     for output in outputs {
         let (Output::Finding(f) | Output::Update(_, f)) = output;

@@ -1,6 +1,6 @@
 //! Streams of two nodes, made by hand: a client on one, its server on the other.
 
-#![expect(clippy::unwrap_used, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use probe_common::event::{DROP_TABLE_FULL, Header, kind};
 use proptest::prelude::*;
@@ -10,8 +10,10 @@ use crate::{
     correlate::Options,
     event::{Body, Clock, Event, HookState, Node, Rung},
     finding::{Cause, Change, Confidence, Output},
+    output::filter::Filter,
     pipeline::Pipeline,
     redact::Redactor,
+    report::{Collector, Source},
     testing::*,
 };
 
@@ -206,6 +208,22 @@ fn what_another_node_explains_is_counted_so() {
     }
     let (_, nodes) = played(vec![client(WEB_END, ISN), server(ELSEWHERE, ISN + 1, 0)], Ids::ByName);
     assert_eq!(counted(&nodes, 0), (1, 0, vec![(Cause::Unknown, 1)]));
+}
+
+#[test]
+fn a_report_joins_them_too() {
+    let streams = [client(WEB_END, ISN), server(CLIENT_END, ISN, 0)];
+    let mut collector = Collector::new(2, &Filter::default());
+    // One after the other: the client's stall was told before its cause came.
+    for (node, events) in streams.iter().enumerate() {
+        events.iter().for_each(|event| collector.take(node, event));
+    }
+    let report = collector.finish(vec![Source::default(); 2]);
+    let causes = report.causes();
+    let [line] = causes.as_slice() else { panic!("{causes:?}") };
+    let of: Vec<usize> = line.findings.iter().map(|(node, _)| *node).collect();
+    assert_eq!((line.cause, line.stalls, of), (Cause::AcceptQueueOverflow, 2, vec![0, 1]));
+    assert_eq!(report.outcome(), "2 stalls, all with a named cause");
 }
 
 #[test]

@@ -56,7 +56,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         [client, server] => [client, server],
         _ => bail!("two nodes have two kernels at most"),
     };
-    let [client, server] = kernels.map(|name| kernel::series(name));
+    let [client, server] = kernels.map(kernel::series);
     let kernels = [client?, server?];
     ensure!(
         kernels.iter().all(|series| series.arch == Arch::X86_64),
