@@ -94,7 +94,7 @@ pub fn run(options: Options) -> Result<ExitCode> {
             Err(error) => broken(&job.name, error),
         });
         if let (Ok(done), true) = (done, job.recordings) {
-            rows.push(recordings(job, done));
+            rows.push(recordings(job, done, !options.filters.is_empty()));
         }
     }
     for (series, why) in left_out {
@@ -260,17 +260,36 @@ fn row(job: &Job, done: &Done, filtered: bool) -> Row {
 }
 
 /// What tshark says of the recordings of a job's cases.
-fn recordings(job: &Job, done: &Done) -> Row {
+fn recordings(job: &Job, done: &Done, filtered: bool) -> Row {
     let (start, name) = (Instant::now(), "recordings".to_owned());
     let files = match recordings::save(&job.name, &done.report.output) {
         Ok(files) => files,
         Err(error) => return broken(&name, &error),
     };
-    let (tally, wrong) = recordings::read_by_tshark(&files);
+    let (tally, packets, wrong) = recordings::read_by_tshark(&files);
     wrong.iter().for_each(|wrong| note(wrong));
-    let trouble = wrong.first().cloned();
-    let remarks = vec![format!("of {}, read by tshark", job.name)];
+    let output = String::from_utf8_lossy(&done.report.output);
+    let without = recordings::without(&output);
+    let trouble = recordings_trouble(files.len(), packets, &without, filtered);
+    let remarks = vec![format!("{} of {}, read by tshark", files.len(), job.name)];
+    let trouble = wrong.first().cloned().or(trouble);
     Row { name, tally, trouble, remarks, time: start.elapsed(), ..Row::default() }
+}
+
+/// What is wrong with a run's recordings as a whole. A filter may leave only cases without one, or
+/// without a packet in it.
+fn recordings_trouble(
+    files: usize,
+    packets: usize,
+    without: &[&str],
+    filtered: bool,
+) -> Option<String> {
+    match (files, packets) {
+        _ if !without.is_empty() => Some(format!("no recording of {}", without.join(", "))),
+        (0, _) if !filtered => Some("no case gave a recording".to_owned()),
+        (_, 0) if !filtered => Some("no recording has a packet".to_owned()),
+        _ => None,
+    }
 }
 
 /// A kernel whose run could not be started or followed.
@@ -366,6 +385,19 @@ mod tests {
             (tally(1, 0, 0), 125),
         ] {
             assert!(lab_trouble(told, status, false).is_some(), "{told:?} {status}");
+        }
+    }
+
+    #[test]
+    fn recordings_that_do_not_come_out_are_trouble() {
+        assert_eq!(recordings_trouble(146, 700, &[], false), None);
+        assert_eq!(recordings_trouble(0, 0, &[], true), None);
+        assert_eq!(recordings_trouble(1, 0, &[], true), None);
+        assert!(recordings_trouble(0, 0, &[], false).is_some());
+        assert!(recordings_trouble(146, 0, &[], false).is_some());
+        for filtered in [false, true] {
+            let trouble = recordings_trouble(1, 3, &["flood", "nft_drop"], filtered);
+            assert_eq!(trouble.as_deref(), Some("no recording of flood, nft_drop"));
         }
     }
 
