@@ -5,7 +5,7 @@ use std::{io::Write, process::ExitCode};
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    args::Flags, case, demo, dns, in_pod, kube_proxy, kubelet, rung::Rung, runner, tcp, web,
+    args::Flags, case, demo, dns, in_pod, kills, kube_proxy, kubelet, rung::Rung, runner, tcp, web,
 };
 
 const USAGE: &str = "usage: lab list
@@ -15,7 +15,9 @@ const USAGE: &str = "usage: lab list
                     that may differ between kernels; as on a kernel without the rungs above
                     kprobe, tracepoint or snapshot; on a kernel that was booted with
                     lockdown=confidentiality; those of pods that container runtimes make
-       lab demo";
+       lab demo
+       lab kills --times NUMBER
+                    recordings that are killed, on this machine as it is";
 
 /// Runs the sub-command that the arguments name.
 pub fn run() -> Result<ExitCode> {
@@ -37,6 +39,7 @@ pub fn run() -> Result<ExitCode> {
         }
         "dns-server" => dns::server::main(&flags)?,
         "idle" => kube_proxy::idle_main(&flags)?,
+        "kills" => return Ok(ExitCode::from(kills::main(&flags)?)),
         "kube-proxy" => kube_proxy::main(&flags)?,
         "brief" => kubelet::brief_main(&flags)?,
         "in-pod" => {

@@ -14,6 +14,7 @@ use crate::{
     artifacts::{self, Artifacts},
     guest::Report,
     kernels::Series,
+    kills::{self, Kills},
     lab::{self, Done, Job},
     ladder::{self, MAIN},
     progress::note,
@@ -80,6 +81,13 @@ pub fn run(options: Options) -> Result<ExitCode> {
     let artifacts = build(&mut kernels)?;
     let Kernels { ready, left_out } = kernels;
     let mut jobs = jobs(ready, &options);
+    if options.filters.is_empty() {
+        let row = kills(&artifacts);
+        if row.tally.skipped > 0 {
+            more_kills(&mut jobs);
+        }
+        rows.push(row);
+    }
     let no_runtimes = setup::left_out_runtimes(jobs.iter().any(|job| job.runtimes));
     if no_runtimes.is_some() {
         jobs.retain(|job| !job.runtimes);
@@ -200,7 +208,8 @@ fn jobs(mut ready: Vec<&'static Series>, options: &Options) -> Vec<Job> {
         let part_of = part.arguments().iter().map(|&argument| argument.to_owned());
         let arguments = part_of.chain(options.filters.iter().cloned()).collect();
         let recordings = series.name == MAIN;
-        Job { recordings, ..Job::on(series, arguments, part.remark(options)) }
+        let environment = if recordings { vec![recordings::WANTED] } else { Vec::new() };
+        Job { recordings, environment, ..Job::on(series, arguments, part.remark(options)) }
     };
     let ladder = |series| ladder::jobs(series, !options.everything);
     let runtimes = main.into_iter().map(|series| Job::with_runtimes(series, !options.everything));
@@ -256,6 +265,32 @@ fn row(job: &Job, done: &Done, filtered: bool) -> Row {
         time: done.time,
         trouble: trouble.clone().or_else(|| lab_trouble(told, *status, filtered)),
         remarks: [part, other, remark.clone()].into_iter().flatten().collect(),
+    }
+}
+
+/// Recordings that are killed on this machine.
+fn kills(artifacts: &Artifacts) -> Row {
+    let (start, name) = (Instant::now(), "kills".to_owned());
+    note("recordings that are killed, on this machine");
+    let row = match kills::run(artifacts) {
+        Ok(Kills::Good(said)) => {
+            let tally = Tally { passed: 1, ..Tally::default() };
+            Row { name, tally, remarks: vec![said], ..Row::default() }
+        }
+        Ok(Kills::Skipped(why)) => not_run(&name, &why),
+        Ok(Kills::Failed(why)) => {
+            Row { name, tally: Tally::ONE_FAILED, remarks: vec![why], ..Row::default() }
+        }
+        Err(error) => broken(&name, &error),
+    };
+    row.remarks.iter().for_each(|remark| note(remark));
+    Row { time: start.elapsed(), ..row }
+}
+
+/// Has the virtual machine kill more of them, since none were killed here.
+fn more_kills(jobs: &mut [Job]) {
+    for job in jobs.iter_mut().filter(|job| job.recordings) {
+        job.environment.push(kills::INSTEAD);
     }
 }
 
@@ -386,6 +421,15 @@ mod tests {
         ] {
             assert!(lab_trouble(told, status, false).is_some(), "{told:?} {status}");
         }
+    }
+
+    #[test]
+    fn where_none_are_killed_here_a_machine_kills_more() {
+        let ready = ["6.1", "6.12"].iter().filter_map(|name| crate::kernels::by_name(name));
+        let mut jobs = jobs(ready.collect(), &options(&[]));
+        more_kills(&mut jobs);
+        let with = jobs.iter().filter(|job| job.environment.contains(&kills::INSTEAD));
+        assert_eq!(with.map(|job| job.name.as_str()).collect::<Vec<_>>(), ["6.12"]);
     }
 
     #[test]

@@ -50,6 +50,9 @@ pub struct Head {
     pub layouts: Vec<layout::Layout>,
 }
 
+/// How a part ends after which there is another.
+pub const GOES_ON: &str = "it goes on in the next part";
+
 /// What a recording says last.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

@@ -6,6 +6,7 @@ mod any;
 mod damage;
 mod hostile;
 mod newer;
+mod parts;
 mod render;
 mod speed;
 mod versions;
