@@ -61,10 +61,7 @@ pub struct Watch {
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
     pub output: Format,
     #[command(flatten)]
-    pub filter: PodFilter,
-    /// Findings of this cause.
-    #[arg(long = "cause", value_name = "ID", value_parser = cause, help_heading = FILTERS)]
-    pub causes: Vec<Cause>,
+    pub filter: FindingFilter,
     /// Print the raw events as well.
     #[arg(long)]
     pub events: bool,
@@ -105,10 +102,7 @@ pub struct Replay {
     #[arg(short, long)]
     pub follow: bool,
     #[command(flatten)]
-    pub filter: PodFilter,
-    /// Findings of this cause.
-    #[arg(long = "cause", value_name = "ID", value_parser = cause, help_heading = FILTERS)]
-    pub causes: Vec<Cause>,
+    pub filter: FindingFilter,
     /// Print the raw events as well.
     #[arg(long)]
     pub events: bool,
@@ -136,10 +130,7 @@ pub struct Report {
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
     #[command(flatten)]
-    pub filter: PodFilter,
-    /// Findings of this cause.
-    #[arg(long = "cause", value_name = "ID", value_parser = cause, help_heading = FILTERS)]
-    pub causes: Vec<Cause>,
+    pub filter: FindingFilter,
 }
 
 /// How the node is watched.
@@ -216,6 +207,16 @@ pub struct PodFilter {
     /// inode number, or its name where it has no pod's.
     #[arg(long, value_name = "NETNS", help_heading = FILTERS)]
     pub netns: Vec<String>,
+}
+
+/// Which findings are shown.
+#[derive(Clone, Debug, Default, Args)]
+pub struct FindingFilter {
+    #[command(flatten)]
+    pub pods: PodFilter,
+    /// Findings of this cause.
+    #[arg(long = "cause", value_name = "ID", value_parser = cause, help_heading = FILTERS)]
+    pub causes: Vec<Cause>,
 }
 
 /// What `pods` takes.

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     cli::Report as Args,
-    output::{filter::Filter, sanitize},
+    output::sanitize,
     recording::{
         chain::{Chain, Next},
         file::{Part, Target},
@@ -66,8 +66,7 @@ fn write(args: &Args) -> Result<()> {
 }
 
 fn collector(args: &Args) -> Collector {
-    let causes = args.causes.clone();
-    Collector::new(Filter { causes, ..filter::of_recorded_pods(&args.filter) })
+    Collector::new(filter::of_recorded_findings(&args.filter))
 }
 
 /// One recording to its end, or to where it is damaged.

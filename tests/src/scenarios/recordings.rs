@@ -117,7 +117,7 @@ pub fn rotated(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// As a person sees it: text, byte for byte.
+/// As a person sees it: text, byte for byte, from the file while it is being written too.
 pub fn as_text(lab: &Lab) -> Result<()> {
     lab.needs_stallprobe()?;
     let file = Scratch::new("text.pcapng");
@@ -128,16 +128,25 @@ pub fn as_text(lab: &Lab) -> Result<()> {
     watch.arg("--ready-file").arg(&ready.0);
     let mut run = Run::start(watch)?;
     until("stallprobe watches", 6 * SOON, || Ok(ready.0.exists().then_some(())))?;
+    let mut follow = Command::new(STALLPROBE);
+    follow.args(["replay", "-f"]).arg(&file.0);
+    let mut follow = Run::start(follow)?;
     let attempt = Attempt::start(&client, SocketAddr::new(server.v4.into(), PORT))?;
     attempt.wait(SOON)?;
     let first = run.line()?;
+    // While the other still writes.
+    let followed = follow.line()?;
     let status = run.end()?;
     ensure!(status.success(), "it ended with {status}");
     let live = first + &run.rest();
     ensure!(live.contains("no-listener (certain)"), "{live}");
     let replayed = Command::new(STALLPROBE).arg("replay").arg(&file.0).output()?;
     let text = String::from_utf8_lossy(&replayed.stdout);
-    ensure!(text.trim_end() == live.trim_end(), "live:\n{live}\nreplay:\n{text}");
+    ensure!(text == live, "live:\n{live}\nreplay:\n{text}");
+    // It ends with the recording.
+    let followed = followed + &follow.rest();
+    let status = follow.child.wait().context("cannot wait for stallprobe replay -f")?;
+    ensure!(status.success() && followed == live, "{status}, live:\n{live}\n-f:\n{followed}");
     Ok(())
 }
 
