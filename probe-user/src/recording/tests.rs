@@ -8,6 +8,7 @@ mod hostile;
 mod newer;
 mod parts;
 mod render;
+mod rewrite;
 mod speed;
 mod versions;
 mod whole;
