@@ -180,8 +180,8 @@ pub struct Recording {
     /// Compress it (zstd); Wireshark opens it as it is.
     #[arg(long, help_heading = RECORDING)]
     pub compress: bool,
-    /// Replace the names of pods, processes and hosts, addresses and DNS names; the same name or
-    /// address always by the same.
+    /// Replace the names of pods, processes and hosts, addresses (those in the kernel's memory too) and DNS
+    /// names; the same name or address always by the same. Times, ports, process ids and counters stay.
     #[arg(long, help_heading = RECORDING)]
     pub redact: bool,
 }
