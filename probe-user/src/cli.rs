@@ -61,10 +61,7 @@ pub struct Watch {
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
     pub output: Format,
     #[command(flatten)]
-    pub filter: PodFilter,
-    /// Findings of this cause.
-    #[arg(long = "cause", value_name = "ID", value_parser = cause, help_heading = FILTERS)]
-    pub causes: Vec<Cause>,
+    pub filter: FindingFilter,
     /// Print the raw events as well.
     #[arg(long)]
     pub events: bool,
@@ -105,10 +102,7 @@ pub struct Replay {
     #[arg(short, long)]
     pub follow: bool,
     #[command(flatten)]
-    pub filter: PodFilter,
-    /// Findings of this cause.
-    #[arg(long = "cause", value_name = "ID", value_parser = cause, help_heading = FILTERS)]
-    pub causes: Vec<Cause>,
+    pub filter: FindingFilter,
     /// Print the raw events as well.
     #[arg(long)]
     pub events: bool,
@@ -136,10 +130,7 @@ pub struct Report {
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
     #[command(flatten)]
-    pub filter: PodFilter,
-    /// Findings of this cause.
-    #[arg(long = "cause", value_name = "ID", value_parser = cause, help_heading = FILTERS)]
-    pub causes: Vec<Cause>,
+    pub filter: FindingFilter,
 }
 
 /// How the node is watched.
@@ -189,8 +180,8 @@ pub struct Recording {
     /// Compress it (zstd); Wireshark opens it as it is.
     #[arg(long, help_heading = RECORDING)]
     pub compress: bool,
-    /// Replace the names of pods, processes and hosts, addresses and DNS names; the same name or
-    /// address always by the same.
+    /// Replace the names of pods, processes and hosts, addresses (those in the kernel's memory too) and DNS
+    /// names; the same name or address always by the same. Times, ports, process ids and counters stay.
     #[arg(long, help_heading = RECORDING)]
     pub redact: bool,
     /// Redact with the key in this file, which is made if it is not there: in all recordings that are
@@ -221,6 +212,16 @@ pub struct PodFilter {
     /// inode number, or its name where it has no pod's.
     #[arg(long, value_name = "NETNS", help_heading = FILTERS)]
     pub netns: Vec<String>,
+}
+
+/// Which findings are shown.
+#[derive(Clone, Debug, Default, Args)]
+pub struct FindingFilter {
+    #[command(flatten)]
+    pub pods: PodFilter,
+    /// Findings of this cause.
+    #[arg(long = "cause", value_name = "ID", value_parser = cause, help_heading = FILTERS)]
+    pub causes: Vec<Cause>,
 }
 
 /// What `pods` takes.

@@ -5,8 +5,8 @@ use std::{io::Write, process::ExitCode};
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    args::Flags, case, demo, dns, in_pod, kube_proxy, kubelet, rung::Rung, runner, tcp, two_nodes,
-    web,
+    args::Flags, case, demo, dns, in_pod, kills, kube_proxy, kubelet, rung::Rung, runner, tcp,
+    two_nodes, web,
 };
 
 const USAGE: &str = "usage: lab list
@@ -17,6 +17,8 @@ const USAGE: &str = "usage: lab list
                     kprobe, tracepoint or snapshot; on a kernel that was booted with
                     lockdown=confidentiality; those of pods that container runtimes make
        lab demo
+       lab kills --times NUMBER
+                    recordings that are killed, on this machine as it is
        lab node server|client
                     one of two machines that are connected: `cargo xtask vm --two-nodes`";
 
@@ -41,6 +43,7 @@ pub fn run() -> Result<ExitCode> {
         }
         "dns-server" => dns::server::main(&flags)?,
         "idle" => kube_proxy::idle_main(&flags)?,
+        "kills" => return Ok(ExitCode::from(kills::main(&flags)?)),
         "kube-proxy" => kube_proxy::main(&flags)?,
         "brief" => kubelet::brief_main(&flags)?,
         "in-pod" => {

@@ -1,6 +1,7 @@
 //! stallprobe's lab: pods as network namespaces, faults made for real, findings checked.
 //!
-//! Runs as root inside a throw-away virtual machine; `cargo xtask test` starts it there.
+//! Runs as root inside a throw-away virtual machine; `cargo xtask test` starts it there. Only `lab kills`
+//! runs anywhere.
 
 mod again;
 mod args;
@@ -18,6 +19,7 @@ mod dns;
 mod finding;
 mod in_pod;
 mod ipvs;
+mod kills;
 mod kube_proxy;
 mod kubelet;
 mod lab;
@@ -27,6 +29,7 @@ mod probe;
 mod process;
 mod race;
 mod raw;
+mod recorder;
 mod recording;
 mod rung;
 mod runner;

@@ -1,16 +1,17 @@
 //! The recording of a case's stallprobe, and what its replay must say: to the byte what was said live.
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 
-use crate::{cli::say, probe::STALLPROBE};
+use crate::{cli::say, probe::STALLPROBE, recorder::parsed};
 
 /// Set where recordings are wanted outside of the machine.
 pub const WANTED: &str = "LAB_RECORDINGS";
@@ -42,10 +43,11 @@ impl Recording {
         vec!["--record".to_owned(), self.path.display().to_string()]
     }
 
-    /// Replays it, and compares with what was said live. Where recordings are wanted, it is written
-    /// again, compressed, that copy must say the same, and goes to standard output.
+    /// Replays it, and compares with what was said live; a report has all that was found. Where recordings
+    /// are wanted, it is written again, compressed, that copy must say the same, and goes to standard output.
     pub fn says(&self, live: &str) -> Result<()> {
         replays(&self.path, &self.shown, live)?;
+        reports(&self.path, live)?;
         if std::env::var_os(WANTED).is_some() {
             let copy = self.path.with_extension("pcapng.zst");
             let to = copy.display().to_string();
@@ -64,11 +66,39 @@ impl Recording {
 fn replays(file: &Path, arguments: &[String], live: &str) -> Result<()> {
     let (replayed, stderr) = replay(file, arguments)?;
     if let Some((live, replayed)) = first_difference(live, &replayed) {
-        anyhow::bail!(
-            "the replay says otherwise\n  live:   {live}\n  replay: {replayed}\n{stderr}"
-        );
+        bail!("the replay says otherwise\n  live:   {live}\n  replay: {replayed}\n{stderr}");
     }
     Ok(())
+}
+
+/// A report has each finding, by its name.
+fn reports(file: &Path, live: &str) -> Result<()> {
+    let path = file.display();
+    let output = Command::new(STALLPROBE)
+        .args(["report", "--md"])
+        .arg(file)
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("cannot start {STALLPROBE} report {path}"))?;
+    let [text, stderr] =
+        [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text).into_owned());
+    ensure!(output.status.success(), "the report ended with {}\n{stderr}", output.status);
+    match not_in(&text, live)? {
+        Some(id) => bail!("{id} is not in the report\n{text}"),
+        None => Ok(()),
+    }
+}
+
+/// The first finding that was told and is not in a text by its name.
+fn not_in(text: &str, live: &str) -> Result<Option<String>> {
+    let words: BTreeSet<&str> = text.split(|c: char| !c.is_ascii_alphanumeric()).collect();
+    for finding in parsed(live, |line| line["type"] == "finding")? {
+        let id = finding["id"].as_str().context("a finding without id")?;
+        if !words.contains(id) {
+            return Ok(Some(id.to_owned()));
+        }
+    }
+    Ok(None)
 }
 
 /// What a replay with these arguments writes to standard output and standard error.
@@ -133,5 +163,14 @@ mod tests {
         assert_eq!(first_difference("a\n", "a\nc\n"), Some(("(no more)", "c")));
         let args = ["--min-stall", "300ms", "-p", "web", "--events", "--rungs", "kprobe"];
         assert_eq!(shown(&args), ["-p", "web", "--events"]);
+    }
+    #[test]
+    fn a_finding_that_a_report_lacks_is_found() {
+        let live = "{\"type\":\"finding\",\"id\":\"f1\"}\n{\"type\":\"finding\",\"id\":\"f12\"}\n\
+                    {\"type\":\"update\",\"id\":\"f3\"}\n";
+        let lacks = |text: &str| not_in(text, live).ok().flatten();
+        assert_eq!(lacks("## f1 x\n## `f12` y\n"), None);
+        assert_eq!(lacks("## f12 y\n").as_deref(), Some("f1"));
+        assert_eq!(lacks("f1, f2").as_deref(), Some("f12"));
     }
 }

@@ -38,6 +38,8 @@ pub struct Job {
     pub runtimes: bool,
     /// Whether the recordings of its cases are wanted here.
     pub recordings: bool,
+    /// Variables for `lab test`, `NAME=VALUE`.
+    pub environment: Vec<&'static str>,
     /// Which part of the lab that is, for a reader.
     pub part: &'static str,
 }
@@ -46,7 +48,17 @@ impl Job {
     /// A run on a kernel as it is.
     pub fn on(series: &'static Series, arguments: Vec<String>, part: &'static str) -> Self {
         let (name, rung) = (series.name.to_owned(), Rung::Fentry);
-        Self { name, series, rung, arguments, append: "", runtimes: false, recordings: false, part }
+        Self {
+            name,
+            series,
+            rung,
+            arguments,
+            append: "",
+            runtimes: false,
+            recordings: false,
+            environment: Vec::new(),
+            part,
+        }
     }
 
     /// The cases of pods that container runtimes make; a short run has no node full of them.
@@ -114,8 +126,8 @@ pub fn run(
 fn one(job: &Job, artifacts: &Artifacts, machine: &MachineOptions, labelled: bool) -> Result<Done> {
     let start = Instant::now();
     let name = job.name.as_str();
-    let env: &[&str] = if job.recordings { &["env", recordings::WANTED] } else { &[] };
-    let words = env.iter().chain(&["lab", "test"]).map(|&word| word.to_owned());
+    let words = ["env"].iter().chain(&job.environment).chain(&["lab", "test"]);
+    let words = words.skip(usize::from(job.environment.is_empty())).map(|&word| word.to_owned());
     let words: Vec<_> = words.chain(job.arguments.iter().cloned()).collect();
     note(&format!("kernel {name}: {}", words.join(" ")));
     let mut guest = Guest::prepare(job.series.name, artifacts)?;

@@ -46,6 +46,7 @@ pub fn jobs(series: &'static Series, short: bool) -> [Job; 3] {
         append,
         runtimes: false,
         recordings: false,
+        environment: Vec::new(),
         part,
     };
     [

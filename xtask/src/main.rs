@@ -13,6 +13,7 @@ mod initramfs;
 mod judge;
 mod kernel;
 mod kernels;
+mod kills;
 mod lab;
 mod ladder;
 mod matrix;

@@ -14,6 +14,7 @@ use crate::{
     artifacts::{self, Artifacts},
     guest::Report,
     kernels::Series,
+    kills::{self, Kills},
     lab::{self, Done, Job},
     ladder::{self, MAIN},
     progress::note,
@@ -82,6 +83,13 @@ pub fn run(options: Options) -> Result<ExitCode> {
     let Kernels { ready, left_out } = kernels;
     let nodes = nodes(&ready, &options);
     let mut jobs = jobs(ready, &options);
+    if options.filters.is_empty() {
+        let row = kills(&artifacts);
+        if row.tally.skipped > 0 {
+            more_kills(&mut jobs);
+        }
+        rows.push(row);
+    }
     let no_runtimes = setup::left_out_runtimes(jobs.iter().any(|job| job.runtimes));
     if no_runtimes.is_some() {
         jobs.retain(|job| !job.runtimes);
@@ -96,7 +104,7 @@ pub fn run(options: Options) -> Result<ExitCode> {
             Err(error) => broken(&job.name, error),
         });
         if let (Ok(done), true) = (done, job.recordings) {
-            rows.push(recordings(job, done));
+            rows.push(recordings(job, done, !options.filters.is_empty()));
         }
     }
     if let Some(kernels) = nodes {
@@ -205,7 +213,8 @@ fn jobs(mut ready: Vec<&'static Series>, options: &Options) -> Vec<Job> {
         let part_of = part.arguments().iter().map(|&argument| argument.to_owned());
         let arguments = part_of.chain(options.filters.iter().cloned()).collect();
         let recordings = series.name == MAIN;
-        Job { recordings, ..Job::on(series, arguments, part.remark(options)) }
+        let environment = if recordings { vec![recordings::WANTED] } else { Vec::new() };
+        Job { recordings, environment, ..Job::on(series, arguments, part.remark(options)) }
     };
     let ladder = |series| ladder::jobs(series, !options.everything);
     let runtimes = main.into_iter().map(|series| Job::with_runtimes(series, !options.everything));
@@ -264,17 +273,46 @@ fn row(job: &Job, done: &Done, filtered: bool) -> Row {
     }
 }
 
+/// Recordings that are killed on this machine.
+fn kills(artifacts: &Artifacts) -> Row {
+    let (start, name) = (Instant::now(), "kills".to_owned());
+    note("recordings that are killed, on this machine");
+    let row = match kills::run(artifacts) {
+        Ok(Kills::Good(said)) => {
+            let tally = Tally { passed: 1, ..Tally::default() };
+            Row { name, tally, remarks: vec![said], ..Row::default() }
+        }
+        Ok(Kills::Skipped(why)) => not_run(&name, &why),
+        Ok(Kills::Failed(why)) => {
+            Row { name, tally: Tally::ONE_FAILED, remarks: vec![why], ..Row::default() }
+        }
+        Err(error) => broken(&name, &error),
+    };
+    row.remarks.iter().for_each(|remark| note(remark));
+    Row { time: start.elapsed(), ..row }
+}
+
+/// Has the virtual machine kill more of them, since none were killed here.
+fn more_kills(jobs: &mut [Job]) {
+    for job in jobs.iter_mut().filter(|job| job.recordings) {
+        job.environment.push(kills::INSTEAD);
+    }
+}
+
 /// What tshark says of the recordings of a job's cases.
-fn recordings(job: &Job, done: &Done) -> Row {
+fn recordings(job: &Job, done: &Done, filtered: bool) -> Row {
     let (start, name) = (Instant::now(), "recordings".to_owned());
     let files = match recordings::save(&job.name, &done.report.output) {
         Ok(files) => files,
         Err(error) => return broken(&name, &error),
     };
-    let (tally, wrong) = recordings::read_by_tshark(&files);
+    let (tally, packets, wrong) = recordings::read_by_tshark(&files);
     wrong.iter().for_each(|wrong| note(wrong));
-    let trouble = wrong.first().cloned();
-    let remarks = vec![format!("of {}, read by tshark", job.name)];
+    let output = String::from_utf8_lossy(&done.report.output);
+    let without = recordings::without(&output);
+    let trouble = recordings_trouble(files.len(), packets, &without, filtered);
+    let remarks = vec![format!("{} of {}, read by tshark", files.len(), job.name)];
+    let trouble = wrong.first().cloned().or(trouble);
     Row { name, tally, trouble, remarks, time: start.elapsed(), ..Row::default() }
 }
 
@@ -302,6 +340,22 @@ fn two_nodes(
             trouble: done.wrong.into_iter().next(),
         },
         Err(error) => broken(name, &error),
+    }
+}
+
+/// What is wrong with a run's recordings as a whole. A filter may leave only cases without one, or
+/// without a packet in it.
+fn recordings_trouble(
+    files: usize,
+    packets: usize,
+    without: &[&str],
+    filtered: bool,
+) -> Option<String> {
+    match (files, packets) {
+        _ if !without.is_empty() => Some(format!("no recording of {}", without.join(", "))),
+        (0, _) if !filtered => Some("no case gave a recording".to_owned()),
+        (_, 0) if !filtered => Some("no recording has a packet".to_owned()),
+        _ => None,
     }
 }
 
@@ -398,6 +452,28 @@ mod tests {
             (tally(1, 0, 0), 125),
         ] {
             assert!(lab_trouble(told, status, false).is_some(), "{told:?} {status}");
+        }
+    }
+
+    #[test]
+    fn where_none_are_killed_here_a_machine_kills_more() {
+        let ready = ["6.1", "6.12"].iter().filter_map(|name| crate::kernels::by_name(name));
+        let mut jobs = jobs(ready.collect(), &options(&[]));
+        more_kills(&mut jobs);
+        let with = jobs.iter().filter(|job| job.environment.contains(&kills::INSTEAD));
+        assert_eq!(with.map(|job| job.name.as_str()).collect::<Vec<_>>(), ["6.12"]);
+    }
+
+    #[test]
+    fn recordings_that_do_not_come_out_are_trouble() {
+        assert_eq!(recordings_trouble(146, 700, &[], false), None);
+        assert_eq!(recordings_trouble(0, 0, &[], true), None);
+        assert_eq!(recordings_trouble(1, 0, &[], true), None);
+        assert!(recordings_trouble(0, 0, &[], false).is_some());
+        assert!(recordings_trouble(146, 0, &[], false).is_some());
+        for filtered in [false, true] {
+            let trouble = recordings_trouble(1, 3, &["flood", "nft_drop"], filtered);
+            assert_eq!(trouble.as_deref(), Some("no recording of flood, nft_drop"));
         }
     }
 

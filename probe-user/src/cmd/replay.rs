@@ -11,7 +11,6 @@ use super::{filter, printer::Printer, recording, screen::reader_gone, session::S
 use crate::{
     cli::Replay,
     correlate,
-    output::filter::Filter,
     pipeline::Pipeline,
     recording::{
         chain::{Chain, Next},
@@ -32,7 +31,7 @@ pub fn run(args: &Replay) -> Result<()> {
 
 fn replay(args: &Replay) -> Result<()> {
     let target = args.record.as_deref();
-    let filter = Filter { causes: args.causes.clone(), ..filter::of_recorded_pods(&args.filter) };
+    let filter = filter::of_recorded_findings(&args.filter);
     let stop = args.follow.then(stop_by_signal).transpose()?;
     let inputs = args.files.iter().map(|path| Ok((path.clone(), open(path, stop.as_ref())?)));
     let mut chains = Chain::all(inputs.collect::<Result<_>>()?)?;

@@ -65,8 +65,7 @@ fn write(args: &Args) -> Result<()> {
 }
 
 fn filtered(args: &Args) -> Filter {
-    let causes = args.causes.clone();
-    Filter { causes, ..filter::of_recorded_pods(&args.filter) }
+    filter::of_recorded_findings(&args.filter)
 }
 
 /// The recordings to their ends, or to where they are damaged.

@@ -51,11 +51,10 @@ pub struct Plan<'a> {
 /// [`live::NoRung`] when nothing can be watched; else what failed.
 pub fn run(args: &Watch) -> Result<()> {
     let root = pods::root(args.source.host_root.as_deref());
-    let causes = args.causes.clone();
     let target = args.record.as_deref();
     follow(Plan {
         source: &args.source,
-        filter: Filter { causes, ..filter::of_pods(&args.filter, &root)? },
+        filter: filter::of_findings(&args.filter, &root)?,
         format: args.output,
         events: args.events,
         recorder: recording::begin(target, &args.recording)?,

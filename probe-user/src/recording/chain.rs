@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use super::{
-    End, Head,
+    End, GOES_ON, Head,
     open::Input,
     reader::{Item, Reader},
 };
@@ -28,6 +28,8 @@ pub enum Next {
 /// One recording.
 pub struct Chain {
     files: VecDeque<File>,
+    /// Why the part after its last file cannot be read, though it is there.
+    unread: Option<String>,
     /// The part that was read to its proper end last.
     read: Option<u32>,
     /// Whether what is being read goes on where that ended.
@@ -39,17 +41,27 @@ struct File {
     head: Head,
     reader: Reader<Input>,
     begun: bool,
+    /// It said so at its end.
+    goes_on: bool,
 }
 
 impl Chain {
-    /// Sorts files into recordings, in the order in which they were named.
+    /// Sorts files into recordings, in the order in which they were named. A part that has no head yet,
+    /// as when its stallprobe was killed just then, is missing, and the others are read.
     ///
     /// # Errors
     /// When one is no recording, or cannot be read, or when two are the same part of one.
     pub fn all(inputs: Vec<(PathBuf, Input)>) -> Result<Vec<Self>> {
         let mut chains: Vec<(String, Vec<File>)> = Vec::new();
+        let mut unread = Vec::new();
         for (path, input) in inputs {
-            let file = File::begin(path, input)?;
+            let file = match File::begin(path, input)? {
+                Begun::Whole(file) => *file,
+                Begun::Cut(path, why) => {
+                    unread.push((path, why));
+                    continue;
+                }
+            };
             let same = chains.iter_mut().find(|(run, _)| !run.is_empty() && *run == file.head.run);
             match same {
                 Some((_, files)) => files.push(file),
@@ -66,9 +78,27 @@ impl Chain {
                     b.path.display()
                 );
             }
-            Ok(Self { files: files.into(), read: None, goes_on: false })
+            Ok(Self { files: files.into(), unread: None, read: None, goes_on: false })
         };
-        chains.into_iter().map(chain).collect()
+        let mut chains = chains.into_iter().map(chain).collect::<Result<Vec<Self>>>()?;
+        for (path, why) in unread {
+            let mut before = chains.iter_mut();
+            let why = format!("{} {why}", path.display());
+            match before.find(|chain| chain.next_part().is_some_and(|next| next == path)) {
+                Some(chain) => chain.unread = Some(why),
+                None => bail!("{why}"),
+            }
+        }
+        Ok(chains)
+    }
+
+    /// Where the part after its last file would be.
+    fn next_part(&self) -> Option<PathBuf> {
+        let File { path, head, .. } = self.files.back()?;
+        let name = path.file_name()?.to_str()?;
+        let number = |part: u32| format!(".{part:05}");
+        let next = name.replacen(&number(head.part), &number(head.part.checked_add(1)?), 1);
+        (next != name).then(|| path.with_file_name(next))
     }
 
     /// What to say of recordings of nodes with one name: they are played side by side.
@@ -126,17 +156,21 @@ impl Chain {
                 Some(Item::Head(_)) => {}
                 Some(Item::End(end)) => {
                     self.read = Some(file.head.part);
+                    file.goes_on = end.how == GOES_ON;
                     return Ok(Some(Next::End(end)));
                 }
                 Some(Item::Notice(text)) => {
                     return Ok(Some(Next::Notice(format!("{}: {text}", file.path.display()))));
                 }
                 None => {
-                    let cut =
-                        file.reader.cut().map(|cut| format!("{}: {cut}", file.path.display()));
-                    self.files.pop_front();
+                    let Some(file) = self.files.pop_front() else { return Ok(None) };
+                    let cut = file.reader.cut().map(|cut| cut.to_string());
+                    let cut = match cut {
+                        None if self.files.is_empty() => file.missing(self.unread.take()),
+                        cut => cut,
+                    };
                     if let Some(cut) = cut {
-                        return Ok(Some(Next::Notice(cut)));
+                        return Ok(Some(Next::Notice(format!("{}: {cut}", file.path.display()))));
                     }
                 }
             }
@@ -144,29 +178,45 @@ impl Chain {
     }
 }
 
-impl File {
-    /// Reads as far as its head.
-    fn begin(path: PathBuf, input: Input) -> Result<Self> {
-        let mut reader = Reader::new(input);
-        let name = || path.display().to_string();
-        let head = loop {
-            match reader.next().with_context(name)? {
-                Some(Item::Head(head)) => break *head,
-                Some(_) => {}
-                None => bail!("{}", no_recording(&path, &reader)),
-            }
-        };
-        Ok(Self { path, head, reader, begun: false })
-    }
+/// A file of which the beginning was read.
+enum Begun {
+    Whole(Box<File>),
+    /// It may be part of a recording, and why it cannot be read.
+    Cut(PathBuf, &'static str),
 }
 
-fn no_recording(path: &Path, reader: &Reader<Input>) -> String {
-    let what = match reader.cut() {
-        Some(cut) if cut.at == 0 && cut.left_over == 0 => "is empty",
-        Some(cut) if cut.left_over > 0 => "is cut before what it says of itself is whole",
-        _ => "is pcapng, but no recording of stallprobe: there are packets in it only",
-    };
-    format!("{} {what}", path.display())
+impl File {
+    /// Reads as far as its head.
+    fn begin(path: PathBuf, input: Input) -> Result<Begun> {
+        let mut reader = Reader::new(input);
+        let head = loop {
+            match reader.next().with_context(|| path.display().to_string())? {
+                Some(Item::Head(head)) => break *head,
+                Some(_) => {}
+                None => {
+                    let why = match reader.cut() {
+                        Some(cut) if cut.at == 0 && cut.left_over == 0 => "is empty",
+                        Some(cut) if cut.left_over > 0 => {
+                            "is cut before what it says of itself is whole"
+                        }
+                        _ => bail!(
+                            "{} is pcapng, but no recording of stallprobe: there are packets in it \
+                             only",
+                            path.display()
+                        ),
+                    };
+                    return Ok(Begun::Cut(path, why));
+                }
+            }
+        };
+        Ok(Begun::Whole(Box::new(Self { path, head, reader, begun: false, goes_on: false })))
+    }
+
+    /// What is to be said when it is the last file, and yet went on.
+    fn missing(&self, unread: Option<String>) -> Option<String> {
+        let goes_on = || self.goes_on.then(|| "the next part is not here".to_owned());
+        Some(format!("what came after it is missing: {}", unread.or_else(goes_on)?))
+    }
 }
 
 #[cfg(test)]

@@ -20,8 +20,6 @@ pub mod writer;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
 
 /// Version of what a head and the events say. It rises when a reader of the version before would take
@@ -44,11 +42,12 @@ pub struct Head {
     pub run: String,
     /// 1, and more where a recording goes on in another file.
     pub part: u32,
-    /// What the run was told, by the names of the command line.
-    pub options: BTreeMap<String, serde_json::Value>,
     /// What the records of kernel events look like. The writer fills it in.
     pub layouts: Vec<layout::Layout>,
 }
+
+/// How a part ends after which there is another.
+pub const GOES_ON: &str = "it goes on in the next part";
 
 /// What a recording says last.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use super::{
-    End, Head,
+    End, GOES_ON, Head,
     file::{Part, Target},
     memory::Memory,
     packets::{Packet, Packets},
@@ -194,7 +194,7 @@ impl Recorder {
             self.close("it had the size that was asked for", &pipeline.summary())?;
             return Ok(Room::None);
         }
-        self.close("it goes on in the next part", &pipeline.summary())?;
+        self.close(GOES_ON, &pipeline.summary())?;
         self.opened = Some(self.open()?);
         self.begin(pipeline)?;
         Ok(Room::Left)

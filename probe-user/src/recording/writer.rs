@@ -175,25 +175,10 @@ impl<W: Write> Writer<W> {
         self.out.flush()
     }
 
-    /// Length of the file once all of it is written, as far as it is known now.
-    pub fn bytes(&self) -> u64 {
-        let length = match self.open {
-            // It still gets padding and its length.
-            Some(at) => at + (self.pending.len() - at).next_multiple_of(4) + 4,
-            None => self.pending.len(),
-        };
-        self.written + length as u64
-    }
-
     /// Bytes of whole blocks that were handed on: a file whose end could not be written is whole up to
     /// here.
     pub fn written(&self) -> u64 {
         self.written
-    }
-
-    /// Packets so far.
-    pub fn packets(&self) -> u64 {
-        self.packets
     }
 
     pub fn get_ref(&self) -> &W {

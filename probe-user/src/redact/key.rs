@@ -20,6 +20,7 @@ pub enum Domain {
     Process = 12,
     Service = 13,
     Node = 14,
+    Pointer = 15,
 }
 
 /// Letters and digits of words, without those that look alike.

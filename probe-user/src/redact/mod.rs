@@ -1,6 +1,8 @@
 //! A stream without the names of those it is about: `--redact`. Pods, processes, nodes, addresses and
-//! what was asked of DNS get other names, the same one everywhere, before anything is written. Causes,
-//! times, ports, counters, and names of the kernel's own functions stay, so correlation finds the same.
+//! what was asked of DNS get other names, the same one everywhere, before anything is written. So do
+//! addresses in the kernel's memory. What stays, so that correlation finds the same: causes, times and so
+//! the time since boot, ports, counters, sequence numbers, process ids, the numbers of namespaces and
+//! sockets, devices, and names of the kernel's own functions.
 //!
 //! What something becomes depends on the key and on it alone, never on what came before: recordings of
 //! several nodes that are redacted with one key still fit together. Without the key nobody can tell
@@ -85,7 +87,10 @@ impl Redactor {
                 PodChange::Up(pod) => PodChange::Up(self.pod(pod)),
                 PodChange::Gone { netns } => PodChange::Gone { netns },
             }),
-            Body::Symbol(Symbol { address, name }) => Body::Symbol(Symbol { address, name }),
+            Body::Symbol(Symbol { mut address, name }) => {
+                self.pointer(&mut address);
+                Body::Symbol(Symbol { address, name })
+            }
             Body::Listener(Listener { ino, pid, comm }) => {
                 Body::Listener(Listener { ino, pid, comm: self.process_name(&comm) })
             }

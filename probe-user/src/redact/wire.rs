@@ -69,6 +69,16 @@ impl Redactor {
         }
     }
 
+    /// The address of something in the kernel, which would tell where the kernel lies in memory. It stays
+    /// one, and the same for the same.
+    pub(super) fn pointer(&self, address: &mut u64) {
+        /// With which addresses of the kernel begin, on x86-64 and on arm64.
+        const KERNEL: u64 = 0xffff << 48;
+        if *address != 0 {
+            *address = KERNEL | self.key.number(Domain::Pointer, *address, &[]);
+        }
+    }
+
     /// Labels of a name, one after the other, up to its end or as far as it can be read. Whether it
     /// could be read stays as it was: lengths stay, and a byte that is none.
     pub(super) fn name(&mut self, name: &mut [u8]) {
@@ -106,7 +116,7 @@ impl Redactor {
         let Listen {
             header: _,
             tuple,
-            sk: _,
+            sk,
             ino: _,
             isn: _,
             stage: _,
@@ -117,6 +127,7 @@ impl Redactor {
             max_syn_backlog: _,
             syncookies: _,
         } = &mut *e;
+        self.pointer(sk);
         self.tuple(tuple);
         e
     }
@@ -125,7 +136,7 @@ impl Redactor {
         let Connect {
             header: _,
             tuple,
-            sk: _,
+            sk,
             started: _,
             pid: _,
             comm,
@@ -135,6 +146,7 @@ impl Redactor {
             err: _,
             port_range: _,
         } = &mut *e;
+        self.pointer(sk);
         self.tuple(tuple);
         self.comm(comm);
         e
@@ -144,7 +156,7 @@ impl Redactor {
         let Probe {
             header: _,
             tuple,
-            sk: _,
+            sk,
             started: _,
             connected: _,
             silence: _,
@@ -158,6 +170,7 @@ impl Redactor {
             unacked: _,
             err: _,
         } = &mut *e;
+        self.pointer(sk);
         self.tuple(tuple);
         self.comm(comm);
         e
@@ -167,7 +180,7 @@ impl Redactor {
         let ProbeServer {
             header: _,
             tuple,
-            sk: _,
+            sk,
             ino: _,
             sent: _,
             received: _,
@@ -177,6 +190,7 @@ impl Redactor {
             _pad: _,
             request,
         } = &mut *e;
+        self.pointer(sk);
         self.tuple(tuple);
         let captured = usize::try_from(*captured).unwrap_or(usize::MAX).min(request.len());
         let (request, behind) = request.split_at_mut(captured);
@@ -189,13 +203,14 @@ impl Redactor {
         let SynAck {
             header: _,
             tuple,
-            sk: _,
+            sk,
             ino: _,
             isn: _,
             retransmits: _,
             ack_backlog: _,
             max_ack_backlog: _,
         } = &mut *e;
+        self.pointer(sk);
         self.tuple(tuple);
         e
     }
@@ -205,7 +220,7 @@ impl Redactor {
             header: _,
             loser,
             winner,
-            skb: _,
+            skb,
             winner_started: _,
             jiffies: _,
             verdict: _,
@@ -214,14 +229,15 @@ impl Redactor {
             iif: _,
             ident: _,
         } = &mut *e;
+        self.pointer(skb);
         self.conntrack(loser);
         self.conntrack(winner);
         e
     }
 
     pub(super) fn probe_steps(&mut self, mut e: Box<ProbeSteps>) -> Box<ProbeSteps> {
-        let ProbeSteps { header: _, tuple, sk: _, received: _, first: _, last: _, count: _ } =
-            &mut *e;
+        let ProbeSteps { header: _, tuple, sk, received: _, first: _, last: _, count: _ } = &mut *e;
+        self.pointer(sk);
         self.tuple(tuple);
         e
     }
@@ -231,7 +247,7 @@ impl Redactor {
             header: _,
             tuple,
             ct,
-            skb: _,
+            skb,
             at: _,
             ident: _,
             iif: _,
@@ -241,6 +257,7 @@ impl Redactor {
             captured,
             bytes,
         } = &mut *e;
+        self.pointer(skb);
         self.tuple(tuple);
         self.conntrack(ct);
         let captured = usize::try_from(*captured).unwrap_or(usize::MAX).min(bytes.len());
@@ -255,8 +272,8 @@ impl Redactor {
             header: _,
             tuple,
             ct,
-            skb: _,
-            location: _,
+            skb,
+            location,
             reason: _,
             flags: _,
             ident: _,
@@ -267,6 +284,8 @@ impl Redactor {
             captured,
             packet,
         } = &mut *e;
+        self.pointer(skb);
+        self.pointer(location);
         self.tuple(tuple);
         self.conntrack(ct);
         let captured = usize::try_from(*captured).unwrap_or(usize::MAX).min(packet.len());
@@ -280,7 +299,7 @@ impl Redactor {
         let Dns {
             header: _,
             tuple,
-            sk: _,
+            sk,
             first: _,
             last: _,
             answered: _,
@@ -293,6 +312,7 @@ impl Redactor {
             _pad: _,
             question,
         } = &mut *e;
+        self.pointer(sk);
         self.tuple(tuple);
         self.comm(comm);
         for (n, server) in server.iter_mut().enumerate() {
@@ -335,7 +355,7 @@ impl Redactor {
             header: _,
             tuple,
             ct,
-            skb: _,
+            skb,
             jiffies: _,
             ident: _,
             tcp_flags: _,
@@ -343,14 +363,16 @@ impl Redactor {
             info: _,
             iif: _,
         } = &mut *e;
+        self.pointer(skb);
         self.tuple(tuple);
         self.conntrack(ct);
         e
     }
 
     pub(super) fn reject(&mut self, mut e: Box<Reject>) -> Box<Reject> {
-        let Reject { header: _, tuple, ct, skb: _, ident: _, tcp_flags: _, code: _, hook: _ } =
+        let Reject { header: _, tuple, ct, skb, ident: _, tcp_flags: _, code: _, hook: _ } =
             &mut *e;
+        self.pointer(skb);
         self.tuple(tuple);
         self.conntrack(ct);
         e

@@ -30,7 +30,8 @@ pub fn run_case(lab: &Lab) -> Result<()> {
     let rps = format!("/sys/class/net/{}/queues/rx-0/rps_cpus", client.host_link());
     fs::write(&rps, format!("{:x}", 1 << BUSY_CPU))
         .with_context(|| format!("cannot write {rps}"))?;
-    let probe = lab.probe(&[])?;
+    // The replay of the recording must show each event that came, and count what was left out.
+    let probe = lab.probe(&["--events"])?;
 
     let to = SocketAddr::new(server.v4.into(), PORT);
     let mut fitting = Vec::new();

@@ -3,35 +3,29 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader},
     net::SocketAddr,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    process::{Child, Command, Output, Stdio},
-    sync::mpsc::{self, Receiver},
-    thread,
-    time::{SystemTime, UNIX_EPOCH},
+    process::{Command, Stdio},
 };
 
-use anyhow::{Context, Result, bail, ensure};
-use serde_json::Value;
+use anyhow::{Context, Result, ensure};
 
 use crate::{
     background::Background,
-    command,
+    command, kills,
     lab::Lab,
     probe::STALLPROBE,
+    recorder::{Run, Scratch, parsed, replay},
     tcp::Attempt,
     wait::{SOON, until},
 };
 
-/// Recordings that are killed; `RECORD_KILLS` asks for more. One takes about ten seconds.
+/// Recordings that are killed; `RECORD_KILLS` asks for more. One takes about ten seconds, and
+/// `lab kills` does a hundred without a machine around them.
 const KILLS: u64 = 4;
 /// Lines after which one is killed, at most: some seconds.
 const LINES: u64 = 150;
-/// What may be missing, in milliseconds of the stream: a flush comes each second with the next tick,
-/// which is 100 ms away at most on a machine with time.
-const FLUSH_MS: i64 = 1500;
 const PORT: u16 = 8080;
 
 /// SIGKILL at any moment, many times.
@@ -39,57 +33,14 @@ pub fn killed(lab: &Lab) -> Result<()> {
     lab.needs_stallprobe()?;
     let _refused = refusals(lab)?;
     let kills = std::env::var("RECORD_KILLS").ok().and_then(|text| text.parse().ok());
-    let mut random = SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos() as u64 | 1;
-    for round in 0..kills.unwrap_or(KILLS) {
-        random ^= random << 13;
-        random ^= random >> 7;
-        random ^= random << 17;
-        let (lines, compress) = (random % LINES, round % 4 == 3);
-        killed_after(lines, compress).with_context(|| format!("killed after {lines} lines"))?;
-    }
-    Ok(())
-}
-
-fn killed_after(lines: u64, compress: bool) -> Result<()> {
-    let file = Scratch::new("killed.pcapng");
-    let mut watch = Command::new(STALLPROBE);
-    watch.args(["watch", "-o", "json", "--events", "--record"]).arg(&file.0);
-    if compress {
-        watch.arg("--compress");
-    }
-    let mut run = Run::start(watch)?;
-    run.wait_watching()?;
-    let mut live: Vec<String> = Vec::new();
-    while (live.len() as u64) < lines {
-        live.extend(run.line()?);
-    }
-    run.child.kill().context("cannot kill stallprobe")?;
-    run.child.wait().context("cannot wait for stallprobe")?;
-    live.extend(run.lines.iter());
-
-    let replay = replay(&[&file.0], &["--events"])?;
-    let said = String::from_utf8_lossy(&replay.stderr);
-    ensure!(replay.status.success(), "the replay ended with {}: {said}", replay.status);
-    ensure!(said.contains("what came after"), "that something is missing is not said: {said}");
-    let events = |line: &Value| line["type"] == "event";
-    let replayed: Vec<Value> = parsed(&String::from_utf8_lossy(&replay.stdout), events)?;
-    let live: Vec<Value> = parsed(&(run.before.clone() + &live.join("\n")), events)?;
-    ensure!(live.len() >= replayed.len(), "more was replayed than was seen");
-    if let Some((live, replayed)) = live.iter().zip(&replayed).find(|(live, re)| live != re) {
-        bail!("the replay says otherwise\n  live:   {live}\n  replay: {replayed}");
-    }
-    let Some(missing) = live.get(replayed.len()) else { return Ok(()) };
-    let last = live.last().context("no events")?;
-    let lost = millis(last)? - millis(missing)?;
-    ensure!(lost <= FLUSH_MS, "{lost} ms are missing of what was seen, from {missing} to {last}");
+    kills::each(kills.unwrap_or(KILLS), 1, LINES)?;
     Ok(())
 }
 
 /// A file system of a megabyte, nearly full.
 pub fn disk_full(lab: &Lab) -> Result<()> {
     lab.needs_stallprobe()?;
-    let dir = Scratch::new("small");
-    fs::create_dir_all(&dir.0)?;
+    let dir = Scratch::folder("small")?;
     let place = dir.0.display().to_string();
     command::run("mount", &["-t", "tmpfs", "-o", "size=1m", "none", &place])?;
     let tried = disk_full_at(lab, &dir.0);
@@ -135,8 +86,7 @@ fn disk_full_at(lab: &Lab, dir: &Path) -> Result<()> {
 pub fn rotated(lab: &Lab) -> Result<()> {
     lab.needs_stallprobe()?;
     let _refused = refusals(lab)?;
-    let dir = Scratch::new("parts");
-    fs::create_dir_all(&dir.0)?;
+    let dir = Scratch::folder("parts")?;
     let mut watch = Command::new(STALLPROBE);
     watch.args(["watch", "-o", "json", "--max-size", "100kB", "--rotate", "3", "--record"]);
     watch.arg(dir.0.join("a.pcapng"));
@@ -144,9 +94,7 @@ pub fn rotated(lab: &Lab) -> Result<()> {
     run.wait_watching()?;
     let part = |number: u32| dir.0.join(format!("a.{number:05}.pcapng"));
     until("a fifth part is begun", 6 * SOON, || Ok(part(5).exists().then_some(())))?;
-    // SAFETY: a signal to our own child, which was not waited for yet.
-    unsafe { libc::kill(i32::try_from(run.child.id())?, libc::SIGTERM) };
-    let status = run.child.wait().context("cannot wait for stallprobe")?;
+    let status = run.end()?;
     ensure!(status.success(), "it ended with {status}");
     ensure!(!part(1).exists() && !part(2).exists(), "more than three parts are kept");
     let parts: Vec<PathBuf> = (3..=5).map(part).collect();
@@ -169,7 +117,7 @@ pub fn rotated(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// As a person sees it: text, byte for byte.
+/// As a person sees it: text, byte for byte, from the file while it is being written too.
 pub fn as_text(lab: &Lab) -> Result<()> {
     lab.needs_stallprobe()?;
     let file = Scratch::new("text.pcapng");
@@ -180,19 +128,25 @@ pub fn as_text(lab: &Lab) -> Result<()> {
     watch.arg("--ready-file").arg(&ready.0);
     let mut run = Run::start(watch)?;
     until("stallprobe watches", 6 * SOON, || Ok(ready.0.exists().then_some(())))?;
+    let mut follow = Command::new(STALLPROBE);
+    follow.args(["replay", "-f"]).arg(&file.0);
+    let mut follow = Run::start(follow)?;
     let attempt = Attempt::start(&client, SocketAddr::new(server.v4.into(), PORT))?;
     attempt.wait(SOON)?;
-    let first = run.line()?.context("no finding")?;
-    // SAFETY: a signal to our own child, which was not waited for yet.
-    unsafe { libc::kill(i32::try_from(run.child.id())?, libc::SIGTERM) };
-    let status = run.child.wait().context("cannot wait for stallprobe")?;
+    let first = run.line()?;
+    // While the other still writes.
+    let followed = follow.line()?;
+    let status = run.end()?;
     ensure!(status.success(), "it ended with {status}");
-    let rest: Vec<String> = run.lines.iter().collect();
-    let live = [vec![first], rest].concat().join("\n");
+    let live = first + &run.rest();
     ensure!(live.contains("no-listener (certain)"), "{live}");
     let replayed = Command::new(STALLPROBE).arg("replay").arg(&file.0).output()?;
     let text = String::from_utf8_lossy(&replayed.stdout);
-    ensure!(text.trim_end() == live.trim_end(), "live:\n{live}\nreplay:\n{text}");
+    ensure!(text == live, "live:\n{live}\nreplay:\n{text}");
+    // It ends with the recording.
+    let followed = followed + &follow.rest();
+    let status = follow.child.wait().context("cannot wait for stallprobe replay -f")?;
+    ensure!(status.success() && followed == live, "{status}, live:\n{live}\n-f:\n{followed}");
     Ok(())
 }
 
@@ -206,105 +160,4 @@ fn refusals(lab: &Lab) -> Result<Background> {
         }
         Ok(())
     })
-}
-
-fn replay(files: &[&Path], args: &[&str]) -> Result<Output> {
-    let mut command = Command::new(STALLPROBE);
-    command.args(["replay", "-o", "json"]).args(args).args(files).stdin(Stdio::null());
-    command.output().context("cannot start stallprobe replay")
-}
-
-fn parsed(text: &str, wanted: impl Fn(&Value) -> bool) -> Result<Vec<Value>> {
-    let mut lines = Vec::new();
-    // One that was killed may have left half a line.
-    for line in text.split_inclusive('\n').filter(|line| line.ends_with('\n')) {
-        let value = serde_json::from_str(line).with_context(|| format!("no JSON: {line}"))?;
-        lines.push(value);
-    }
-    lines.retain(wanted);
-    Ok(lines)
-}
-
-/// Milliseconds of the day of a line's time, `2026-01-02T03:04:05.678901Z`.
-fn millis(line: &Value) -> Result<i64> {
-    let time = line["time"].as_str().and_then(|time| time.get(11..23));
-    let fields = time.map(|time| time.split([':', '.']).map(str::parse::<i64>).collect::<Vec<_>>());
-    match fields.as_deref() {
-        Some([Ok(h), Ok(m), Ok(s), Ok(ms)]) => Ok(((h * 60 + m) * 60 + s) * 1000 + ms),
-        _ => bail!("no time: {line}"),
-    }
-}
-
-/// A stallprobe whose standard output is read line by line.
-struct Run {
-    child: Child,
-    lines: Receiver<String>,
-    /// What came until it watched.
-    before: String,
-}
-
-impl Run {
-    fn start(mut command: Command) -> Result<Self> {
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut child = command.spawn().context("cannot start stallprobe")?;
-        let stdout = child.stdout.take().context("no standard output")?;
-        let (sender, lines) = mpsc::channel();
-        thread::spawn(move || {
-            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                if sender.send(line).is_err() {
-                    break;
-                }
-            }
-        });
-        Ok(Self { child, lines, before: String::new() })
-    }
-
-    fn line(&mut self) -> Result<Option<String>> {
-        match self.lines.recv_timeout(6 * SOON) {
-            Ok(line) => Ok(Some(line)),
-            Err(_) => bail!("stallprobe says no more"),
-        }
-    }
-
-    fn wait_watching(&mut self) -> Result<()> {
-        loop {
-            let line = self.line()?.unwrap_or_default();
-            let is_it = line.contains("\"state\":\"watching\"");
-            self.before.push_str(&line);
-            self.before.push('\n');
-            if is_it {
-                return Ok(());
-            }
-        }
-    }
-}
-
-impl Drop for Run {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// A path of this case's own, with nothing there before and after.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new(name: &str) -> Self {
-        let scratch = Self(std::env::temp_dir().join(format!("recordings-{name}")));
-        scratch.clear();
-        scratch
-    }
-
-    fn clear(&self) {
-        // Mostly there is nothing.
-        let _ = fs::remove_file(&self.0);
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        self.clear();
-    }
 }

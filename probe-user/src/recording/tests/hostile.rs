@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::{render::render, *};
+use super::{render::render, rewrite::rewrite, *};
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
@@ -13,6 +13,7 @@ proptest! {
             events.sort_by_key(|event| event.ts);
         }
         render(&file(&events, 50));
+        prop_assert_eq!(rewrite(&file(&events, 50)).unwrap(), events.len());
     }
 
     #[test]
@@ -26,5 +27,6 @@ proptest! {
             bytes[at] = byte;
         }
         render(&bytes);
+        rewrite(&bytes).unwrap();
     }
 }

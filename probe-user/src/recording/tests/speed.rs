@@ -4,24 +4,49 @@
 use std::{hint::black_box, io::Write, time::Instant};
 
 use super::*;
-use crate::{event::Body, testing::*};
+use crate::{
+    event::Body,
+    recording::{
+        file::{Part, Target},
+        open::open,
+    },
+    testing::*,
+};
+
+const EVENTS: usize = 1_000_000;
+
+/// Counts only: the disk is not what is measured.
+struct Sink(u64);
+
+impl Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0 += black_box(bytes).len() as u64;
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Writes them all, and gives how many a second.
+fn write<W: Write>(events: &[Event], out: W) -> (f64, W) {
+    let began = Instant::now();
+    let mut writer = Writer::new(out, &head(), 0).unwrap();
+    for event in events.iter().cycle().take(EVENTS) {
+        writer.event(event).unwrap();
+    }
+    writer.end(&End::default()).unwrap();
+    (per_second(began), writer.into_inner())
+}
+
+fn per_second(since: Instant) -> f64 {
+    EVENTS as f64 / since.elapsed().as_secs_f64()
+}
 
 #[expect(clippy::print_stderr, reason = "a measurement is told")]
 #[test]
 #[ignore = "measures"]
 fn events_per_second() {
-    const EVENTS: usize = 1_000_000;
-    /// Counts only: the disk is not what is measured.
-    struct Sink(u64);
-    impl Write for Sink {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0 += black_box(bytes).len() as u64;
-            Ok(bytes.len())
-        }
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
     let bodies = [
         refused(CLIENT_END, ISN),
         syn_drop(WEB, WEB_END, NO_SOCKET, 0x400),
@@ -33,34 +58,27 @@ fn events_per_second() {
         .enumerate()
         .map(|(n, body)| Event { ts: START + n as u64, body })
         .collect();
-    let per_second = |since: Instant| EVENTS as f64 / since.elapsed().as_secs_f64();
+    let (written, Sink(bytes)) = write(&events, Sink(0));
+    eprintln!("encoded: {written:.0} events/s, {} bytes each", bytes / EVENTS as u64);
 
-    let began = Instant::now();
-    let mut writer = Writer::new(Sink(0), &head(), 0).unwrap();
-    for event in events.iter().cycle().take(EVENTS) {
-        writer.event(event).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    for compress in [false, true] {
+        let path = folder.path().join(if compress { "compressed" } else { "plain" });
+        let part = Part::create(&Target::File(path.clone()), compress).unwrap();
+        let (written, part) = write(&events, part);
+        let bytes = part.finish().unwrap();
+        let began = Instant::now();
+        let (mut reader, mut seen) = (Reader::new(open(&path, None).unwrap()), 0);
+        while let Some(item) = reader.next().unwrap() {
+            black_box(&item);
+            seen += usize::from(matches!(item, Item::Event { .. }));
+        }
+        let read = per_second(began);
+        assert_eq!(seen, EVENTS);
+        eprintln!(
+            "{}: written: {written:.0} events/s, {:.1} bytes each; read: {read:.0} events/s",
+            if compress { "compressed" } else { "plain" },
+            bytes as f64 / EVENTS as f64
+        );
     }
-    writer.end(&End::default()).unwrap();
-    let written = per_second(began);
-    let bytes = writer.bytes();
-
-    let mut writer = Writer::new(Vec::new(), &head(), 0).unwrap();
-    for event in events.iter().cycle().take(EVENTS) {
-        writer.event(event).unwrap();
-    }
-    writer.end(&End::default()).unwrap();
-    let file = writer.into_inner();
-    let began = Instant::now();
-    let (mut reader, mut seen) = (Reader::new(&file[..]), 0);
-    while let Some(item) = reader.next().unwrap() {
-        black_box(&item);
-        seen += usize::from(matches!(item, Item::Event { .. }));
-    }
-    let read = per_second(began);
-    assert_eq!(seen, EVENTS);
-    eprintln!(
-        "written: {written:.0} events/s, {} bytes each; read: {read:.0} events/s, {:.2} of writing",
-        bytes / EVENTS as u64,
-        read / written
-    );
 }

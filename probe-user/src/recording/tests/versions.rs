@@ -178,17 +178,48 @@ fn short(events: &[Event]) -> Vec<u8> {
     out
 }
 
-/// What the fuzzer begins with, and what it found: none of it may harm.
+/// What the fuzzers begin with, and what they found: none of it may harm.
 #[test]
-fn what_the_fuzzer_knows() {
+fn what_the_fuzzers_know() {
     let fuzz = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fuzz");
     let mut files = 0;
     for folder in ["seeds/read_recording", "found/read_recording"] {
         let Ok(entries) = fs::read_dir(fuzz.join(folder)) else { continue };
         for entry in entries {
-            render::render(&fs::read(entry.unwrap().path()).unwrap());
+            harmless(&fs::read(entry.unwrap().path()).unwrap());
             files += 1;
         }
     }
     assert!(files >= 5, "{files}");
+    let corpus = fs::File::open(fuzz.join("corpus.tar.zst")).unwrap();
+    let corpus = zstd::stream::decode_all(corpus).unwrap();
+    let corpus = files_of_tar(&corpus);
+    assert!(corpus.len() > 100, "{}", corpus.len());
+    for bytes in corpus {
+        harmless(bytes);
+    }
+}
+
+fn harmless(bytes: &[u8]) {
+    render::render(bytes);
+    rewrite::rewrite(bytes).unwrap();
+}
+
+/// The plain files of an archive (POSIX ustar: headers of 512 bytes, with the size in octal digits at 124 and
+/// the kind at 156, and contents filled up to a multiple of that).
+fn files_of_tar(mut archive: &[u8]) -> Vec<&[u8]> {
+    let mut files = Vec::new();
+    while let Some((header, rest)) = archive.split_at_checked(512) {
+        // Blocks of zeros are the end.
+        if header[0] == 0 {
+            break;
+        }
+        let size = std::str::from_utf8(&header[124..135]).unwrap();
+        let size = usize::from_str_radix(size, 8).unwrap();
+        if header[156] == b'0' {
+            files.push(&rest[..size]);
+        }
+        archive = &rest[size.next_multiple_of(512)..];
+    }
+    files
 }
