@@ -134,6 +134,7 @@ fn command(machine: &Machine<'_>, console: &Path) -> Command {
         .args(["-smp", "2", "-m", &machine.memory.to_string()])
         .args(["-nodefaults", "-no-user-config", "-display", "none"])
         .args(["-nic", "none", "-no-reboot"])
+        .args(cards())
         .arg("-kernel")
         .arg(machine.image)
         .arg("-initrd")
@@ -148,6 +149,17 @@ fn command(machine: &Machine<'_>, console: &Path) -> Command {
         Arch::Aarch64 => command.args(["-device", "pci-serial,chardev=output"]),
     };
     command
+}
+
+/// Two network cards, eth0 and eth1, on a hub of their own inside QEMU with nothing else on it: what
+/// leaves by the one comes in at the other, and never gets any further. Without `romfile=` QEMU asks
+/// for a boot loader of Debian's ipxe-qemu.
+fn cards() -> impl Iterator<Item = String> {
+    ["card0", "card1"].into_iter().flat_map(|card| {
+        let port = format!("hubport,id={card},hubid=0");
+        let device = format!("virtio-net-pci,netdev={card},romfile=");
+        ["-netdev".to_owned(), port, "-device".to_owned(), device]
+    })
 }
 
 fn arguments(machine: &Machine<'_>) -> String {

@@ -40,6 +40,8 @@ ln -s /proc/self/fd/1 /dev/stdout
 ln -s /proc/self/fd/2 /dev/stderr
 hostname node
 ip link set lo up
+# The network cards, eth0 and eth1: nothing loads their driver by itself. They stay down.
+modprobe -a virtio_pci virtio_net
 
 # Kernel messages would tear the marks apart. A crash raises the level by itself.
 echo 1 >/proc/sys/kernel/printk
