@@ -36,6 +36,7 @@ mod snapshot;
 mod sysctl;
 mod tcp;
 mod time;
+mod uplink;
 mod wait;
 mod web;
 mod wire;

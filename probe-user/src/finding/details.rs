@@ -248,7 +248,7 @@ pub struct StaleNat {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct LeftTheNode {
-    /// The device that sent the last SYN that was looked at.
+    /// The device that sent the first SYN that was looked at.
     pub interface: String,
     /// Its link kind as `ip -d link` shows it; empty for a physical one.
     pub link: String,

@@ -360,7 +360,8 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]
 
     use super::*;
-    use crate::testing::{ct_entry, decided, ipvs};
+    use crate::testing::{ISN, connect_end, ct_entry, decided, ipvs};
+    use probe_common::event::OUTCOME_FAILED;
 
     const SECOND: u64 = 1_000_000_000;
 
@@ -402,6 +403,40 @@ mod tests {
         arming.ask(4, request(2));
         assert_eq!(arming.next(5), Some(request(2)), "a SYN is not sent again often");
         assert_eq!(arming.next(5), Some(of_conntrack));
+    }
+
+    fn departure(isn: u32) -> Request {
+        Request { set: Set::Departure, isn, ..request(9) }
+    }
+
+    #[test]
+    fn where_packets_leave_is_looked_at_last_and_makes_way() {
+        let mut arming = Arming::default();
+        let of_conntrack = Request { set: Set::ConntrackEntry, ..request(1) };
+        arming.ask(0, departure(7));
+        arming.ask(1, of_conntrack.clone());
+        assert_eq!(arming.next(2), Some(of_conntrack.clone()));
+        assert_eq!(arming.next(2), Some(departure(7)));
+        arming.current = Some(Current::new(&departure(7), 2));
+        arming.ask(3, departure(8));
+        assert!(!arming.must_make_way(3), "another connect waits for its turn");
+        arming.in_vain = vec![(Set::ConntrackEntry, 5)];
+        arming.ask(4, of_conntrack);
+        assert!(!arming.must_make_way(4), "a set that rests is not armed anyway");
+        assert!(arming.must_make_way(5));
+    }
+
+    #[test]
+    fn a_connect_that_ended_is_not_looked_for() {
+        let mut arming = Arming::default();
+        arming.ask(0, departure(ISN));
+        arming.ask(0, departure(ISN + 1));
+        arming.current = Some(Current::new(&departure(ISN), 0));
+        let end = connect_end("10.96.0.20:80", 500, 1, OUTCOME_FAILED, 0);
+        arming.saw(1, &Event { ts: 1, body: end });
+        assert!(arming.current.as_ref().unwrap().is_over);
+        assert_eq!(arming.next(1), Some(departure(ISN + 1)));
+        assert_eq!(arming.next(1), None);
     }
 
     #[test]

@@ -80,7 +80,8 @@ pub fn judge(case: &Case<'_>) -> Option<Verdict> {
     if seen.iter().any(|e| is_back(&e.event)) {
         return None;
     }
-    let sent = seen.iter().rev().find(|e| is_sent_syn(&e.event))?;
+    // Each one that follows is not answered either.
+    let sent = seen.iter().find(|e| is_sent_syn(&e.event))?;
     // The packets of one SYN: the tunnel, and what sent its packet on.
     let tunnel = seen.iter().rev().find(|e| {
         sent.event.inner != 0

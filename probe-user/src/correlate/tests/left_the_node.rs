@@ -1,8 +1,6 @@
 //! Which connects ask where their packets leave, and what is made of what was seen there.
 
-use probe_common::event::{
-    DIRECTION_IN, DIRECTION_OUT, Departure, IFF_LOOPBACK, OUTCOME_ESTABLISHED, kind,
-};
+use probe_common::event::{DIRECTION_IN, Departure, IFF_LOOPBACK, OUTCOME_ESTABLISHED, kind};
 
 use super::{json, text};
 use crate::{
@@ -14,8 +12,6 @@ use crate::{
     testing::*,
 };
 
-const OUTSIDE: &str = "198.51.100.7:443";
-const NODE_END: &str = "10.0.3.17:40312";
 const SYN: u32 = 0x02;
 const SYN_ACK: u32 = 0x12;
 
@@ -24,36 +20,9 @@ fn wishes(run: &mut Run) -> Vec<Request> {
     all.filter(|request| request.set == Set::Departure).collect()
 }
 
-fn bytes(text: &str) -> [u8; 16] {
-    let mut bytes = [0; 16];
-    bytes[..text.len()].copy_from_slice(text.as_bytes());
-    bytes
-}
-
-/// The SYN as it went out by a device, translated.
-fn syn_out(name: &str, link: &str) -> Departure {
-    Departure {
-        header: header(kind::DEPARTURE, HOST),
-        tuple: tcp(NODE_END, OUTSIDE),
-        skb: 0xffff_8880_0000_a000,
-        ident: ISN,
-        tcp_flags: SYN,
-        direction: DIRECTION_OUT,
-        inner: 0,
-        ifindex: name.bytes().map(u32::from).sum(),
-        dev_flags: 0,
-        name: bytes(name),
-        link: bytes(link),
-    }
-}
-
 fn answer_in(name: &str, link: &str) -> Departure {
     let tuple = tcp(OUTSIDE, NODE_END);
     Departure { tuple, tcp_flags: SYN_ACK, direction: DIRECTION_IN, ..syn_out(name, link) }
-}
-
-fn at_device(e: Departure) -> Body {
-    Body::Departure(Box::new(e))
 }
 
 fn step(step: Step) -> Body {
