@@ -20,6 +20,8 @@ pub const NODE: [&str; 2] = ["203.0.113.1", "2001:db8:113::1"];
 const FAR: [&str; 2] = ["203.0.113.9", "2001:db8:113::9"];
 /// Addresses that the host answers for, without having them: no pod of this machine is known by them.
 const SERVED: [&str; 2] = ["203.0.113.200", "2001:db8:113::200"];
+/// Around the first of them.
+const SERVED_NET: &str = "203.0.113.192/26";
 const NOBODY: &str = "02:00:00:00:00:09";
 /// The namespace of the host.
 const HOST: &str = "far";
@@ -59,10 +61,9 @@ pub fn far() -> Result<Pod> {
     run("ip", &["netns", "add", HOST])?;
     run("ip", &["link", "set", OTHER, "netns", HOST])?;
     let [v4, v6] = FAR;
-    let [served, _] = SERVED;
     let batch = format!(
         "link set lo up\naddr add {v4}/24 dev {OTHER}\naddr add {v6}/64 dev {OTHER} nodad\n\
-         link set {OTHER} up\nroute add local {served}/32 dev lo\n"
+         link set {OTHER} up\nroute add local {SERVED_NET} dev lo\n"
     );
     feed("ip", &["-n", HOST, "-batch", "-"], &batch)?;
     neighbour(mac.trim())?;

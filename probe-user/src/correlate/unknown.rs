@@ -139,7 +139,8 @@ pub const NOT_ARMED: &str = "no packet of it was seen in conntrack: that is look
                              stalled flow at a time, when its packet is sent again";
 
 /// The same of the devices that a SYN leaves by.
-pub const NOT_FOLLOWED: &str = "no packet of it was seen at a device: that is looked at for one stalled                                 connect at a time, when its SYN is sent again";
+pub const NOT_FOLLOWED: &str = "no packet of it was seen at a device: that is looked at for one \
+                                stalled connect at a time, when its SYN is sent again";
 
 fn incomplete(case: &Case<'_>, kinds: &[u16]) -> Option<String> {
     let (losses, since) = (&case.world.losses, *case.symptom.span().start());
