@@ -13,6 +13,10 @@ wire! {
         pub until: u64,
         /// Nanoseconds that one CPU may spend in the armed programs.
         pub budget: u64,
+        /// The client's initial sequence number, for programs that look for one connect wherever NAT
+        /// has taken it; else 0.
+        pub isn: u32,
+        pub _pad: u32,
     }
 }
 

@@ -76,8 +76,10 @@ pub mod kind {
     /// How far the server was while the client waited, sent right before a [`PROBE_END`]:
     /// [`super::ProbeSteps`].
     pub const PROBE_STEPS: u16 = 29;
+    /// A device sent or received a packet of the armed connect: [`super::Departure`].
+    pub const DEPARTURE: u16 = 30;
     /// One more than the highest kind.
-    pub const COUNT: usize = 30;
+    pub const COUNT: usize = 31;
 }
 
 wire! {
@@ -537,6 +539,42 @@ wire! {
         pub code: u32,
         /// Where the rule is: `NF_INET_*`.
         pub hook: u32,
+    }
+}
+
+/// [`Departure::direction`]: a device is about to send it / has received it.
+pub const DIRECTION_OUT: u32 = 1;
+pub const DIRECTION_IN: u32 = 2;
+
+/// [`Departure::dev_flags`]: the device is a loopback (`IFF_LOOPBACK`, uapi/linux/if.h).
+pub const IFF_LOOPBACK: u32 = 1 << 3;
+
+wire! {
+    /// A SYN of the armed connect, or the first answer to it, at a device: `net_dev_start_xmit` or
+    /// `netif_receive_skb`.
+    pub struct Departure {
+        /// The namespace is the device's.
+        pub header: Header,
+        /// From the packet's own headers, as they are at the device.
+        pub tuple: Tuple,
+        /// Address of the packet's `struct sk_buff`; equals [`Drop::skb`] of the same packet.
+        pub skb: u64,
+        /// The client's initial sequence number.
+        pub ident: u32,
+        /// TCP flags byte: a SYN without ACK is the client's, all else is the answer.
+        pub tcp_flags: u32,
+        /// [`DIRECTION_OUT`] or [`DIRECTION_IN`].
+        pub direction: u32,
+        /// 1: it was inside of another packet, as a tunnel had wrapped it.
+        pub inner: u32,
+        pub ifindex: u32,
+        /// `net_device->flags`: `IFF_*`.
+        pub dev_flags: u32,
+        /// `net_device->name`, ended by a zero.
+        pub name: [u8; 16],
+        /// `net_device->rtnl_link_ops->kind` ("veth", "vxlan"), ended by a zero; empty for a device
+        /// that a driver made: a physical one, as a rule.
+        pub link: [u8; 16],
     }
 }
 

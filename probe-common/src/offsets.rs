@@ -133,4 +133,9 @@ offsets! {
     shinfo_frags = "skb_shared_info"."frags",
     /// Size of `struct page`, not an offset.
     page_size = "page"."sizeof",
+    skb_inner_network_header = "sk_buff"."inner_network_header",
+    dev_name = "net_device"."name",
+    dev_flags = "net_device"."flags",
+    dev_link_ops = "net_device"."rtnl_link_ops",
+    link_ops_kind = "rtnl_link_ops"."kind",
 }

@@ -21,7 +21,9 @@ use crate::{
 #[inline(always)]
 pub fn run(work: impl FnOnce(&Armed) -> Option<()>) {
     let (Some(armed), Some(cost)) = (ARMED.get(0), ARMED_COST.get_ptr_mut(0)) else { return };
-    // SAFETY: this CPU's own value: kprobe programs do not interrupt each other (bpf_prog_active).
+    // SAFETY: this CPU's own value. Kprobe programs do not interrupt each other (bpf_prog_active). Those on
+    // tracepoints run while a packet is sent or received, with bottom halves off: another of them comes in
+    // between only in a hard interrupt that sends (netpoll), and then a count is lost at the worst.
     let cost = unsafe { &mut *cost };
     cost.runs += 1;
     let started = emit::now();

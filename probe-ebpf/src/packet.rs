@@ -34,13 +34,18 @@ pub struct Packet {
 pub fn parse(skb: Ptr) -> Option<Packet> {
     let head: Ptr = field(skb, offset!(skb_head));
     let network: u16 = field(skb, offset!(skb_network_header));
-    let data: Ptr = field(skb, offset!(skb_data));
-    let len: u32 = field(skb, offset!(skb_len));
-    let data_len: u32 = field(skb, offset!(skb_data_len));
     if network == 0 || network == u16::MAX {
         return None;
     }
-    let l3 = head + u64::from(network);
+    parse_at(skb, head + u64::from(network))
+}
+
+/// As [`parse`], of the IP header at `l3`, wherever the network header is set to.
+#[inline(always)]
+pub fn parse_at(skb: Ptr, l3: Ptr) -> Option<Packet> {
+    let data: Ptr = field(skb, offset!(skb_data));
+    let len: u32 = field(skb, offset!(skb_len));
+    let data_len: u32 = field(skb, offset!(skb_data_len));
     let end = data + u64::from(len.wrapping_sub(data_len));
     let first: u8 = at(l3);
     let mut tuple = Tuple::default();

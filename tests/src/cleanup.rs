@@ -12,7 +12,7 @@ use crate::{
     containerd, ipvs, kubelet,
     netns::{BRIDGE, host_link},
     scenarios::podman,
-    sysctl,
+    sysctl, uplink,
     wait::{SOON, until},
 };
 
@@ -25,6 +25,7 @@ pub fn node() -> Result<()> {
         routes,
         pods,
         links,
+        uplink::clean,
         rules,
         ipvs::clean_modules,
         connections,

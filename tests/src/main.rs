@@ -40,6 +40,7 @@ mod sysctl;
 mod tcp;
 mod time;
 mod two_nodes;
+mod uplink;
 mod wait;
 mod web;
 mod wire;

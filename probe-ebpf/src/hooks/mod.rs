@@ -3,6 +3,7 @@
 
 mod conntrack;
 mod ct_entry;
+mod departure;
 pub mod dns;
 mod handshake;
 mod ipvs;

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, anyhow};
 use aya::{
     Ebpf, Pod,
     maps::{Array, HashMap, MapData, PerCpuArray, PerCpuValues},
-    programs::{KProbe, ProgramError},
+    programs::{KProbe, ProgramError, RawTracePoint},
     util::nr_cpus,
 };
 use probe_common::{
@@ -58,12 +58,28 @@ const IPVS_VERDICT: &[Place] = &[
 const CONNTRACK_ENTRY: &[Place] =
     &[Place { ways: &[&[("nf_conntrack_in", ANY)]], entry: "ct_entry_kp", ret: "ct_entry_krp" }];
 
-/// The module whose functions a set is attached to, and the places, what is inside first: the outer
-/// one tells, and nothing inside of it may have gone unseen then. All of them are needed.
-fn spec(set: Set) -> (&'static str, &'static [Place]) {
+/// Tracepoints with their programs: what comes in first, so that no answer to what is seen to leave
+/// goes unseen.
+const DEPARTURE: &[(&str, &str)] =
+    &[("netif_receive_skb", "departure_in"), ("net_dev_start_xmit", "departure_out")];
+
+/// Where a set is attached. All of it is needed.
+#[derive(Clone, Copy)]
+enum Where {
+    /// Functions of a module, what is inside first: the outer one tells, and nothing inside of it may
+    /// have gone unseen then.
+    Functions {
+        module: &'static str,
+        places: &'static [Place],
+    },
+    Tracepoints(&'static [(&'static str, &'static str)]),
+}
+
+const fn spec(set: Set) -> Where {
     match set {
-        Set::IpvsVerdict => ("ip_vs", IPVS_VERDICT),
-        Set::ConntrackEntry => ("nf_conntrack", CONNTRACK_ENTRY),
+        Set::IpvsVerdict => Where::Functions { module: "ip_vs", places: IPVS_VERDICT },
+        Set::ConntrackEntry => Where::Functions { module: "nf_conntrack", places: CONNTRACK_ENTRY },
+        Set::Departure => Where::Tracepoints(DEPARTURE),
     }
 }
 
@@ -104,8 +120,11 @@ impl Armory {
         })
     }
 
-    pub fn module(set: Set) -> &'static str {
-        spec(set).0
+    pub const fn module(set: Set) -> Option<&'static str> {
+        match spec(set) {
+            Where::Functions { module, .. } => Some(module),
+            Where::Tracepoints(_) => None,
+        }
     }
 
     /// Attaches a set for a flow and tells at how many places. What was armed before is let go.
@@ -122,30 +141,35 @@ impl Armory {
         self.calls.iter_mut().for_each(clear);
         clear(&mut self.verdicts);
         self.armed = Some(set);
-        let mut places = 0;
-        for place in spec(set).1 {
-            match attach(ebpf, place, armed.flow.family) {
-                Ok(n) => places += n,
-                Err(err) => {
-                    self.let_go(ebpf);
-                    log::info!("{}: {err:#}", set.id());
-                    return Err(anyhow!(without_log(&err)));
-                }
+        let attached: Result<u32> = match spec(set) {
+            Where::Functions { places, .. } => {
+                places.iter().map(|place| attach(ebpf, place, armed.flow.family)).sum()
             }
-        }
-        Ok(places)
+            Where::Tracepoints(all) => {
+                all.iter().map(|(name, program)| trace(ebpf, name, program)).sum()
+            }
+        };
+        attached.map_err(|err| {
+            self.let_go(ebpf);
+            log::info!("{}: {err:#}", set.id());
+            anyhow!(without_log(&err))
+        })
     }
 
     /// Detaches and unloads what is armed, if anything is.
     pub fn let_go(&mut self, ebpf: &mut Ebpf) {
         let Some(set) = self.armed.take() else { return };
-        // Entries first: a return whose entry was not seen does nothing.
-        let places = spec(set).1;
-        for name in places.iter().map(|p| p.entry).chain(places.iter().map(|p| p.ret)) {
-            match typed::<KProbe>(ebpf, name).map(KProbe::unload) {
-                Ok(Ok(()) | Err(ProgramError::NotLoaded)) => {}
-                Ok(Err(err)) => log::warn!("cannot let go of {name}: {err}"),
-                Err(err) => log::warn!("{err:#}"),
+        match spec(set) {
+            Where::Functions { places, .. } => {
+                // Entries first: a return whose entry was not seen does nothing.
+                for name in places.iter().map(|p| p.entry).chain(places.iter().map(|p| p.ret)) {
+                    unloaded(name, typed::<KProbe>(ebpf, name).map(KProbe::unload));
+                }
+            }
+            Where::Tracepoints(all) => {
+                for (_, name) in all.iter().rev() {
+                    unloaded(name, typed::<RawTracePoint>(ebpf, name).map(RawTracePoint::unload));
+                }
             }
         }
     }
@@ -162,6 +186,21 @@ impl Armory {
         }
         Ok(spent)
     }
+}
+
+fn unloaded(name: &str, result: Result<Result<(), ProgramError>>) {
+    match result {
+        Ok(Ok(()) | Err(ProgramError::NotLoaded)) => {}
+        Ok(Err(err)) => log::warn!("cannot let go of {name}: {err}"),
+        Err(err) => log::warn!("{err:#}"),
+    }
+}
+
+fn trace(ebpf: &mut Ebpf, name: &str, program: &str) -> Result<u32> {
+    let tracepoint = typed::<RawTracePoint>(ebpf, program)?;
+    tracepoint.load().with_context(|| format!("cannot load {program}"))?;
+    tracepoint.attach(name).with_context(|| format!("cannot attach to tracepoint {name}"))?;
+    Ok(1)
 }
 
 /// Returns first: an entry that was seen must not wait for a return that nobody sees.

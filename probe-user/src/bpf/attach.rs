@@ -218,6 +218,10 @@ impl Attachments {
                     [kprobe, kretprobe].into_iter().try_for_each(|name| try_load(ebpf, name))
                 })
                 .map(|()| Rung::Kprobe),
+            Target::ArmedTracepoint { program } => self
+                .allowed(Rung::Tracepoint)
+                .and_then(|()| try_load_tracepoint(ebpf, program))
+                .map(|()| Rung::Tracepoint),
             Target::Tracepoint { program } => self
                 .allowed(Rung::Tracepoint)
                 .and_then(|()| tracepoint_to(ebpf, program, spec.name))
@@ -297,7 +301,8 @@ fn in_short(spec: &Spec, err: &anyhow::Error) -> String {
     if err.is::<LeftOut>() {
         return LeftOut.to_string();
     }
-    let is_function = !matches!(spec.target, Target::Tracepoint { .. });
+    let is_function =
+        !matches!(spec.target, Target::Tracepoint { .. } | Target::ArmedTracepoint { .. });
     if is_function && !std::path::Path::new(KPROBE_PMU).exists() {
         return "this kernel allows no fentry and has no kprobes".to_owned();
     }
@@ -320,7 +325,7 @@ fn log_cost(ebpf: &Ebpf, spec: &Spec) {
         Target::ModuleFunction { kprobe, kretprobe, .. } => vec![kprobe, kretprobe],
         Target::Return { fexit, kretprobe, .. } => vec![fexit, kretprobe],
         Target::ModuleEntry { kprobe, .. } => vec![kprobe],
-        Target::Armed { .. } => Vec::new(),
+        Target::Armed { .. } | Target::ArmedTracepoint { .. } => Vec::new(),
         Target::ModuleReturn { kretprobe, .. } => vec![kretprobe],
         Target::Tracepoint { program } => vec![program],
     };
@@ -366,6 +371,12 @@ fn try_load(ebpf: &mut Ebpf, name: &str) -> Result<()> {
         return Err(anyhow!("this kernel has no kprobes"));
     }
     let program = typed::<KProbe>(ebpf, name)?;
+    program.load().with_context(|| format!("cannot load {name}"))?;
+    program.unload().with_context(|| format!("cannot unload {name}"))
+}
+
+fn try_load_tracepoint(ebpf: &mut Ebpf, name: &str) -> Result<()> {
+    let program = typed::<RawTracePoint>(ebpf, name)?;
     program.load().with_context(|| format!("cannot load {name}"))?;
     program.unload().with_context(|| format!("cannot unload {name}"))
 }

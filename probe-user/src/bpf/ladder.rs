@@ -16,6 +16,8 @@ pub enum Target {
     ModuleEntry { module: &'static str, kprobe: &'static str },
     /// A function of a module whose programs are attached only while armed (see `bpf::armed`).
     Armed { module: &'static str, kprobe: &'static str, kretprobe: &'static str },
+    /// A raw tracepoint whose program is attached only while armed.
+    ArmedTracepoint { program: &'static str },
     /// A function of a module, return alone.
     ModuleReturn { module: &'static str, function: &'static str, kretprobe: &'static str },
     /// A raw tracepoint, `category:name`.
@@ -67,6 +69,15 @@ const fn reject(name: &'static str, module: &'static str, kprobe: &'static str) 
         family: Family::Reject,
         target: Target::ModuleEntry { module, kprobe },
         causes: &["service-no-backend"],
+    }
+}
+
+const fn departure(name: &'static str, program: &'static str) -> Spec {
+    Spec {
+        name,
+        family: Family::Departure,
+        target: Target::ArmedTracepoint { program },
+        causes: &["left-the-node"],
     }
 }
 
@@ -155,6 +166,8 @@ pub const HOOKS: &[Spec] = &[
         },
         causes: &["conntrack-stale-nat", "conntrack-invalid", "reply-not-translated"],
     },
+    departure("net:net_dev_start_xmit (armed)", "departure_out"),
+    departure("net:netif_receive_skb (armed)", "departure_in"),
     ipvs("ip_vs_leave", "ipvs_leave_kp", &["service-no-backend"]),
     ipvs("ip_vs_nat_xmit", "ipvs_xmit_kp", &["ipvs-stale-connection"]),
     ipvs("ip_vs_nat_xmit_v6", "ipvs_xmit_kp", &[]),

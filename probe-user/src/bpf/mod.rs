@@ -150,7 +150,8 @@ impl Probes {
     /// # Errors
     /// Why a program of it cannot or must not be loaded or attached; then none of it is.
     pub fn arm(&mut self, set: Set, armed: Armed) -> Result<u32> {
-        self.attachments.allowed(Rung::Kprobe)?;
+        let is_function = Armory::module(set).is_some();
+        self.attachments.allowed(if is_function { Rung::Kprobe } else { Rung::Tracepoint })?;
         self.armory.arm(&mut self.ebpf, set, armed)
     }
 
@@ -159,8 +160,8 @@ impl Probes {
         self.armory.let_go(&mut self.ebpf);
     }
 
-    /// The module a set's functions are in.
-    pub fn module_of(set: Set) -> &'static str {
+    /// The module a set's functions are in; `None`: it is attached to the kernel itself.
+    pub fn module_of(set: Set) -> Option<&'static str> {
         Armory::module(set)
     }
 

@@ -74,7 +74,7 @@ impl Correlator {
         let is_again = || drops().filter(|d| d.event.tuple.proto == IPPROTO_TCP).count() > 1;
         if self.world.pods.owner(flow.src.ip(), ts).is_some() || is_again() {
             let why = "its SYN was dropped by a netfilter hook";
-            self.wishes.ask(Request { set: Set::IpvsVerdict, flow, port: 0, why }, e.ident);
+            self.wishes.ask(Request { set: Set::IpvsVerdict, flow, port: 0, isn: 0, why }, e.ident);
         }
     }
 
@@ -89,7 +89,7 @@ impl Correlator {
         // A pod's own address is no service.
         if self.world.pods.owner(flow.dst.ip(), ts).is_none_or(|pod| pod.netns == host) {
             let why = "its SYN was sent again, and drops cannot be seen here";
-            self.wishes.ask(Request { set: Set::IpvsVerdict, flow, port: 0, why }, e.isn);
+            self.wishes.ask(Request { set: Set::IpvsVerdict, flow, port: 0, isn: 0, why }, e.isn);
         }
     }
 }

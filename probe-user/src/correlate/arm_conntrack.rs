@@ -27,7 +27,7 @@ impl Correlator {
         let port = case.symptom.flow.src.port();
         let Some((flow, ident, why)) = wish(&case, now) else { return };
         let port = if flow.src.port() == 0 { port } else { 0 };
-        self.wishes.ask(Request { set: Set::ConntrackEntry, flow, port, why }, ident);
+        self.wishes.ask(Request { set: Set::ConntrackEntry, flow, port, isn: 0, why }, ident);
     }
 }
 

@@ -5,7 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use probe_common::{
     event::{
-        Clash, CtEntry, Dns, Drop, Ipvs, Listen, ProbeServer, ProbeSteps, Reject, SynAck, kind,
+        Clash, CtEntry, Departure, Dns, Drop, Ipvs, Listen, ProbeServer, ProbeSteps, Reject,
+        SynAck, kind,
     },
     net::{IPPROTO_TCP, IPPROTO_UDP, Tuple},
 };
@@ -143,6 +144,12 @@ impl Joined for CtEntry {
     }
 }
 
+impl Joined for Departure {
+    fn keys(&self) -> Vec<Key> {
+        vec![Key::Isn(self.ident)]
+    }
+}
+
 impl Joined for Reject {
     fn keys(&self) -> Vec<Key> {
         packet_keys(&self.tuple, self.ident)
@@ -210,6 +217,8 @@ pub struct Index {
     pub ipvs: Recent<Seen<Ipvs>>,
     /// Packets of armed flows as conntrack saw them.
     pub ct_entries: Recent<Seen<CtEntry>>,
+    /// SYNs of armed connects, and the answers to them, at devices.
+    pub departures: Recent<Seen<Departure>>,
     /// IPVS connections of clients whose SYN was dropped.
     pub ipvs_entries: Recent<Seen<IpvsEntry>>,
     /// What was armed for which flow.
@@ -236,6 +245,7 @@ impl Default for Index {
             servers: Recent::new(CAPACITY, KEEP),
             ipvs: Recent::new(CAPACITY, KEEP),
             ct_entries: Recent::new(CAPACITY, KEEP),
+            departures: Recent::new(CAPACITY, KEEP),
             ipvs_entries: Recent::new(CAPACITY, KEEP),
             armed: Recent::new(CAPACITY, KEEP),
             rejects: Recent::new(CAPACITY, KEEP),
@@ -263,6 +273,7 @@ impl Index {
             }
             Body::Ipvs(e) => self.ipvs.push(Seen { ts, event: e.clone() }),
             Body::CtEntry(e) => self.ct_entries.push(Seen { ts, event: e.clone() }),
+            Body::Departure(e) => self.departures.push(Seen { ts, event: e.clone() }),
             Body::Reject(e) => self.rejects.push(Seen { ts, event: e.clone() }),
             Body::ProbeServer(e) => self.probe_servers.push(Seen { ts, event: e.clone() }),
             Body::ProbeSteps(e) => self.probe_steps.push(Seen { ts, event: e.clone() }),
@@ -294,6 +305,7 @@ impl Index {
         self.servers.forget(now);
         self.ipvs.forget(now);
         self.ct_entries.forget(now);
+        self.departures.forget(now);
         self.ipvs_entries.forget(now);
         self.armed.forget(now);
         self.rejects.forget(now);
@@ -312,6 +324,7 @@ impl Index {
             + self.servers.evicted
             + self.ipvs.evicted
             + self.ct_entries.evicted
+            + self.departures.evicted
             + self.ipvs_entries.evicted
             + self.armed.evicted
             + self.rejects.evicted
@@ -329,6 +342,7 @@ impl Index {
             + self.servers.len()
             + self.ipvs.len()
             + self.ct_entries.len()
+            + self.departures.len()
             + self.ipvs_entries.len()
             + self.armed.len()
             + self.rejects.len()

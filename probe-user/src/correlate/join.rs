@@ -7,7 +7,7 @@
 use std::net::SocketAddr;
 
 use probe_common::{
-    event::{Clash, CtEntry, Dns, Ipvs, Listen, ProbeServer, Reject, SynAck, kind},
+    event::{Clash, CtEntry, Departure, Dns, Ipvs, Listen, ProbeServer, Reject, SynAck, kind},
     net::{IPPROTO_TCP, IPPROTO_UDP, Tuple},
 };
 
@@ -237,6 +237,13 @@ impl<'a> Case<'a> {
         let end = self.symptom.ended.map_or(u64::MAX, |end| end.saturating_add(AFTER_END));
         let found = found.filter(|e| e.ts <= end);
         in_order(found).into_iter().map(|e| (e, self.way(&e.event))).collect()
+    }
+
+    /// SYNs of this connect, and answers to them, at devices while that was armed, in order of time.
+    pub fn departures(&self) -> Vec<&'a Seen<Departure>> {
+        let Join::Tcp { isn } = self.symptom.join else { return Vec::new() };
+        let found = self.world.evidence.departures.find(Key::Isn(isn));
+        in_order(found.filter(|e| isn != 0 && self.is_timely(e.ts)))
     }
 
     fn way(&self, e: &CtEntry) -> Direction {

@@ -65,6 +65,9 @@ impl Correlator {
         if verdict.as_ref().is_none_or(|v| v.confidence != Confidence::Certain) {
             self.arm_for_stall(id, now);
         }
+        if verdict.is_none() {
+            self.arm_for_departure(id, now);
+        }
         if let Some(finding) = told {
             let verdict = verdict?;
             let (key, finding_now) = self.finding(id, verdict, Vec::new(), Vec::new())?;

@@ -11,6 +11,7 @@ pub mod polled;
 pub mod rules;
 
 mod arm_conntrack;
+mod arm_departure;
 mod describe;
 mod evidence;
 mod headline;

@@ -12,6 +12,7 @@ mod dns;
 mod insert_failed;
 mod ipvs_nodeport;
 mod ipvs_stale;
+mod left_the_node;
 mod no_listener;
 mod polled;
 mod probe;
@@ -25,7 +26,7 @@ mod stream;
 mod syn_queue;
 mod table_full;
 
-use super::unknown::NOT_ARMED;
+use super::unknown::{NOT_ARMED, NOT_FOLLOWED};
 use crate::{
     finding::{Finding, NotNamed, Output},
     output::{json::Json, text::Text},
@@ -48,5 +49,5 @@ fn json(run: &Run, output: &Output) -> String {
 
 /// What could not be seen for other reasons than that nothing was armed for it.
 fn not_seen(found: &Finding) -> Vec<&NotNamed> {
-    found.not_seen.iter().filter(|n| n.why != NOT_ARMED).collect()
+    found.not_seen.iter().filter(|n| n.why != NOT_ARMED && n.why != NOT_FOLLOWED).collect()
 }

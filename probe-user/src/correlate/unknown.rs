@@ -37,6 +37,7 @@ const TCP: &[(Cause, &[u16])] = &[
     (Cause::IpvsNodeportCollision, &[kind::IPVS_HIJACK]),
     (Cause::ServiceNoBackend, &[kind::IPVS_NO_SERVER, kind::REJECT]),
     (Cause::NoListener, &[kind::DROP]),
+    (Cause::LeftTheNode, &[kind::DEPARTURE]),
 ];
 
 /// Of a probe that was connected.
@@ -137,6 +138,10 @@ pub fn not_named(case: &Case<'_>) -> (Vec<NotNamed>, Vec<NotNamed>) {
 pub const NOT_ARMED: &str = "no packet of it was seen in conntrack: that is looked at for one \
                              stalled flow at a time, when its packet is sent again";
 
+/// The same of the devices that a SYN leaves by.
+pub const NOT_FOLLOWED: &str = "no packet of it was seen at a device: that is looked at for one \
+                                stalled connect at a time, when its SYN is sent again";
+
 fn incomplete(case: &Case<'_>, kinds: &[u16]) -> Option<String> {
     let (losses, since) = (&case.world.losses, *case.symptom.span().start());
     let is_dns = case.symptom.kind == SymptomKind::DnsStall;
@@ -148,6 +153,9 @@ fn incomplete(case: &Case<'_>, kinds: &[u16]) -> Option<String> {
     }
     if kinds.contains(&kind::PROBE_SERVER) && is_server_unseen(case) {
         return Some(SERVER_UNSEEN.to_owned());
+    }
+    if kinds.contains(&kind::DEPARTURE) && case.departures().is_empty() {
+        return Some(NOT_FOLLOWED.to_owned());
     }
     let is_looked_at = !kinds.contains(&kind::CT_ENTRY) || !case.ct_entries().is_empty();
     (!is_looked_at).then(|| NOT_ARMED.to_owned())
@@ -216,6 +224,7 @@ fn why_not(case: &Case<'_>, cause: Cause) -> String {
         }
         Cause::ServiceNoBackend => "IPVS found a server for it, and no rule rejected it",
         Cause::NoListener => "the request met no closed port on this node",
+        Cause::LeftTheNode => rules::left_the_node::why_not(case),
         Cause::ServerSlow if let Some(carried) = case.symptom.probe.as_deref() => {
             rules::slow_probe::why_not(case, carried).unwrap_or("the server was not late")
         }

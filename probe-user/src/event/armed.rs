@@ -16,6 +16,8 @@ pub enum Set {
     /// What connection tracking makes of the flow's next packets. A flow with source port 0 stands
     /// for all flows of the client to that server.
     ConntrackEntry,
+    /// Where the SYN of one connect leaves this node, and whether an answer comes in.
+    Departure,
 }
 
 impl Set {
@@ -23,6 +25,7 @@ impl Set {
         match self {
             Self::IpvsVerdict => "ipvs-verdict",
             Self::ConntrackEntry => "conntrack-entry",
+            Self::Departure => "departure",
         }
     }
 }
@@ -34,6 +37,8 @@ pub struct Request {
     pub flow: Flow,
     /// Where the flow stands for any port of the client: the one that is stalled. Else 0.
     pub port: u16,
+    /// Of a set that looks for one connect: its initial sequence number. Else 0.
+    pub isn: u32,
     /// Why, in words that end a sentence.
     pub why: &'static str,
 }
@@ -99,6 +104,8 @@ pub enum Outcome {
     ModuleGone,
     /// The run came to its end.
     Ended,
+    /// Another set was asked for, which tells more.
+    MadeWay,
 }
 
 impl Outcome {
@@ -109,6 +116,7 @@ impl Outcome {
             Self::OverBudget => "over budget",
             Self::ModuleGone => "the module went away",
             Self::Ended => "the run ended",
+            Self::MadeWay => "it made way for another look",
         }
     }
 }

@@ -60,6 +60,7 @@ pub fn decode(record: &[u8]) -> Result<Event, DecodeError> {
             Body::ProbeServer(exactly(header.kind, record)?)
         }
         kind::PROBE_STEPS => Body::ProbeSteps(exactly(header.kind, record)?),
+        kind::DEPARTURE => Body::Departure(exactly(header.kind, record)?),
         kind::PACKET => Body::Packet(exactly(header.kind, record)?),
         kind => return Err(DecodeError::UnknownKind { kind }),
     };
@@ -88,6 +89,7 @@ pub fn record(event: &Event) -> Option<&[u8]> {
         Body::ProbeServer(e) => bytes_of(&**e),
         Body::Packet(e) => bytes_of(&**e),
         Body::ProbeSteps(e) => bytes_of(&**e),
+        Body::Departure(e) => bytes_of(&**e),
         _ => return None,
     })
 }
@@ -119,8 +121,8 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]
 
     use probe_common::event::{
-        Clash, Connect, CtEntry, Dns, Drop, Ipvs, Listen, Packet, Probe, ProbeServer, ProbeSteps,
-        Reject, SynAck, TableFull,
+        Clash, Connect, CtEntry, Departure, Dns, Drop, Ipvs, Listen, Packet, Probe, ProbeServer,
+        ProbeSteps, Reject, SynAck, TableFull,
     };
     use proptest::prelude::*;
 
@@ -156,6 +158,7 @@ mod tests {
         (kind::PACKET, size_of::<Packet>()),
         (kind::PROBE_SEEN, size_of::<ProbeServer>()),
         (kind::PROBE_STEPS, size_of::<ProbeSteps>()),
+        (kind::DEPARTURE, size_of::<Departure>()),
     ];
 
     fn bytes_of_kind(kind: u16, len: usize) -> Vec<u8> {

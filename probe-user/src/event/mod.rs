@@ -8,8 +8,8 @@ pub mod decode;
 use std::net::{IpAddr, SocketAddr};
 
 use probe_common::event::{
-    Clash, Connect, CtEntry, Dns, Drop, Header, Ipvs, Listen, Packet, Probe, ProbeServer,
-    ProbeSteps, Reject, SynAck, TableFull,
+    Clash, Connect, CtEntry, Departure, Dns, Drop, Header, Ipvs, Listen, Packet, Probe,
+    ProbeServer, ProbeSteps, Reject, SynAck, TableFull,
 };
 use serde::{Deserialize, Serialize};
 
@@ -55,6 +55,8 @@ pub enum Body {
     Packet(Box<Packet>),
     #[serde(skip)]
     ProbeSteps(Box<ProbeSteps>),
+    #[serde(skip)]
+    Departure(Box<Departure>),
     // From the loader.
     /// All kernel events up to `Event::ts` have been delivered (the watermark).
     #[serde(skip)]
@@ -96,6 +98,7 @@ impl Event {
             Body::ProbeServer(e) => &e.header,
             Body::Packet(e) => &e.header,
             Body::ProbeSteps(e) => &e.header,
+            Body::Departure(e) => &e.header,
             _ => return None,
         })
     }

@@ -25,6 +25,7 @@ pub enum Details {
     NoBackend(NoBackend),
     NoListener(NoListener),
     ServerSlow(Box<ServerSlow>),
+    LeftTheNode(Box<LeftTheNode>),
     /// Serialised as an empty object.
     #[default]
     #[serde(serialize_with = "empty")]
@@ -243,6 +244,21 @@ pub struct StaleNat {
     pub is: Stale,
     /// Where another flow of the same client to this service leads; only with `untranslated`.
     pub others_go_to: Option<SocketAddr>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LeftTheNode {
+    /// The device that sent the first SYN that was looked at.
+    pub interface: String,
+    /// Its link kind as `ip -d link` shows it; empty for a physical one.
+    pub link: String,
+    /// The tunnel the SYN was in, as far as that was seen.
+    pub tunnel: Option<String>,
+    /// Its addresses as they left, after all NAT of this node.
+    pub sent_from: SocketAddr,
+    pub sent_to: SocketAddr,
+    /// For how long after that an answer was looked for.
+    pub looked_ms: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

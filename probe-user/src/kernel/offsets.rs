@@ -19,10 +19,11 @@ pub enum Family {
     SkbDrop,
     Ipvs,
     Reject,
+    Departure,
 }
 
 impl Family {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Listen,
         Self::HalfOpen,
         Self::Handshake,
@@ -32,6 +33,7 @@ impl Family {
         Self::SkbDrop,
         Self::Ipvs,
         Self::Reject,
+        Self::Departure,
     ];
 
     /// The name used in messages.
@@ -47,6 +49,7 @@ impl Family {
             Self::SkbDrop => "skb_drop",
             Self::Ipvs => "ipvs",
             Self::Reject => "reject",
+            Self::Departure => "departure",
         }
     }
 
@@ -69,12 +72,16 @@ impl Family {
             Self::Dns => &[PACKET, SOCKET, FLOW, &["skb_sk", "skb_transport_header"]],
             // What it needs of the module itself is asked when the module is there.
             Self::SkbDrop | Self::Ipvs | Self::Reject => &[PACKET],
+            Self::Departure => &[PACKET, DEVICE],
         }
     }
 }
 
 /// To find a packet's headers.
 const PACKET: &[&str] = &["skb_head", "skb_data", "skb_len", "skb_data_len", "skb_network_header"];
+/// To tell a physical interface from all others: read as zero, every device would be one.
+const DEVICE: &[&str] =
+    &["skb_dev", "dev_net", "net_inum", "dev_name", "dev_flags", "dev_link_ops", "link_ops_kind"];
 /// To tell whose socket it is. The IPv6 addresses are not among them: a kernel without IPv6 has none.
 const SOCKET: &[&str] =
     &["sk_family", "sk_num", "sk_dport", "sk_daddr", "sk_rcv_saddr", "sk_net", "net_inum"];
@@ -121,8 +128,12 @@ const WIDTHS: &[(u32, &[&str])] = &[
     (4, &["tcp_rcv_nxt", "tcp_copied_seq", "tcp_packets_out", "tcp_total_retrans"]),
     (4, &["icsk_lrcvtime", "tcp_lsndtime", "skb_end"]),
     (1, &["shinfo_nr_frags"]),
+    (16, &["dev_name"]),
+    (8, &["dev_link_ops", "link_ops_kind"]),
+    (4, &["dev_flags"]),
     (4, &["sk_err_soft", "sk_errors_len", "exterr_errno"]),
-    (2, &["skb_network_header", "skb_transport_header", "sk_family", "sk_num"]),
+    (2, &["skb_network_header", "skb_transport_header", "skb_inner_network_header"]),
+    (2, &["sk_family", "sk_num"]),
     (2, &["sk_dport", "sk_protocol", "inet_sport", "tuple_sport", "tuple_l3num", "tuple_dport"]),
     (2, &["fl4_sport", "fl4_dport", "fl6_sport", "fl6_dport"]),
     (1, &["net_syncookies", "sk_state", "icsk_retransmits", "req_num_retrans"]),

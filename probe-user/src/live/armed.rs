@@ -52,10 +52,14 @@ struct Current {
     flow: Flow,
     /// The client's port that is stalled; 0: the flow's own.
     port: u16,
+    /// See [`Request::isn`].
+    isn: u32,
     since: u64,
     /// When a packet of what is stalled was first seen, and whether any of the flow was.
     seen: Option<u64>,
     is_any_seen: bool,
+    /// The connect that is looked for came to its end: no SYN of it will come.
+    is_over: bool,
     /// When a SYN of the flow was dropped after all was attached: it went another way, if nothing
     /// was seen by then.
     dropped: Option<u64>,
@@ -63,12 +67,25 @@ struct Current {
 
 impl Current {
     fn new(request: &Request, since: u64) -> Self {
-        let Request { set, flow, port, .. } = *request;
-        Self { set, flow, port, since, seen: None, is_any_seen: false, dropped: None }
+        let Request { set, flow, port, isn, .. } = *request;
+        Self {
+            set,
+            flow,
+            port,
+            isn,
+            since,
+            seen: None,
+            is_any_seen: false,
+            is_over: false,
+            dropped: None,
+        }
     }
 
     /// Whether an event of the set's kind is of what is stalled, and not of another port of its.
     fn is_of_stalled(&self, event: &Event) -> bool {
+        if let Body::Departure(e) = &event.body {
+            return e.ident == self.isn;
+        }
         let Body::CtEntry(e) = &event.body else { return true };
         let client = SocketAddr::new(self.flow.src.ip(), self.port);
         let of = |tuple| {
@@ -88,11 +105,21 @@ impl Current {
 /// everything this long after they were attached.
 const MARGIN: u64 = 50_000_000;
 
+/// What goes first.
+const fn rank(set: Set) -> u8 {
+    match set {
+        Set::IpvsVerdict => 0,
+        Set::ConntrackEntry => 1,
+        Set::Departure => 2,
+    }
+}
+
 /// The kind of event that a set is armed for.
 const fn kind_of(set: Set) -> u16 {
     match set {
         Set::IpvsVerdict => kind::IPVS_VERDICT,
         Set::ConntrackEntry => kind::CT_ENTRY,
+        Set::Departure => kind::DEPARTURE,
     }
 }
 
@@ -102,6 +129,9 @@ const fn linger(set: Set) -> u64 {
         Set::IpvsVerdict => 0,
         // The answer to the packet that was seen is of interest too.
         Set::ConntrackEntry => 500_000_000,
+        // The answer to the SYN that was seen; over before the connect is judged, which is 3.5 seconds
+        // after its first retransmit: the next one may come as late as two seconds after that.
+        Set::Departure => 1_200_000_000,
     }
 }
 
@@ -109,7 +139,7 @@ const fn linger(set: Set) -> u64 {
 const fn longest(set: Set) -> u64 {
     let longest = match set {
         // TCP sends a SYN again after 1, 3 and 7 seconds: one of these at least.
-        Set::IpvsVerdict => 6_000_000_000,
+        Set::IpvsVerdict | Set::Departure => 6_000_000_000,
         // A question is asked again after up to five.
         Set::ConntrackEntry => LONGEST,
     };
@@ -119,6 +149,13 @@ const fn longest(set: Set) -> u64 {
 impl Arming {
     /// An event came from the kernel: it may be what is waited for, or show that it will not come.
     pub fn saw(&mut self, now: u64, event: &Event) {
+        if let Body::Connect(e) = &event.body
+            && e.header.kind == kind::CONNECT_END
+            && e.isn != 0
+        {
+            self.waiting.retain(|(_, request)| request.isn != e.isn);
+            self.current.iter_mut().filter(|c| c.isn == e.isn).for_each(|c| c.is_over = true);
+        }
         let Some(current) = &mut self.current else { return };
         match &event.body {
             Body::Drop(drop)
@@ -161,19 +198,25 @@ impl Arming {
         }
     }
 
-    /// The next request that is still worth it: IPVS's are few, and a SYN is not sent again often.
+    /// The next request that is still worth it: IPVS's are few, and a SYN is not sent again often. Where a
+    /// packet leaves is looked at last: it costs the most, and the others name more.
     fn next(&mut self, now: u64) -> Option<Request> {
         self.forget_old(now);
         self.in_vain.retain(|(_, until)| now < *until);
         let is_ready = |set| self.in_vain.iter().all(|(resting, _)| *resting != set);
         let ready = |(_, request): &(u64, Request)| is_ready(request.set);
-        let first = |(_, request): &(u64, Request)| request.set == Set::IpvsVerdict;
-        let index = self
-            .waiting
-            .iter()
-            .position(|r| ready(r) && first(r))
-            .or_else(|| self.waiting.iter().position(ready))?;
+        let ready = self.waiting.iter().enumerate().filter(|(_, request)| ready(request));
+        let (index, _) = ready.min_by_key(|(_, (_, request))| rank(request.set))?;
         self.waiting.remove(index).map(|(_, request)| request)
+    }
+
+    /// Whether a look at where a packet leaves is under way while something waits that names more.
+    fn must_make_way(&self, now: u64) -> bool {
+        let is_ready =
+            |set| self.in_vain.iter().all(|(resting, until)| *resting != set || now >= *until);
+        let departs = |set| set == Set::Departure;
+        self.current.as_ref().is_some_and(|current| departs(current.set))
+            && self.waiting.iter().any(|(_, r)| !departs(r.set) && is_ready(r.set))
     }
 
     /// Nothing more will be armed.
@@ -199,6 +242,8 @@ impl Live {
             let outcome = match current {
                 _ if current.is_enough(now) => Some(Outcome::Seen),
                 _ if over => Some(Outcome::OverBudget),
+                Current { is_over: true, seen: None, .. } => Some(Outcome::NothingSeen),
+                _ if self.arming.must_make_way(now) => Some(Outcome::MadeWay),
                 Current { dropped: Some(dropped), .. } if now >= dropped + MARGIN => {
                     Some(Outcome::NothingSeen)
                 }
@@ -235,7 +280,8 @@ impl Live {
             crate::bpf::Spent::default()
         });
         let lasted = now.saturating_sub(current.since);
-        if outcome != Outcome::Seen {
+        // So that a client that tries a dead address all day has its packets looked at half of the time.
+        if outcome != Outcome::Seen || current.set == Set::Departure {
             self.arming.in_vain.push((current.set, now.saturating_add(lasted)));
         }
         self.arming.rest_until = current.since.saturating_add(spent.most.saturating_mul(PART));
@@ -252,26 +298,26 @@ impl Live {
 
     /// The functions of a set are gone with their module.
     pub(super) fn armed_module_gone(&mut self, module: &str, now: u64, events: &mut Vec<Event>) {
-        let is_of = |current: &Current| Probes::module_of(current.set) == module;
+        let is_of = |current: &Current| Probes::module_of(current.set) == Some(module);
         if self.arming.current.as_ref().is_some_and(is_of) {
             self.let_go(now, Outcome::ModuleGone, events);
         }
     }
 
     fn arm_now(&mut self, request: Request, now: u64, events: &mut Vec<Event>) {
-        let Request { set, flow, why, .. } = request;
-        let module = Probes::module_of(set);
+        let Request { set, flow, isn, why, .. } = request;
+        let missing = Probes::module_of(set).filter(|m| !self.modules.state(m).is_present());
         let Ok(probes) = &mut self.probes else { return };
         let mut ts = now;
-        let armed = if self.modules.state(module).is_present() {
+        let armed = if let Some(module) = missing {
+            Err(format!("{module} is not loaded"))
+        } else {
             // A longer time than the loader lets it have: should the loader hang, it ends all the same.
             let until = now.saturating_add(2 * LONGEST);
-            let wanted = Wanted { flow: tuple(flow), until, budget: BUDGET };
+            let wanted = Wanted { flow: tuple(flow), until, budget: BUDGET, isn, _pad: 0 };
             let before = std::time::Instant::now();
             let places = probes.arm(set, wanted).map_err(|err| format!("{err:#}"));
             places.map(|places| (places, before.elapsed().as_nanos()))
-        } else {
-            Err(format!("{module} is not loaded"))
         };
         let step = match armed {
             Ok((places, took)) => {
@@ -314,14 +360,15 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]
 
     use super::*;
-    use crate::testing::{ct_entry, decided, ipvs};
+    use crate::testing::{ISN, connect_end, ct_entry, decided, ipvs};
+    use probe_common::event::OUTCOME_FAILED;
 
     const SECOND: u64 = 1_000_000_000;
 
     fn request(port: u16) -> Request {
         let end = |port| SocketAddr::from(([10, 96, 0, 20], port));
         let flow = Flow { proto: 6, src: end(port), dst: end(80) };
-        Request { set: Set::IpvsVerdict, flow, port: 0, why: "a test" }
+        Request { set: Set::IpvsVerdict, flow, port: 0, isn: 0, why: "a test" }
     }
 
     #[test]
@@ -358,6 +405,40 @@ mod tests {
         assert_eq!(arming.next(5), Some(of_conntrack));
     }
 
+    fn departure(isn: u32) -> Request {
+        Request { set: Set::Departure, isn, ..request(9) }
+    }
+
+    #[test]
+    fn where_packets_leave_is_looked_at_last_and_makes_way() {
+        let mut arming = Arming::default();
+        let of_conntrack = Request { set: Set::ConntrackEntry, ..request(1) };
+        arming.ask(0, departure(7));
+        arming.ask(1, of_conntrack.clone());
+        assert_eq!(arming.next(2), Some(of_conntrack.clone()));
+        assert_eq!(arming.next(2), Some(departure(7)));
+        arming.current = Some(Current::new(&departure(7), 2));
+        arming.ask(3, departure(8));
+        assert!(!arming.must_make_way(3), "another connect waits for its turn");
+        arming.in_vain = vec![(Set::ConntrackEntry, 5)];
+        arming.ask(4, of_conntrack);
+        assert!(!arming.must_make_way(4), "a set that rests is not armed anyway");
+        assert!(arming.must_make_way(5));
+    }
+
+    #[test]
+    fn a_connect_that_ended_is_not_looked_for() {
+        let mut arming = Arming::default();
+        arming.ask(0, departure(ISN));
+        arming.ask(0, departure(ISN + 1));
+        arming.current = Some(Current::new(&departure(ISN), 0));
+        let end = connect_end("10.96.0.20:80", 500, 1, OUTCOME_FAILED, 0);
+        arming.saw(1, &Event { ts: 1, body: end });
+        assert!(arming.current.as_ref().unwrap().is_over);
+        assert_eq!(arming.next(1), Some(departure(ISN + 1)));
+        assert_eq!(arming.next(1), None);
+    }
+
     #[test]
     fn only_the_event_of_the_set_is_what_was_looked_for() {
         let event = |kind| Event { ts: 1, body: decided(ipvs(kind, None)) };
@@ -373,7 +454,8 @@ mod tests {
     fn another_socket_of_the_client_is_not_the_one_that_waits() {
         let end = |text: &str| text.parse().unwrap();
         let flow = Flow { proto: 17, src: end("10.244.1.2:0"), dst: end("10.96.0.10:53") };
-        let request = Request { set: Set::ConntrackEntry, flow, port: 40001, why: "a test" };
+        let request =
+            Request { set: Set::ConntrackEntry, flow, port: 40001, isn: 0, why: "a test" };
         let mut arming = Arming { current: Some(Current::new(&request, 0)), ..Arming::default() };
         let mut look = |port| {
             let to = tuple(Flow { src: SocketAddr::new(flow.src.ip(), port), ..flow });

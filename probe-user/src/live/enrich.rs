@@ -129,6 +129,7 @@ pub fn netns(body: &Body) -> Option<u32> {
         Body::ProbeServer(e) => Some(e.header.netns),
         Body::Packet(e) => Some(e.header.netns),
         Body::ProbeSteps(e) => Some(e.header.netns),
+        Body::Departure(e) => Some(e.header.netns),
         _ => None,
     }
 }

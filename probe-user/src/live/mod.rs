@@ -359,6 +359,7 @@ impl Live {
                 self.name_server(server, (ts, now), events);
             }
             Body::Clash(clash) => self.asked.address(&clash.loser.orig),
+            Body::Departure(e) => self.asked.address(&e.tuple),
             Body::CtEntry(entry) => self.asked.address(&entry.tuple),
             _ => {}
         }

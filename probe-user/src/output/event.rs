@@ -4,10 +4,10 @@ use std::{fmt::Write, net::SocketAddr};
 
 use probe_common::{
     event::{
-        CT_INVALID, CT_UNTRACKED, Clash, Connect, CtEntry, DROP_INSERT_FAILED, DROP_TABLE_FULL,
-        Dns, Drop, IPVS_GONE, IPVS_NO_DEST, Ipvs, Listen, PROBE_CLOSED, PROBE_GAVE_UP, PROBE_LATE,
-        Packet, Probe, ProbeServer, ProbeSteps, Reject, STAGE_ACK, STAGE_SYN_PRESSURE,
-        STAGE_SYN_QUEUE, SynAck, kind,
+        CT_INVALID, CT_UNTRACKED, Clash, Connect, CtEntry, DIRECTION_OUT, DROP_INSERT_FAILED,
+        DROP_TABLE_FULL, Departure, Dns, Drop, IPVS_GONE, IPVS_NO_DEST, Ipvs, Listen, PROBE_CLOSED,
+        PROBE_GAVE_UP, PROBE_LATE, Packet, Probe, ProbeServer, ProbeSteps, Reject, STAGE_ACK,
+        STAGE_SYN_PRESSURE, STAGE_SYN_QUEUE, SynAck, kind,
     },
     net::{Conntrack, Tuple},
 };
@@ -53,6 +53,7 @@ pub const fn kind_name(kind: u16) -> &'static str {
         kind::ARMED => "armed",
         kind::IPVS_VERDICT => "ipvs-verdict",
         kind::CT_ENTRY => "ct-entry",
+        kind::DEPARTURE => "departure",
         kind::REJECT => "reject",
         kind::PROBE_END => "probe-end",
         kind::PROBE_SERVER => "probe-server",
@@ -106,6 +107,7 @@ fn words(event: &Event, names: &Correlator) -> Option<(&'static str, Option<Stri
         Body::ProbeServer(e) => probe_server(e),
         Body::Packet(e) => packet(e),
         Body::ProbeSteps(e) => probe_steps(e),
+        Body::Departure(e) => departure(e),
         _ => return None,
     };
     Some((kind_name(header.kind), Some(place), words))
@@ -366,6 +368,22 @@ fn ct_entry(e: &CtEntry) -> String {
     )
 }
 
+fn departure(e: &Departure) -> String {
+    let way = if e.direction == DIRECTION_OUT { "out" } else { "in" };
+    let link = sanitize::c_string(&e.link);
+    format!(
+        "{} {way} {} ({}, index {}{}) flags={:#04x} isn={:#010x} skb={:#x}",
+        Flow::of(&e.tuple),
+        sanitize::c_string(&e.name),
+        if link.is_empty() { "no link kind" } else { &link },
+        e.ifindex,
+        if e.inner == 0 { "" } else { ", wrapped" },
+        e.tcp_flags,
+        e.ident,
+        e.skb
+    )
+}
+
 fn reject(e: &Reject) -> String {
     let ct = if e.ct.present == 0 { "no entry".to_owned() } else { entry(&e.ct) };
     format!(
@@ -469,6 +487,7 @@ fn fields(event: &Event) -> Option<Value> {
         Body::ProbeServer(e) => &e.tuple,
         Body::Packet(e) => &e.tuple,
         Body::ProbeSteps(e) => &e.tuple,
+        Body::Departure(e) => &e.tuple,
         Body::Armed(e) => {
             let (mut all, more) = (flow_fields(e.flow()), serde_json::to_value(&e.step).ok()?);
             if let (Value::Object(all), Value::Object(more)) = (&mut all, more) {

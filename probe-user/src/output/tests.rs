@@ -133,6 +133,7 @@ fn raw_events_of_every_kind() {
         probed(probe(1, 110, 0)),
         serving(probe_server(kind::PROBE_SERVER, b"GET / HTTP/1.1", 14, 0)),
         server_queue(3),
+        at_device(syn_out("evil\x1b[2J", "")),
         Body::Tick,
     ];
     let mut run = Run::new();

@@ -6,8 +6,8 @@ use std::{collections::HashMap, sync::OnceLock};
 
 use probe_common::{
     event::{
-        Clash, Connect, CtEntry, Dns, Drop, Ipvs, Listen, Packet, Probe, ProbeServer, ProbeSteps,
-        Reject, SynAck, TableFull, kind,
+        Clash, Connect, CtEntry, Departure, Dns, Drop, Ipvs, Listen, Packet, Probe, ProbeServer,
+        ProbeSteps, Reject, SynAck, TableFull, kind,
     },
     layout::{Shape, Shaped},
 };
@@ -89,6 +89,7 @@ pub fn ours() -> Vec<Layout> {
         of::<Probe>(&[kind::PROBE_END]),
         of::<ProbeServer>(&[kind::PROBE_SERVER, kind::PROBE_SERVED, kind::PROBE_SEEN]),
         of::<ProbeSteps>(&[kind::PROBE_STEPS]),
+        of::<Departure>(&[kind::DEPARTURE]),
     ]
 }
 

@@ -80,6 +80,7 @@ impl Redactor {
             Body::Probe(e) => Body::Probe(self.probe(e)),
             Body::ProbeServer(e) => Body::ProbeServer(self.probe_server(e)),
             Body::ProbeSteps(e) => Body::ProbeSteps(self.probe_steps(e)),
+            Body::Departure(e) => Body::Departure(self.departure(e)),
             Body::Packet(e) => Body::Packet(self.captured(e)),
             Body::Node(node) => Body::Node(Box::new(self.node(*node))),
             Body::Hooks(hooks) => Body::Hooks(hooks.into_iter().map(|h| self.hook(h)).collect()),

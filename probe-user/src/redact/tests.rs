@@ -200,6 +200,7 @@ fn old_words(events: &[Event]) -> (BTreeSet<String>, BTreeSet<Vec<u8>>) {
             }
             Body::CtEntry(e) => [e.tuple, e.ct.orig, e.ct.reply].iter().for_each(tuple),
             Body::Reject(e) => [e.tuple, e.ct.orig, e.ct.reply].iter().for_each(tuple),
+            Body::Departure(e) => tuple(&e.tuple),
             Body::Probe(e) => {
                 tuple(&e.tuple);
                 names.push(sanitize::c_string(&e.comm));

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use probe_common::{
     event::{
-        Clash, Connect, CtEntry, Dns, Drop, Ipvs, Listen, Packet, Probe, ProbeServer, ProbeSteps,
-        QNAME_BYTES, Question, Reject, SynAck,
+        Clash, Connect, CtEntry, Departure, Dns, Drop, Ipvs, Listen, Packet, Probe, ProbeServer,
+        ProbeSteps, QNAME_BYTES, Question, Reject, SynAck,
     },
     net::{Conntrack, FAMILY_V4, FAMILY_V6, Tuple},
 };
@@ -369,6 +369,29 @@ impl Redactor {
         e
     }
 
+    pub(super) fn departure(&mut self, mut e: Box<Departure>) -> Box<Departure> {
+        let Departure {
+            header: _,
+            tuple,
+            skb: _,
+            ident: _,
+            tcp_flags: _,
+            direction: _,
+            inner: _,
+            ifindex,
+            dev_flags: _,
+            name,
+            link: _,
+        } = &mut *e;
+        self.tuple(tuple);
+        if !is_plain(name) {
+            *name = [0; 16];
+            let plain = format!("dev{ifindex}");
+            name.iter_mut().zip(plain.bytes().take(15)).for_each(|(to, from)| *to = from);
+        }
+        e
+    }
+
     pub(super) fn reject(&mut self, mut e: Box<Reject>) -> Box<Reject> {
         let Reject { header: _, tuple, ct, skb, ident: _, tcp_flags: _, code: _, hook: _ } =
             &mut *e;
@@ -377,4 +400,18 @@ impl Redactor {
         self.conntrack(ct);
         e
     }
+}
+
+/// Whether a device's name tells nothing of whose it is: as kernel and network plugins give them,
+/// with a number. (`enx` and the like have the hardware's address in them, `cali` and `veth` what is
+/// made from a pod's name.)
+fn is_plain(name: &[u8; 16]) -> bool {
+    const STEMS: [&str; 14] = [
+        "lo", "eth", "ens", "eno", "bond", "team", "tunl", "sit", "ip6tnl", "gre", "wg", "cni",
+        "flannel.", "dev",
+    ];
+    let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
+    STEMS.iter().any(|stem| {
+        name.strip_prefix(stem.as_bytes()).is_some_and(|rest| rest.iter().all(u8::is_ascii_digit))
+    })
 }

@@ -22,7 +22,7 @@ pub fn node() -> Node {
 }
 
 pub fn hooks(state: impl Fn(&str) -> HookState) -> Vec<Hook> {
-    let hooks: [(&str, &str, &[&str]); 13] = [
+    let hooks: [(&str, &str, &[&str]); 14] = [
         ("tcp_conn_request", "listen", &["accept-queue-overflow", "syn-queue-overflow"]),
         ("tcp_conn_request (return)", "half_open", &["syn-queue-overflow"]),
         ("tcp_v4_syn_recv_sock", "listen", &["accept-queue-overflow"]),
@@ -48,6 +48,7 @@ pub fn hooks(state: impl Fn(&str) -> HookState) -> Vec<Hook> {
         ("ip_vs_leave", "ipvs", &["service-no-backend"]),
         ("ip_vs_nat_xmit", "ipvs", &["ipvs-stale-connection"]),
         ("nf_send_unreach", "reject", &["service-no-backend"]),
+        ("net:net_dev_start_xmit (armed)", "departure", &["left-the-node"]),
     ];
     let hook = |(name, family, causes): (&str, &str, &[&str])| Hook {
         name: name.to_owned(),

@@ -5,6 +5,7 @@
 
 mod cluster;
 mod conntrack;
+mod departure;
 mod dns;
 mod drops;
 mod handshake;
@@ -39,8 +40,8 @@ use crate::{
 };
 
 pub use self::{
-    cluster::*, conntrack::*, dns::*, drops::*, handshake::*, ipvs::*, packet::*, polled::*,
-    probes::*, run::*,
+    cluster::*, conntrack::*, departure::*, dns::*, drops::*, handshake::*, ipvs::*, packet::*,
+    polled::*, probes::*, run::*,
 };
 
 pub const MS: u64 = 1_000_000;

@@ -22,6 +22,7 @@ mod ipvs_balancer;
 mod ipvs_no_backend;
 mod ipvs_nodeport;
 mod ipvs_stale;
+mod left_the_node;
 mod manners;
 mod module_reload;
 mod nginx;
@@ -69,6 +70,9 @@ const BY_ACK: &[(Rung, Expect)] = &[
 const NO_LISTENER: &[(Rung, &str)] = &[(Rung::Tracepoint, "no-listener")];
 /// Named by what tracepoints tell.
 const BY_TRACEPOINTS: &[(Rung, Expect)] = &[(Rung::Tracepoint, Expect::Certain)];
+
+/// Devices are watched by tracepoints too.
+const BY_DEVICES: &[(Rung, Expect)] = &[(Rung::Tracepoint, Expect::Likely)];
 
 /// All cases, in the order they run.
 pub const ALL: &[Case] = &[
@@ -176,6 +180,15 @@ pub const ALL: &[Case] = &[
         .but(&[("5.10", Expect::Likely)]),
     Case::new("server_slow", server_slow::direct).names("server-slow", Expect::Certain),
     Case::new("server_slow_chain", server_slow::chain).same_everywhere(),
+    Case::new("left_the_node", left_the_node::masqueraded)
+        .names("left-the-node", Expect::Likely)
+        .low(BY_DEVICES),
+    Case::new("left_the_node_v6", left_the_node::routed_v6)
+        .names("left-the-node", Expect::Likely)
+        .low(BY_DEVICES)
+        .same_everywhere(),
+    Case::new("left_answer_lost_here", left_the_node::answer_lost_here).same_everywhere(),
+    Case::new("left_never", left_the_node::never_left).same_everywhere(),
     Case::new("nft_drop", dropped::nft).also_at(LOW),
     Case::new("iptables_nft_drop", dropped::iptables_nft).same_everywhere(),
     Case::new("iptables_legacy_drop", dropped::iptables_legacy),

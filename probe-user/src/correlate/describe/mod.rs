@@ -1,6 +1,7 @@
 //! Events in words, for the lines of evidence.
 
 mod conntrack;
+pub mod departure;
 mod ipvs;
 
 use probe_common::{
@@ -112,6 +113,7 @@ impl Case<'_> {
             let what = match set {
                 Set::IpvsVerdict => "IPVS's verdict on the flow's next SYN",
                 Set::ConntrackEntry => "conntrack's view of the flow's packets",
+                Set::Departure => "where the connect's packets leave and come in",
             };
             let text = match &seen.event.step {
                 Step::Armed { .. } => format!("armed: {what} is watched from here on"),
@@ -195,6 +197,8 @@ impl Case<'_> {
         lines.extend(self.say_probe());
         lines.extend(self.ipvs_entries().into_iter().map(|(e, _)| self.say_ipvs_entry(e)));
         lines.extend(self.ct_entries().into_iter().map(|(e, way)| self.say_ct_entry(e, way)));
+        lines.extend(self.say_armed(Set::Departure));
+        lines.extend(self.say_departures());
         lines.extend(self.strays().into_iter().map(|e| self.say_stray(e)));
         lines.extend(self.servers().into_iter().map(|e| self.say_server(e)));
         sorted(lines)

@@ -11,6 +11,7 @@ mod conntrack_stale_nat;
 pub mod conntrack_table_full;
 pub mod ipvs_nodeport_collision;
 pub mod ipvs_stale_connection;
+pub mod left_the_node;
 pub mod no_listener;
 mod reply_not_translated;
 mod server_slow;
@@ -60,6 +61,7 @@ pub const RULES: &[(Cause, Rule)] = &[
     (Cause::ServiceNoBackend, service_no_backend::judge),
     (Cause::NoListener, no_listener::judge),
     (Cause::ServerSlow, server_slow::judge),
+    (Cause::LeftTheNode, left_the_node::judge),
 ];
 
 /// The verdict with the highest confidence; of equals the first in the order of the catalogue.

@@ -7,7 +7,8 @@ use crate::{
 
 fn wishes(run: &mut Run, until: u64) -> Vec<(Set, String)> {
     run.until(until);
-    let wishes = run.pipeline.wishes().into_iter();
+    // Where packets leave is asked for besides, and goes last.
+    let wishes = run.pipeline.wishes().into_iter().filter(|wish| wish.set != Set::Departure);
     wishes.map(|wish| (wish.set, wish.flow.to_string())).collect()
 }
 

@@ -80,6 +80,7 @@ impl Seen {
             kind::IPVS_NO_SERVER => "IPVS had no server for it".to_owned(),
             kind::IPVS_STALE => "IPVS sent it to a server that takes no new connections".to_owned(),
             kind::CT_ENTRY => "as conntrack got it".to_owned(),
+            kind::DEPARTURE => "as a device sent or received it".to_owned(),
             kind::REJECT => "a netfilter rule rejected it".to_owned(),
             other => format!("seen beside {}", kind_name(other)),
         };

@@ -173,7 +173,7 @@ fn armed() -> impl Strategy<Value = Armed> {
         }),
         text().prop_map(|why| Step::Refused { why }),
     ];
-    let set = prop_oneof![Just(Set::IpvsVerdict), Just(Set::ConntrackEntry)];
+    let set = prop_oneof![Just(Set::IpvsVerdict), Just(Set::ConntrackEntry), Just(Set::Departure)];
     (set, any::<u8>(), end(), end(), step).prop_map(|(set, proto, src, dst, step)| Armed {
         set,
         proto,
