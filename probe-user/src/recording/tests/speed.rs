@@ -14,6 +14,8 @@ use crate::{
 };
 
 const EVENTS: usize = 1_000_000;
+/// More of them than zstd looks back on.
+const DISTINCT: u64 = 50_000;
 
 /// Counts only: the disk is not what is measured.
 struct Sink(u64);
@@ -47,16 +49,19 @@ fn per_second(since: Instant) -> f64 {
 #[test]
 #[ignore = "measures"]
 fn events_per_second() {
-    let bodies = [
-        refused(CLIENT_END, ISN),
-        syn_drop(WEB, WEB_END, NO_SOCKET, 0x400),
-        answer(0x2222, AAAA, 500, 900, 1),
-        Body::Tick,
-    ];
-    let events: Vec<Event> = bodies
-        .into_iter()
-        .enumerate()
-        .map(|(n, body)| Event { ts: START + n as u64, body })
+    // No two are the same, or a compressor would have nothing to do.
+    let events: Vec<Event> = (0..DISTINCT)
+        .map(|n| {
+            // A step of a multiplicative hash: the high bits look random.
+            let odd = n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+            let body = match n % 4 {
+                0 => refused(CLIENT_END, odd as u32),
+                1 => syn_drop(WEB, WEB_END, NO_SOCKET, odd),
+                2 => answer(odd as u16, AAAA, 500, odd % 5000, 1),
+                _ => Body::Tick,
+            };
+            Event { ts: START + n * 1000 + odd % 1000, body }
+        })
         .collect();
     let (written, Sink(bytes)) = write(&events, Sink(0));
     eprintln!("encoded: {written:.0} events/s, {} bytes each", bytes / EVENTS as u64);
