@@ -118,6 +118,8 @@ fn is(finding: &Value, pointer: &str, want: &Value) -> Result<()> {
 }
 
 fn not_here(told: &Told) -> Result<()> {
+    // Its SYN was followed to the network card.
+    is(of(told, REFUSED[0])?, "/cause", &"left-the-node".into())?;
     for pod in REFUSED.into_iter().chain([OTHER]) {
         unnamed(told, pod)?;
     }
