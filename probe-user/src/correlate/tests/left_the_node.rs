@@ -1,6 +1,6 @@
 //! Which connects ask where their packets leave, and what is made of what was seen there.
 
-use probe_common::event::{DIRECTION_IN, Departure, IFF_LOOPBACK, OUTCOME_ESTABLISHED, kind};
+use probe_common::event::{DIRECTION_IN, Departure, IFF_LOOPBACK, OUTCOME_ESTABLISHED};
 
 use super::{json, text};
 use crate::{
