@@ -79,6 +79,16 @@ pub unsafe fn masked(from: Ptr, to: *mut u8, len: u32, max: u32) -> bool {
     unsafe { generated::bpf_probe_read_kernel(to.cast(), len & max, from as *const _) == 0 }
 }
 
+/// Reads a short string and the zero at its end; nothing when it cannot be read.
+///
+/// # Safety
+/// `to` points to 16 writable bytes.
+#[inline(always)]
+pub unsafe fn string(from: Ptr, to: *mut [u8; 16]) {
+    // SAFETY: the helper writes at most 16 bytes, and checks the source.
+    unsafe { generated::bpf_probe_read_kernel_str(to.cast(), 16, from as *const _) };
+}
+
 /// Inode number and cookie of a `struct net`.
 #[inline(always)]
 pub fn net(net: Ptr) -> (u32, u64) {

@@ -118,11 +118,11 @@ fn tell(armed: &Armed, skb: Ptr, dev: Ptr, l3: Ptr, direction: u32, inner: u32) 
     let ts = emit::now();
     let header = emit::header(kind::DEPARTURE, ts, read::dev_net(dev));
     let dev_flags: u32 = field(dev, offset!(dev_flags));
+    let name = dev + u64::from(offset!(dev_name));
     let ifindex: u32 = field(dev, offset!(dev_ifindex));
-    let name: [u8; 16] = field(dev, offset!(dev_name));
     let ops: Ptr = field(dev, offset!(dev_link_ops));
-    let link_kind: Ptr = field(ops, offset!(link_ops_kind));
-    let link: [u8; 16] = if ops == 0 { [0; 16] } else { text(link_kind) };
+    let link: Ptr = if ops == 0 { 0 } else { field(ops, offset!(link_ops_kind)) };
+    let begins: [u8; 4] = if link == 0 { [0; 4] } else { at(link) };
     let tcp_flags = u32::from(packet.tcp_flags);
     let sent = emit::send(
         kind::DEPARTURE,
@@ -140,33 +140,19 @@ fn tell(armed: &Armed, skb: Ptr, dev: Ptr, l3: Ptr, direction: u32, inner: u32) 
                 (*event).inner = inner;
                 (*event).ifindex = ifindex;
                 (*event).dev_flags = dev_flags;
-                (*event).name = name;
-                (*event).link = link;
+                (*event).name = [0; 16];
+                (*event).link = [0; 16];
+                read::string(name, &raw mut (*event).name);
+                if link != 0 {
+                    read::string(link, &raw mut (*event).link);
+                }
             }
         },
     );
     // Once for each time it comes in or goes out: between namespaces and bridge ports it is the same packet.
-    let is_hop = matches!(
-        [link[0], link[1], link[2], link[3]],
-        [b'v', b'e', b't', b'h'] | [b'b', b'r', b'i', b'd']
-    );
+    let is_hop = begins == *b"veth" || begins == *b"brid";
     if inner == 0 && !is_hop && dev_flags & IFF_LOOPBACK == 0 {
         capture::send(skb, &packet, Beside::event(header, sent));
     }
     Some(())
-}
-
-/// A short string, ended by a zero.
-#[inline(always)]
-fn text(from: Ptr) -> [u8; 16] {
-    let mut bytes = [0; 16];
-    // SAFETY: the helper writes at most 16 bytes, with a zero at their end.
-    unsafe {
-        aya_ebpf::helpers::generated::bpf_probe_read_kernel_str(
-            bytes.as_mut_ptr().cast(),
-            16,
-            from as *const _,
-        );
-    }
-    bytes
 }
