@@ -8,7 +8,7 @@ use std::{
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU32, Ordering},
-        mpsc::{self, Receiver},
+        mpsc::{self, Receiver, RecvTimeoutError},
     },
     thread,
 };
@@ -58,7 +58,12 @@ impl Run {
     pub fn line(&mut self) -> Result<String> {
         match self.lines.recv_timeout(6 * SOON) {
             Ok(line) => Ok(line),
-            Err(_) => bail!("stallprobe says no more: {}", self.errors().trim_end()),
+            Err(RecvTimeoutError::Timeout) => {
+                bail!("stallprobe said nothing for a long time: {}", self.errors().trim_end())
+            }
+            Err(RecvTimeoutError::Disconnected) => {
+                bail!("stallprobe's output ended: {}", self.errors().trim_end())
+            }
         }
     }
 
