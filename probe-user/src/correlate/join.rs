@@ -22,7 +22,7 @@ use super::{
 use crate::{
     event::{
         IpvsEntry, ServerQueue,
-        armed::{Armed, Set},
+        armed::{Armed, Set, Step},
     },
     finding::{Cause, Flow, SymptomKind},
 };
@@ -244,6 +244,15 @@ impl<'a> Case<'a> {
         let Join::Tcp { isn } = self.symptom.join else { return Vec::new() };
         let found = self.world.evidence.departures.find(Key::Isn(isn));
         in_order(found.filter(|e| isn != 0 && self.is_timely(e.ts)))
+    }
+
+    /// The same since all of it was looked at: of a SYN that went by while the hooks were being attached
+    /// only some of its way was seen.
+    pub fn followed(&self) -> Vec<&'a Seen<Departure>> {
+        let armed = self.armed(Set::Departure).into_iter();
+        let mut begun = armed.filter(|step| matches!(step.event.step, Step::Armed { .. }));
+        let Some(since) = begun.next().map(|step| step.ts) else { return Vec::new() };
+        self.departures().into_iter().filter(|e| e.ts >= since).collect()
     }
 
     fn way(&self, e: &CtEntry) -> Direction {

@@ -154,7 +154,7 @@ fn incomplete(case: &Case<'_>, kinds: &[u16]) -> Option<String> {
     if kinds.contains(&kind::PROBE_SERVER) && is_server_unseen(case) {
         return Some(SERVER_UNSEEN.to_owned());
     }
-    if kinds.contains(&kind::DEPARTURE) && case.departures().is_empty() {
+    if kinds.contains(&kind::DEPARTURE) && !rules::left_the_node::is_followed(case) {
         return Some(NOT_FOLLOWED.to_owned());
     }
     let is_looked_at = !kinds.contains(&kind::CT_ENTRY) || !case.ct_entries().is_empty();

@@ -84,6 +84,14 @@ pub fn again(text: &str) -> Option<String> {
     Some(out)
 }
 
+/// A name as it may stand in a command that a person pastes into a shell; `None` of any other: whoever runs
+/// in a pod may ask for `$(reboot)`, or for `-f` and a file.
+pub fn shell_word(name: &str) -> Option<&str> {
+    let begins = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.');
+    let goes_on = |byte| begins(byte) || byte == b'-';
+    (name.bytes().next().is_some_and(begins) && name.bytes().all(goes_on)).then_some(name)
+}
+
 fn push(out: &mut String, byte: u8) {
     match byte {
         b'\\' => out.push_str("\\\\"),
@@ -110,6 +118,18 @@ mod tests {
         assert_eq!(printable(b"a\x1b[31mb\\"), "a\\x1b[31mb\\\\");
         assert_eq!(c_string(b"nginx\0\0\0garbage"), "nginx");
         assert_eq!(c_string("b\u{e9}".as_bytes()), "b\\xc3\\xa9");
+    }
+
+    #[test]
+    fn words_for_a_shell() {
+        for word in ["eth0", "ens5.100", "_dmarc.a-b.example", "."] {
+            assert_eq!(shell_word(word), Some(word));
+        }
+        let odd =
+            ["", "-f", "+x", "@a", "a b", "a`b", "$(x)", "a;b", "a\\x20", "a'b", "a/b", "\u{e4}"];
+        for word in odd {
+            assert_eq!(shell_word(word), None, "{word}");
+        }
     }
 
     #[test]

@@ -64,6 +64,12 @@ fn is_back(e: &Departure) -> bool {
     !is_syn(e) || (e.direction == DIRECTION_IN && is_physical(e))
 }
 
+/// Whether one of its SYNs was seen on its whole way through the node.
+pub fn is_followed(case: &Case<'_>) -> bool {
+    let goes_out = |e: &Departure| is_syn(e) && e.direction == DIRECTION_OUT;
+    case.followed().iter().any(|e| goes_out(&e.event))
+}
+
 pub fn judge(case: &Case<'_>) -> Option<Verdict> {
     let symptom = case.symptom;
     let given_up = [0, ETIMEDOUT].contains(&symptom.err);
@@ -76,10 +82,10 @@ pub fn judge(case: &Case<'_>) -> Option<Verdict> {
     {
         return None;
     }
-    let seen = case.departures();
-    if seen.iter().any(|e| is_back(&e.event)) {
+    if case.departures().iter().any(|e| is_back(&e.event)) {
         return None;
     }
+    let seen = case.followed();
     // Each one that follows is not answered either.
     let sent = seen.iter().find(|e| is_sent_syn(&e.event))?;
     // The packets of one SYN: the tunnel, and what sent its packet on.
@@ -91,7 +97,10 @@ pub fn judge(case: &Case<'_>) -> Option<Verdict> {
             && e.event.direction == DIRECTION_OUT
             && e.event.ifindex != sent.event.ifindex
     });
-    let (looked, is_complete) = looked(case, sent.ts);
+    let Looked { time: looked, is_over, is_complete } = looked(case, sent.ts);
+    if looked < LONG_ENOUGH && !is_over && symptom.ended.is_none() {
+        return None;
+    }
     let lost = case.world.losses.since(*symptom.span().start(), &[kind::DEPARTURE, kind::DROP]);
     let is_likely = looked >= LONG_ENOUGH
         && is_complete
@@ -111,6 +120,7 @@ pub fn judge(case: &Case<'_>) -> Option<Verdict> {
     lines.extend(case.say_armed(Set::Departure));
     lines.extend(seen.iter().filter(|e| is_outside(&e.event)).map(|e| case.say_departure(e)));
     let place = case.world.place(&sent.event.header, sent.ts);
+    let word = sanitize::shell_word(&dev).unwrap_or("DEVICE");
     Some(Verdict {
         cause: Cause::LeftTheNode,
         confidence: if is_likely { Confidence::Likely } else { Confidence::Possible },
@@ -138,8 +148,8 @@ pub fn judge(case: &Case<'_>) -> Option<Verdict> {
                 flow.dst.port()
             ),
             format!(
-                "errors and drops of the device: `ip -s link show {dev}`; \
-                 `ethtool -S {dev} | grep -E 'drop|err|allowance_exceeded'` (a cloud's card counts what is \
+                "errors and drops of the device: `ip -s link show {word}`; \
+                 `ethtool -S {word} | grep -E 'drop|err|allowance_exceeded'` (a cloud's card counts what is \
                  over its allowance)"
             ),
         ],
@@ -149,15 +159,25 @@ pub fn judge(case: &Case<'_>) -> Option<Verdict> {
 /// `ETIMEDOUT`: the kernel gave up; nothing else may have told the client anything.
 const ETIMEDOUT: u32 = 110;
 
-/// For how long an answer was looked for after that, and whether without a gap.
-fn looked(case: &Case<'_>, sent: u64) -> (u64, bool) {
+/// How an answer was looked for.
+struct Looked {
+    /// For how long, in nanoseconds, so far.
+    time: u64,
+    is_over: bool,
+    /// Without a gap.
+    is_complete: bool,
+}
+
+/// How an answer was looked for after that.
+fn looked(case: &Case<'_>, sent: u64) -> Looked {
     let let_go = case.armed(Set::Departure).into_iter().filter(|step| step.ts >= sent);
     let ends = let_go.filter_map(|seen| match &seen.event.step {
         Step::LetGo { outcome, .. } => Some((seen.ts, *outcome != Outcome::OverBudget)),
         _ => None,
     });
-    let (end, is_complete) = ends.min_by_key(|(ts, _)| *ts).unwrap_or((case.world.now, true));
-    (end.saturating_sub(sent), is_complete)
+    let end = ends.min_by_key(|(ts, _)| *ts);
+    let (until, is_complete) = end.unwrap_or((case.world.now, true));
+    Looked { time: until.saturating_sub(sent), is_over: end.is_some(), is_complete }
 }
 
 /// Why it is not this, of a connect some of whose packets were seen.

@@ -142,17 +142,9 @@ fn verdict(case: &Case<'_>, server: &Seen<Dns>, confidence: Confidence) -> Verdi
         confirm: vec![format!(
             "from another pod: `dig @{} {}` and look at the query time",
             at.ip(),
-            question.map(|q| q.name.as_str()).filter(|name| is_plain(name)).unwrap_or("NAME")
+            question.and_then(|q| sanitize::shell_word(&q.name)).unwrap_or("NAME")
         )],
     }
-}
-
-/// Whether a name is fit for a command that a person pastes into a shell: whoever runs in a pod may ask
-/// for `$(reboot)`, or for `-f` and a file.
-fn is_plain(name: &str) -> bool {
-    let mut bytes = name.bytes();
-    bytes.next().is_some_and(|first| first.is_ascii_alphanumeric() || matches!(first, b'_' | b'.'))
-        && bytes.all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.'))
 }
 
 /// The server's own stalled query for the same name, while it had ours. Where both share a

@@ -115,6 +115,34 @@ fn it_left_by_a_physical_interface_and_nothing_came_back() {
 }
 
 #[test]
+fn what_went_by_while_hooks_were_attached_says_nothing() {
+    // Where it came in from the pod was watched already, where it left was not yet.
+    let mut run = Run::new();
+    run.at(1520, syn_again(OUTSIDE, 500, 1));
+    run.at(1530, at_device(Departure { direction: DIRECTION_IN, ..syn_out("veth1", "veth") }));
+    run.at(1560, armed_now());
+    run.until(9000);
+    let found = run.only();
+    assert_eq!(found.cause, Cause::Unknown);
+    assert!(found.not_seen.iter().any(|n| n.cause == Cause::LeftTheNode), "{:?}", found.ruled_out);
+    // The SYN after it is followed: then it is named, and not before an answer had its time.
+    let mut run = Run::new();
+    run.at(1520, syn_again(OUTSIDE, 500, 1));
+    run.at(4920, armed_now());
+    run.at(7520, syn_again(OUTSIDE, 500, 3));
+    run.at(7521, at_device(syn_out("eth0", "")));
+    run.until(7900);
+    assert!(run.out.iter().all(|told| told.finding().cause == Cause::Unknown), "{:?}", run.out);
+    run.at(8730, let_go(Outcome::Seen, 3810));
+    run.until(12000);
+    let last = run.out.last().map(|told| told.finding());
+    assert_eq!(
+        last.map(|f| (f.cause, f.confidence)),
+        Some((Cause::LeftTheNode, Confidence::Likely))
+    );
+}
+
+#[test]
 fn it_left_in_a_tunnel() {
     let outer = Departure { inner: 1, ..syn_out("eth0", "") };
     let run = concluded(&[syn_out("flannel.1", "vxlan"), outer], Outcome::Seen);
