@@ -121,7 +121,10 @@ fn client(lab: &Lab) -> Result<()> {
     let shop = address(SHOP);
     let _direct = Attempt::start(&client, SocketAddr::new(shop.into(), PORT))?;
     // One stall is looked at more closely at a time: this one is told before the others begin.
-    stalled(&probe, &client)?;
+    let what = format!("the connect of {} leaves this node", client.name);
+    probe.told(&what, STALL, |f| {
+        f["cause"] == "left-the-node" && f["victim"]["pod"] == client.name.as_str()
+    })?;
     let _node_port = Attempt::start(&by_node_port, SocketAddr::new(SERVER_NODE.into(), NODE_PORT))?;
     let _dropped = Attempt::start(&other, SocketAddr::new(shop.into(), WELL))?;
     for pod in [&by_node_port, &other] {
