@@ -156,6 +156,7 @@ fn pointers(events: &[Event]) -> BTreeSet<u64> {
         Body::Probe(e) => [e.sk, 0],
         Body::ProbeServer(e) => [e.sk, 0],
         Body::ProbeSteps(e) => [e.sk, 0],
+        Body::Departure(e) => [e.skb, 0],
         Body::Symbol(symbol) => [symbol.address, 0],
         _ => [0, 0],
     };

@@ -373,7 +373,7 @@ impl Redactor {
         let Departure {
             header: _,
             tuple,
-            skb: _,
+            skb,
             ident: _,
             tcp_flags: _,
             direction: _,
@@ -383,6 +383,7 @@ impl Redactor {
             name,
             link: _,
         } = &mut *e;
+        self.pointer(skb);
         self.tuple(tuple);
         if !is_plain(name) {
             *name = [0; 16];
