@@ -149,8 +149,6 @@ fn build(kernels: &mut Kernels) -> Result<Artifacts> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Part {
     Everything,
-    /// Without the cases that show the same on every kernel.
-    Short,
     CausesOnly,
     /// These cases.
     Named(&'static [&'static str]),
@@ -177,7 +175,6 @@ impl Part {
             }
             _ if named || options.everything => Self::Everything,
             MAIN => Self::Everything,
-            _ if series.required => Self::Short,
             _ => Self::CausesOnly,
         }
     }
@@ -186,7 +183,6 @@ impl Part {
     const fn arguments(self) -> &'static [&'static str] {
         match self {
             Self::Everything => &[],
-            Self::Short => &["--short"],
             Self::CausesOnly => &["--causes-only"],
             Self::Named(cases) => cases,
         }
@@ -196,7 +192,6 @@ impl Part {
         match self {
             Self::Everything if !options.filters.is_empty() => "what was asked for",
             Self::Everything => "everything",
-            Self::Short => "without what is the same on every kernel",
             Self::CausesOnly => "causes only",
             Self::Named(_) => "some causes on another architecture",
         }
@@ -499,8 +494,8 @@ mod tests {
             planned(&[], &["5.10", "6.1", "6.12", "7.2"]),
             [
                 "6.12 ",
-                "6.1 --short",
                 "5.10 --causes-only",
+                "6.1 --causes-only",
                 "7.2 --causes-only",
                 "6.12 containerd --runtimes --short",
                 "6.12 kprobe --rungs kprobe --causes-only",
