@@ -22,8 +22,9 @@ use crate::{
     redact::Redactor,
 };
 
-/// What was seen is in the file after this many nanoseconds of the stream.
-const FLUSH: u64 = 1_000_000_000;
+/// What was seen is in the file after this many nanoseconds of the stream. With the time to the next tick,
+/// which is 100 ms away at most, it is within a second.
+const FLUSH: u64 = 800_000_000;
 
 /// How a recording is written.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
